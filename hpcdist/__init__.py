@@ -1,0 +1,71 @@
+"""hpcdist proves, runs, prices and tunes all-reduce algorithms written as data, and trains with them on MPI clusters.
+
+`import hpcdist` does not start MPI; the first use of a call that needs it does.
+
+Words: rank, size, peer, root; *step*: transfers that may run together; *chunk*: a near-equal part of the buffer, the
+unit of a schedule; *segment*: part of a message, for pipelining; count = elements, nbytes = bytes; alpha [s] per
+message, beta [s/byte], gamma [s/byte reduced].
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from hpcdist import algorithms, cost
+from hpcdist._version import __version__
+from hpcdist.errors import AgreedError, ArgumentError, LaunchError, ScheduleError
+from hpcdist.proof import verify
+from hpcdist.schedule import Schedule
+
+if TYPE_CHECKING:
+    from hpcdist.collectives import (
+        Plan,
+        allgather,
+        allreduce,
+        alltoall,
+        bcast,
+        own_part,
+        plan,
+        reduce,
+        reduce_scatter,
+    )
+
+_NEED_MPI = {
+    "Plan",
+    "allgather",
+    "allreduce",
+    "alltoall",
+    "bcast",
+    "own_part",
+    "plan",
+    "reduce",
+    "reduce_scatter",
+}
+
+__all__ = [
+    "AgreedError",
+    "ArgumentError",
+    "LaunchError",
+    "Plan",
+    "Schedule",
+    "ScheduleError",
+    "__version__",
+    "algorithms",
+    "allgather",
+    "allreduce",
+    "alltoall",
+    "bcast",
+    "cost",
+    "own_part",
+    "plan",
+    "reduce",
+    "reduce_scatter",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NEED_MPI:
+        return getattr(importlib.import_module("hpcdist.collectives"), name)
+    raise AttributeError(f"module 'hpcdist' has no attribute {name!r}")

@@ -1,0 +1,108 @@
+"""The algorithms: pure functions from a number of ranks (and a topology) to a `Schedule`. One file each.
+
+An algorithm's file also holds its phases, `scatter_reduce` and `all_gather`, where it has them. The tables below are
+what everything else chooses from, by name. Functions carry their module's name, so import a module's phases with
+`from hpcdist.algorithms.ring import scatter_reduce`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from hpcdist.algorithms import binary_blocks as _binary_blocks
+from hpcdist.algorithms import direct as _direct
+from hpcdist.algorithms import halving_doubling as _halving_doubling
+from hpcdist.algorithms import hierarchical as _hierarchical
+from hpcdist.algorithms import pairwise as _pairwise
+from hpcdist.algorithms import recursive_doubling as _recursive_doubling
+from hpcdist.algorithms import ring as _ring
+from hpcdist.algorithms import tree as _tree
+from hpcdist.schedule import Schedule, owned_in_order
+
+_WITH_PHASES = {
+    "ring": _ring,
+    "halving_doubling": _halving_doubling,
+    "binary_blocks": _binary_blocks,
+    "direct": _direct,
+    "tree": _tree,
+}
+SCATTER_REDUCE: dict[str, Callable[[int], Schedule]] = {n: m.scatter_reduce for n, m in _WITH_PHASES.items()}
+ALL_GATHER: dict[str, Callable[[int], Schedule]] = {n: m.all_gather for n, m in _WITH_PHASES.items()}
+
+ring = _ring.ring
+halving_doubling = _halving_doubling.halving_doubling
+binary_blocks = _binary_blocks.binary_blocks
+recursive_doubling = _recursive_doubling.recursive_doubling
+hierarchical = _hierarchical.hierarchical
+direct = _direct.direct
+tree = _tree.tree
+pairwise = _pairwise.pairwise
+
+_FLAT: dict[str, Callable[[int], Schedule]] = {
+    "ring": ring,
+    "halving_doubling": halving_doubling,
+    "binary_blocks": binary_blocks,
+    "recursive_doubling": recursive_doubling,
+    "direct": direct,
+    "tree": tree,
+}
+ALLREDUCE = (*_FLAT, "hierarchical")
+
+
+def _choose(table: dict[str, Callable[[int], Schedule]], name: str, what: str) -> Callable[[int], Schedule]:
+    if name not in table:
+        raise ValueError(f"there is no {what} called {name!r}; choose from {', '.join(table)}.")
+    return table[name]
+
+
+def allreduce(name: str, size: int, topology: Sequence[int] | None = None) -> Schedule:
+    """The all-reduce called `name` for `size` ranks.
+
+    Args:
+        name: one of `ALLREDUCE`; "hierarchical:INNER+OUTER" names the algorithms inside and between nodes, such as
+            "hierarchical:tree+ring".
+        size: ranks.
+        topology: the node of each rank; only hierarchical looks at it.
+
+    Raises: ValueError for an unknown name or a size below 1.
+    """
+    if size < 1:
+        raise ValueError(f"an all-reduce needs at least 1 rank, not {size}.")
+    family, _, parts = name.partition(":")
+    if family != "hierarchical":
+        return _choose(_FLAT | {"hierarchical": hierarchical}, name, "all-reduce algorithm")(size)
+    inner, _, outer = (parts or "ring+halving_doubling").partition("+")
+    schedule = hierarchical(
+        size,
+        topology,
+        _choose(SCATTER_REDUCE, inner, "algorithm with a scatter-reduce (for the inside of nodes)"),
+        _choose(_FLAT, outer, "all-reduce algorithm (between nodes)"),
+    )
+    return schedule if not parts else replace(schedule, name=name)
+
+
+def reduce_scatter(name: str, size: int) -> Schedule:
+    """The reduce-scatter called `name`, with chunk c at rank c as MPI has it.
+
+    Raises: ValueError for an unknown name, or a size at which the algorithm does not leave one chunk at every rank.
+    """
+    return owned_in_order(_choose(SCATTER_REDUCE, name, "reduce-scatter")(size))
+
+
+def allgather(name: str, size: int) -> Schedule:
+    """The all-gather called `name`, with chunk c at rank c as MPI has it.
+
+    Raises: ValueError for an unknown name, or a size at which the algorithm does not find one chunk at every rank.
+    """
+    return owned_in_order(_choose(ALL_GATHER, name, "all-gather")(size))
+
+
+def reduce(size: int, root: int) -> Schedule:
+    """The binomial reduce to `root`."""
+    return replace(_tree.scatter_reduce(size, root), name="tree reduce")
+
+
+def bcast(size: int, root: int) -> Schedule:
+    """The binomial broadcast from `root`."""
+    return replace(_tree.all_gather(size, root), name="tree bcast")

@@ -1,0 +1,363 @@
+"""The calls: all-reduce and its relatives over an MPI communicator, each as a plan or in one line.
+
+Every call is collective: all ranks of the communicator make the same calls in the same order. What ranks must agree
+on (count, dtype, op, algorithm) is compared before any data moves, and all ranks raise alike if it differs.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from hpcdist import algorithms, selection, watch
+from hpcdist.device import problem_with
+from hpcdist.errors import ArgumentError
+from hpcdist.execute import BoundProgram
+from hpcdist.kernels.reduce import OPS
+from hpcdist.program import Program, lower
+from hpcdist.schedule import Layout, Schedule
+from hpcdist.transport.mpi import MpiTransport, naming, raise_together, transport_of
+
+SEGMENT = 1 << 22  # bytes of a segment unless told otherwise; networks like smaller ones, which a sweep finds
+LARGEST_MESSAGE = 1 << 30  # bytes; MPI counts of many libraries end at 2**31 - 1
+CACHED_PLANS = 64  # per communicator, for the one-line calls
+CACHED_BUFFERS = 4  # per cached plan
+
+Table = selection.Selection | str | os.PathLike[str] | None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What all ranks must agree on before they can work together. Never an address: those differ."""
+
+    call: str
+    count: int
+    dtype: str
+    op: str
+    algorithm: str
+    root: int = 0
+    segment_nbytes: int | None = None
+    topology: tuple[int, ...] | None = None
+    input_count: int = 0
+
+    def as_key(self) -> int:
+        """A number that is the same on every rank with the same signature."""
+        return zlib.crc32(repr(self).encode())
+
+
+class Plan(BoundProgram):
+    """A collective bound to its buffers, to be run many times.
+
+    `plan()` blocks. `plan.start()`, `plan.test()` and `plan.wait()` do not; the buffers belong to the plan in between.
+
+    Attributes:
+        algorithm: the algorithm's name, never "auto".
+        segment_nbytes: bytes of a segment.
+        topology: the node of every rank, as the algorithm was told.
+        why: why this algorithm.
+        schedule: what is run.
+    """
+
+    def __init__(self, collective: _Collective, buffer: NDArray, out: NDArray | None) -> None:
+        self._collective = collective
+        signature = collective.signature
+        self.algorithm = signature.algorithm
+        self.segment_nbytes = collective.segment_nbytes
+        self.topology = collective.topology
+        self.why = collective.why
+        self.schedule = collective.program.schedule
+        super().__init__(
+            collective.program,
+            collective.transport,
+            buffer if out is None else out,
+            **collective.sources(buffer, out),
+            op=signature.op,
+            tag=collective.tag,
+            inbox=collective.inbox,
+        )
+
+    def close(self) -> None:
+        """Collective: free the plan's requests and its tag. It cannot run again."""
+        self._collective.transport.exchange(None, "close a plan")
+        self.free()
+        self._collective.transport.return_tag(self._collective.tag)
+
+
+class _Collective:
+    """An agreed collective of one communicator: everything of a plan but the addresses."""
+
+    def __init__(self, transport: MpiTransport, signature: Signature, table: Table) -> None:
+        self.transport = transport
+        self.topology = signature.topology or transport.topology
+        self.signature, segment, self.why = _choose(transport, signature, self.topology, table)
+        self.segment_nbytes = min(segment or LARGEST_MESSAGE, LARGEST_MESSAGE) if segment is not None else SEGMENT
+        dtype = np.dtype(selection.DTYPES[signature.dtype])
+        schedule = _schedule(self.signature, transport.size, self.topology)
+        layout = Layout.near_equal(schedule, signature.count, signature.input_count)
+        segment_count = max(1, self.segment_nbytes // dtype.itemsize)
+        self.program: Program = lower(schedule, transport.rank, layout, segment_count)
+        self.inbox = np.empty(self.program.inbox, dtype)
+        self.tag = transport.take_tag()
+        self.plans: OrderedDict[tuple[int, int], Plan] = OrderedDict()
+
+    def sources(self, buffer: NDArray, out: NDArray | None) -> dict[str, NDArray]:
+        """How a result that goes elsewhere is reached: from a copy, or from an input of its own."""
+        if out is None:
+            return {}
+        return {"source": buffer} if self.program.schedule.input_chunks else {"copy_from": buffer}
+
+    def plan_for(self, buffer: NDArray, out: NDArray | None) -> Plan:
+        """The plan for these addresses, which only this rank knows."""
+        key = (buffer.ctypes.data, -1 if out is None else out.ctypes.data)
+        if key in self.plans:
+            self.plans.move_to_end(key)
+            return self.plans[key]
+        if len(self.plans) == CACHED_BUFFERS:
+            self.plans.popitem(last=False)[1].free()
+        self.plans[key] = Plan(self, buffer, out)
+        return self.plans[key]
+
+    def free(self) -> None:
+        for plan in self.plans.values():
+            plan.free()
+        self.transport.return_tag(self.tag)
+
+
+def _choose(
+    transport: MpiTransport, signature: Signature, topology: Sequence[int], table: Table
+) -> tuple[Signature, int | None, str]:
+    """Collective: what "auto" means, decided by rank 0 for all; (signature, segment bytes or None, why)."""
+    if signature.algorithm != "auto":
+        return signature, signature.segment_nbytes, "it was asked for"
+    problem, choice = None, None
+    if transport.rank == 0:
+        nbytes = signature.count * selection.DTYPES[signature.dtype].itemsize
+        try:
+            choice = selection.resolve(table, transport.size, topology, signature.dtype, nbytes)
+        except (OSError, ValueError) as error:
+            problem = f"the selection table cannot be used: {error}"
+    problem, choice = transport.comm.bcast((problem, choice))
+    if choice is None:
+        raise ArgumentError(problem)
+    segment = choice.segment_nbytes if signature.segment_nbytes is None else signature.segment_nbytes
+    return replace(signature, algorithm=choice.algorithm), segment, choice.why
+
+
+def _schedule(signature: Signature, size: int, topology: Sequence[int]) -> Schedule:
+    """The schedule behind a signature."""
+    match signature.call:
+        case "allreduce":
+            return algorithms.allreduce(signature.algorithm, size, topology)
+        case "reduce_scatter":
+            return algorithms.reduce_scatter(signature.algorithm, size)
+        case "allgather":
+            return algorithms.allgather(signature.algorithm, size)
+        case "reduce":
+            return algorithms.reduce(size, signature.root)
+        case "bcast":
+            return algorithms.bcast(size, signature.root)
+        case _:
+            return algorithms.pairwise(size)
+
+
+# --- agreement ---
+
+
+def _problem(signature: Signature, transport: MpiTransport, buffer: Any, out: Any) -> str | None:
+    """What is wrong with this rank's arguments, in words."""
+    found = problem_with("buffer", buffer, writable=out is None)
+    if found is None and out is not None:
+        found = problem_with("out", out, writable=True)
+        if found is None and (out.shape != buffer.shape or out.dtype != buffer.dtype):
+            found = f"out is {out.dtype}{list(out.shape)}, but buffer is {buffer.dtype}{list(buffer.shape)}"
+        if found is None and np.may_share_memory(buffer, out):
+            found = "out overlaps buffer; leave out away to work in place"
+    if found is None and signature.op not in OPS:
+        found = f"there is no operation {signature.op!r}; choose from {', '.join(OPS)}"
+    if found is None and not 0 <= signature.root < transport.size:
+        found = f"there is no rank {signature.root} to be the root; ranks are 0..{transport.size - 1}"
+    if found is None and signature.segment_nbytes is not None and signature.segment_nbytes < 0:
+        found = f"segment_nbytes must be >= 0 (0: whole messages), not {signature.segment_nbytes}"
+    if found is None and signature.algorithm != "auto":
+        try:
+            _schedule(signature, transport.size, signature.topology or transport.topology)
+        except ValueError as error:
+            found = str(error)
+    return found
+
+
+def _compare(signatures: Sequence[Signature]) -> None:
+    """Raise if ranks made different calls; the same text everywhere, with the fields that differ."""
+    if len(set(signatures)) == 1:
+        return
+    differing = [f.name for f in fields(Signature) if len({getattr(s, f.name) for s in signatures}) > 1]
+    groups: dict[str, list[int]] = {}
+    for rank, signature in enumerate(signatures):
+        said = asdict(signature)
+        groups.setdefault(", ".join(f"{name}={said[name]!r}" for name in differing), []).append(rank)
+    text = "; ".join(f"{naming(ranks)}: {said}" for said, ranks in groups.items())
+    raise ArgumentError(f"the ranks do not make the same call. {text}. All must agree before data can move.")
+
+
+def _agree(transport: MpiTransport, signature: Signature, problem: str | None) -> None:
+    """Collective: raise on all ranks alike if one has a problem or they made different calls."""
+    answers = transport.exchange((problem, signature), f"agree on {signature.call}")
+    raise_together([answer[0] for answer in answers], ArgumentError)
+    _compare([answer[1] for answer in answers])
+
+
+def _signature(call: str, buffer: Any, op: str, algorithm: str, **more: Any) -> Signature:
+    count = buffer.size if isinstance(buffer, np.ndarray) else -1
+    dtype = buffer.dtype.name if isinstance(buffer, np.ndarray) else type(buffer).__name__
+    return Signature(call, count, dtype, str(op), str(algorithm), **more)
+
+
+# --- plans ---
+
+
+def plan(
+    comm: MPI.Intracomm,
+    buffer: NDArray,
+    out: NDArray | None = None,
+    *,
+    algorithm: str = "auto",
+    op: str = "sum",
+    segment_nbytes: int | None = None,
+    topology: Sequence[int] | None = None,
+    selection: Table = None,
+) -> Plan:
+    """Collective: bind an all-reduce to its buffers, to run it many times.
+
+    Args:
+        comm: an mpi4py intracommunicator. It is duplicated once; its own traffic is never touched.
+        buffer: C-contiguous array of float64, float32, float16, bfloat16, int32 or int64, of the same count on all
+            ranks.
+        out: where the result goes, of the shape and dtype of `buffer`, which is then left as it is; in place if None.
+        algorithm: a name from `hpcdist.algorithms.ALLREDUCE`, "hierarchical:INNER+OUTER", or "auto".
+        op: "sum", "max", "min", "prod" or "avg" (the sum divided by the number of ranks; integers toward zero).
+        segment_nbytes: bytes of the pieces in which a message travels while others are reduced; 0 for whole messages,
+            None for the table's or the default.
+        topology: the node of each rank; found out from MPI if None.
+        selection: the table that "auto" reads, or its path; None for HPCDIST_SELECTION, and without that the price
+            model.
+
+    Raises: ArgumentError, on all ranks alike, if a rank's argument cannot be used or the ranks do not agree.
+    """
+    transport = transport_of(comm)
+    signature = _signature(
+        "allreduce",
+        buffer,
+        op,
+        algorithm,
+        segment_nbytes=segment_nbytes,
+        topology=None if topology is None else tuple(map(int, topology)),
+    )
+    _agree(transport, signature, _problem(signature, transport, buffer, out))
+    return Plan(_Collective(transport, signature, selection), buffer, out)
+
+
+def _call(comm: MPI.Intracomm, signature: Signature, buffer: NDArray, out: NDArray | None) -> None:
+    """Collective: run a cached plan, after a check that all ranks mean the same one."""
+    transport = transport_of(comm)
+    cache: OrderedDict[Signature, _Collective] = transport.cache
+    known = signature in cache and problem_with("buffer", buffer, out is None) is None
+    problem = None if known and out is None else _problem(signature, transport, buffer, out)
+    key = -1 if problem else signature.as_key()
+    if not _same_everywhere(transport, key) or problem:
+        _agree(transport, signature, problem)
+    if signature not in cache:
+        if len(cache) == CACHED_PLANS:
+            cache.popitem(last=False)[1].free()
+        cache[signature] = _Collective(transport, signature, None)
+    cache.move_to_end(signature)
+    cache[signature].plan_for(buffer, out)()
+
+
+def _same_everywhere(transport: MpiTransport, key: int) -> bool:
+    """Collective: whether all ranks have the same key."""
+    if transport.size == 1:
+        return True
+    extremes = np.array([key, -key], np.int64)
+    with watch.waiting(f"rank {transport.rank} of {transport.size} waits for all ranks to make the same call"):
+        transport.comm.Allreduce(MPI.IN_PLACE, extremes, MPI.MAX)
+    return bool(extremes[0] == -extremes[1])
+
+
+# --- one-line calls ---
+
+
+def allreduce(
+    comm: MPI.Intracomm,
+    buffer: NDArray,
+    op: str = "sum",
+    algorithm: str = "auto",
+    *,
+    out: NDArray | None = None,
+) -> NDArray:
+    """Collective: combine the buffers of all ranks; every rank gets the result, equal bit for bit.
+
+    The plan is kept with the communicator, by what all ranks share; a rank's own address is bound beside it, and the
+    last few buffers stay bound (and alive). Each call costs one small message exchange for the check that all ranks
+    make the same call; `plan` has that behind it.
+
+    Args, raises: as `plan`. Returns: `buffer`, or `out`.
+    """
+    _call(comm, _signature("allreduce", buffer, op, algorithm), buffer, out)
+    return buffer if out is None else out
+
+
+def own_part(buffer: NDArray, rank: int, size: int) -> NDArray:
+    """Rank's near-equal part of a buffer, as a flat view: elements count*rank//size .. count*(rank+1)//size - 1."""
+    flat = buffer.reshape(-1)
+    return flat[flat.size * rank // size : flat.size * (rank + 1) // size]
+
+
+def reduce_scatter(comm: MPI.Intracomm, buffer: NDArray, op: str = "sum", algorithm: str = "ring") -> NDArray:
+    """Collective: combine the buffers of all ranks; rank r gets part r, and the other parts hold rubbish.
+
+    Args: as `plan`; algorithm "ring", "direct", or "halving_doubling" on a power of two of ranks.
+    Returns: this rank's part of `buffer`, a flat view (see `own_part`). Raises: as `plan`.
+    """
+    _call(comm, _signature("reduce_scatter", buffer, op, algorithm), buffer, None)
+    return own_part(buffer, comm.rank, comm.size)
+
+
+def allgather(comm: MPI.Intracomm, buffer: NDArray, algorithm: str = "ring") -> NDArray:
+    """Collective: every rank has filled its own part of `buffer` (see `own_part`) and gets the others'.
+
+    Args: as `reduce_scatter`. Returns: `buffer`. Raises: as `plan`.
+    """
+    _call(comm, _signature("allgather", buffer, "sum", algorithm), buffer, None)
+    return buffer
+
+
+def bcast(comm: MPI.Intracomm, buffer: NDArray, root: int = 0) -> NDArray:
+    """Collective: every rank gets what `root` has in its buffer. Returns: `buffer`. Raises: as `plan`."""
+    _call(comm, _signature("bcast", buffer, "sum", "tree", root=root), buffer, None)
+    return buffer
+
+
+def reduce(comm: MPI.Intracomm, buffer: NDArray, op: str = "sum", root: int = 0) -> NDArray:
+    """Collective: `root` gets the combined buffers of all ranks in its own; those of the others hold rubbish.
+
+    Returns: `buffer`. Raises: as `plan`.
+    """
+    _call(comm, _signature("reduce", buffer, op, "tree", root=root), buffer, None)
+    return buffer
+
+
+def alltoall(comm: MPI.Intracomm, buffer: NDArray, out: NDArray) -> NDArray:
+    """Collective: part d of rank s's `buffer` becomes part s of rank d's `out`.
+
+    The count must be a multiple of the number of ranks. Returns: `out`. Raises: as `plan`.
+    """
+    _call(comm, _signature("alltoall", buffer, "sum", "pairwise", input_count=np.size(buffer)), buffer, out)
+    return out

@@ -1,0 +1,163 @@
+"""What a schedule costs: steps, messages and bytes counted from its rows, and time from alpha, beta and gamma."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcdist.schedule import Ints, Rows, Schedule
+
+PATIENCE = 3 * 10**8  # rows; to look at more takes minutes
+
+
+@dataclass(frozen=True)
+class Model:
+    """The price of a message: alpha [s] + beta [s/byte] * bytes, and gamma [s/byte] for each byte reduced.
+
+    `alpha` and `beta` hold between nodes, `node_alpha` and `node_beta` inside one (the same if None). The ranks of a
+    node share its link to the others. The defaults are those of a 100 Gbit/s network; `hpcdist sweep` fits them.
+    """
+
+    alpha: float = 5e-6
+    beta: float = 8e-11
+    gamma: float = 5e-12
+    node_alpha: float | None = None
+    node_beta: float | None = None
+
+    def as_dict(self) -> dict[str, float | None]:
+        """The fields by name."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Model:
+        """The inverse of `as_dict`.
+
+        Raises: ValueError for unknown fields or prices that are not positive numbers.
+        """
+        unknown = set(fields) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise ValueError(f"a price model has no {', '.join(sorted(unknown))}; it has {', '.join(asdict(cls()))}.")
+        for name, price in fields.items():
+            if price is not None and not (isinstance(price, int | float) and 0 <= price < float("inf")):
+                raise ValueError(f"the model's {name} must be a number of seconds >= 0, not {price!r}.")
+        return cls(**fields)
+
+
+DEFAULT = Model()
+
+
+class Counts(NamedTuple):
+    """What a schedule does, per rank [size], in messages and in chunks."""
+
+    steps: int
+    messages: Ints  # sent
+    sent: Ints
+    received: Ints
+    reduced: Ints
+
+    def sent_bytes(self, nbytes: int, chunks: int) -> NDArray[np.float64]:
+        """Bytes each rank sends for a buffer of `nbytes` cut in `chunks` equal parts."""
+        return self.sent * (nbytes / chunks)
+
+
+def count(schedule: Schedule) -> Counts:
+    """Count steps, messages and chunks from the rows; a rank's copies to itself are not messages."""
+    size = schedule.size
+    columns = np.zeros((4, size), np.int64)
+    for step in _visited(schedule):
+        rows = _messages(step)
+        columns[0] += np.bincount(rows.src, minlength=size)
+        columns[1] += _total(rows.src, rows.count, size)
+        columns[2] += _total(rows.dst, rows.count, size)
+        columns[3] += _total(rows.dst, rows.count * rows.reduce, size)
+    if schedule.alike:
+        columns[:] = columns[:, :1]
+    return Counts(len(schedule.steps), *columns)
+
+
+def predict(schedule: Schedule, nbytes: int, model: Model = DEFAULT, topology: tuple[int, ...] | None = None) -> float:
+    """The time [s] at which the last rank is done, for a buffer of `nbytes` bytes.
+
+    Every rank has a clock. In a step it waits for those it hears from, then spends alpha for each message and beta
+    for each byte, sending and receiving at the same time, and gamma for each byte it reduces. Ranks that take no part
+    do not wait, so that the blocks of binary_blocks run at their own pace.
+
+    Args:
+        schedule: what to price.
+        nbytes: bytes of the buffer.
+        model: the prices.
+        topology: the node of each rank; each rank on a node of its own if None.
+
+    Raises: ValueError if the schedule has too many rows to look at.
+    """
+    per_chunk = nbytes / schedule.chunks
+    if topology is None and schedule.alike:
+        return _price_of_rank_0(schedule, per_chunk, model)
+    if len(schedule.steps) * schedule.size > PATIENCE:
+        raise ValueError(
+            f"{schedule.name} on {schedule.size} ranks has {len(schedule.steps)} steps: too many to price one by one."
+        )
+    node = np.arange(schedule.size) if topology is None else np.asarray(topology, np.int64)
+    clock = np.zeros(schedule.size)
+    for step in schedule.steps:
+        clock = _advance(clock, _messages(step.rows()), per_chunk, model, node)
+    return float(clock.max())
+
+
+def _visited(schedule: Schedule) -> list[Rows]:
+    """The rows to count: all, or those of rank 0 where the ranks are alike."""
+    if schedule.alike:
+        return [step.rows_of(0) for step in schedule.steps]
+    return [step.rows() for step in schedule.steps]
+
+
+def _messages(rows: Rows) -> Rows:
+    """The rows that cross from one rank to another."""
+    self_copies = rows.src == rows.dst
+    return rows.select(~self_copies) if self_copies.any() else rows
+
+
+def _total(rank: Ints, amount: NDArray, size: int) -> NDArray:
+    """The sum of amounts for each rank."""
+    return np.bincount(rank, weights=amount, minlength=size).astype(np.int64)
+
+
+def _price_of_rank_0(schedule: Schedule, per_chunk: float, model: Model) -> float:
+    """All ranks do the same in each step, so none ever waits."""
+    time = 0.0
+    for step in schedule.steps:
+        rows = _messages(step.rows_of(0))
+        if not len(rows):
+            continue
+        out, into = rows.src == 0, rows.dst == 0
+        messages = max(np.count_nonzero(out), np.count_nonzero(into))
+        chunks = max(rows.count[out].sum(), rows.count[into].sum())
+        reduced = rows.count[into & rows.reduce].sum()
+        time += model.alpha * messages + per_chunk * (model.beta * chunks + model.gamma * reduced)
+    return float(time)
+
+
+def _advance(clock: NDArray, rows: Rows, per_chunk: float, model: Model, node: Ints) -> NDArray:
+    """The ranks' clocks [s] after one step."""
+    if not len(rows):
+        return clock
+    size = len(clock)
+    ready = clock.copy()
+    np.maximum.at(ready, rows.dst, clock[rows.src])
+    nbytes = rows.count * per_chunk
+    inside = node[rows.src] == node[rows.dst]
+    node_alpha = model.alpha if model.node_alpha is None else model.node_alpha
+    node_beta = model.beta if model.node_beta is None else model.node_beta
+
+    def busy(rank: Ints) -> NDArray:
+        """Seconds each rank sends (or receives), the link of its node shared with the node's other ranks."""
+        alone = np.bincount(rank, np.where(inside, node_alpha + node_beta * nbytes, model.alpha), size)
+        shared = np.bincount(node[rank], np.where(inside, 0.0, model.beta * nbytes), int(node.max()) + 1)
+        crosses = np.bincount(rank, ~inside, size) > 0
+        return alone + np.where(crosses, shared[node], 0.0)
+
+    reducing = np.bincount(rows.dst, model.gamma * nbytes * rows.reduce, size)
+    return ready + np.maximum(busy(rows.src), busy(rows.dst)) + reducing

@@ -1,0 +1,27 @@
+"""Where an array lives. All knowledge of device memory stays in this room; today the executor takes host memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hpcdist.kernels.reduce import DTYPES
+
+
+def problem_with(name: str, array: Any, writable: bool) -> str | None:
+    """Why `array` cannot be a communication buffer, in words; None if it can."""
+    if hasattr(array, "__cuda_array_interface__"):
+        return f"{name} is in device memory, which this version does not move; pass host memory, such as {name}.get()"
+    if not isinstance(array, np.ndarray):
+        return f"{name} must be a NumPy array, not {type(array).__name__}"
+    if array.dtype not in DTYPES.values():
+        return f"{name} has dtype {array.dtype}; supported are {', '.join(DTYPES)}, in native byte order"
+    if not array.flags.c_contiguous:
+        return (
+            f"{name} of shape {array.shape} is not contiguous (strides {array.strides}); pass "
+            f"numpy.ascontiguousarray({name}) and copy the result back"
+        )
+    if writable and not array.flags.writeable:
+        return f"{name} is read-only"
+    return None

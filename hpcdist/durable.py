@@ -1,0 +1,46 @@
+"""Files that are whole or absent after a crash: written aside, made durable, put in place by one rename."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def fsync(path: Path) -> None:
+    """Make what was written to the file or directory `path` survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name to write to; when the block ends well, the file appears as `path`, durable and whole.
+
+    If the block fails, `path` stays as it was and the unfinished file is removed. A process that still has
+    the old `path` open goes on with the old file and cannot touch the new one.
+
+    Args:
+        path: Where the file shall appear. Missing parent directories are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last, since writers such as matplotlib choose the format by it.
+    draft = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}{path.suffix}")
+    try:
+        yield draft
+        fsync(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    fsync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put `text` in the file `path`, atomically and durably."""
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")

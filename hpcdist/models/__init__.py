@@ -1,0 +1,16 @@
+"""Small models with explicit gradients over one flat vector of parameters.
+
+A model is made from the shape of a sample and the number of classes, as `MODELS[name](sample_shape,
+classes)`.
+"""
+
+from collections.abc import Callable
+
+from hpcdist.models.convnet import ConvNet
+from hpcdist.models.mlp import MLP
+from hpcdist.models.model import Model, Shape
+from hpcdist.models.softmax import Softmax
+
+MODELS: dict[str, Callable[[Shape, int], Model]] = {"softmax": Softmax, "mlp": MLP, "convnet": ConvNet}
+
+__all__ = ["MLP", "MODELS", "ConvNet", "Model", "Softmax"]

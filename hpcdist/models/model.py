@@ -1,0 +1,96 @@
+"""What all models share: named views of a flat vector, initial values, and the loss at the end."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+Shape = tuple[int, ...]
+
+
+def views(flat: np.ndarray, shapes: dict[str, Shape]) -> dict[str, np.ndarray]:
+    """Cut `flat` [n] into arrays of the given shapes, in their order; they share its memory."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    pieces = np.split(flat, ends[:-1])
+    return {name: piece.reshape(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, int, np.ndarray]:
+    """Softmax cross-entropy of `logits` [n, classes] against `labels` [n].
+
+    Returns:
+        The sum of the n losses in nats, how many of the n largest logits are right, and the gradient of the
+        sum by the logits [n, classes].
+    """
+    rows = np.arange(len(labels))
+    shifted = logits - logits.max(axis=1, keepdims=True)  # exp() cannot overflow
+    exponentials = np.exp(shifted)
+    totals = exponentials.sum(axis=1, keepdims=True)
+    losses = np.log(totals[:, 0]) - shifted[rows, labels]
+    correct = int(np.count_nonzero(logits.argmax(axis=1) == labels))
+    gradient = exponentials / totals
+    gradient[rows, labels] -= 1
+    return float(losses.sum(dtype=np.float64)), correct, gradient
+
+
+class Model(ABC):
+    """A classifier without state of its own: it computes with the parameters, and in the dtype, it is handed.
+
+    Losses and gradients are sums over the samples, not means. So the sums of p ranks, added and divided by
+    the samples of all, are the mean over the whole batch, even if the ranks have unequal parts or none.
+
+    Attributes:
+        shapes: Shape of every parameter by name, in the order of the flat vector.
+    """
+
+    shapes: dict[str, Shape]
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def initialize(self, seed: int) -> np.ndarray:
+        """New parameters float32 [size]: biases 0, weights normal with variance 2 / inputs.
+
+        K. He et al., "Delving Deep into Rectifiers", ICCV 2015. The last axis of a weight counts its outputs.
+        """
+        generator = np.random.default_rng(seed)
+        parameters = np.zeros(self.size, np.float32)
+        for array in views(parameters, self.shapes).values():
+            if array.ndim > 1:
+                inputs = math.prod(array.shape[:-1])
+                array[:] = generator.normal(0, math.sqrt(2 / inputs), array.shape)
+        return parameters
+
+    def loss(self, parameters: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[float, int]:
+        """Sum of the losses of the samples `x` [n, ...], `y` [n], and how many are classified right."""
+        logits = self.forward(views(parameters, self.shapes), x)[-1]
+        total, correct, _ = cross_entropy(logits, y)
+        return total, correct
+
+    def loss_and_gradient(
+        self, parameters: np.ndarray, x: np.ndarray, y: np.ndarray, gradient: np.ndarray
+    ) -> tuple[float, int]:
+        """As `loss`; the sum of the samples' gradients is written over `gradient` [size]."""
+        weights = views(parameters, self.shapes)
+        activations = self.forward(weights, x)
+        total, correct, delta = cross_entropy(activations[-1], y)
+        self.backward(weights, activations, delta, views(gradient, self.shapes))
+        return total, correct
+
+    @abstractmethod
+    def forward(self, weights: dict[str, np.ndarray], x: np.ndarray) -> list[np.ndarray]:
+        """What the layers put out for `x` [n, ...], for `backward`; the logits [n, classes] come last."""
+
+    @abstractmethod
+    def backward(
+        self,
+        weights: dict[str, np.ndarray],
+        activations: list[np.ndarray],
+        delta: np.ndarray,
+        gradients: dict[str, np.ndarray],
+    ) -> None:
+        """Write the gradients of all weights, given `delta` [n, classes], the gradient by the logits."""

@@ -1,0 +1,1 @@
+"""Optimizers over one flat buffer of parameters, and learning rates as functions of the step."""

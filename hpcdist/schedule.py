@@ -1,0 +1,359 @@
+"""A collective algorithm as data: for all ranks at once, which chunk moves from whom to whom in which step.
+
+Because a schedule is written for all ranks, a send without its receive cannot be expressed. Nothing here knows
+MPI or a buffer: chunks are numbers, and only a `Layout` turns them into elements.
+
+Words: a *step* is a set of transfers that may run together, all reading the state before the step; a *transfer*
+(one row of a step, one message) moves `count` neighbouring *chunks*. Chunks 0 .. chunks-1 are near-equal parts of
+the buffer that holds the result; a collective that must not touch what it reads (all-to-all) numbers the chunks
+of its input from `chunks` on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Ints = NDArray[np.int64]
+
+
+class Transfer(NamedTuple):
+    """One message: `count` chunks from rank `src` to rank `dst`, added to what `dst` holds or overwriting it."""
+
+    src: int
+    dst: int
+    src_chunk: int
+    dst_chunk: int
+    count: int
+    reduce: bool
+
+    def __str__(self) -> str:
+        def span(first: int) -> str:
+            return f"c{first}" if self.count == 1 else f"c{first}..{first + self.count - 1}"
+
+        where = span(self.src_chunk)
+        if self.src_chunk != self.dst_chunk:
+            where += f"=>{span(self.dst_chunk)}"
+        return f"{self.src}->{self.dst} {where}{'+' if self.reduce else ''}"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Transfers as columns, each an array of the same length: the fields of `Transfer`."""
+
+    src: Ints
+    dst: Ints
+    src_chunk: Ints
+    dst_chunk: Ints
+    count: Ints
+    reduce: NDArray[np.bool_]
+
+    @classmethod
+    def of(
+        cls,
+        src: ArrayLike,
+        dst: ArrayLike,
+        chunk: ArrayLike,
+        *,
+        reduce: ArrayLike,
+        count: ArrayLike = 1,
+        dst_chunk: ArrayLike | None = None,
+    ) -> Rows:
+        """Build rows from columns that broadcast together; `dst_chunk` is `chunk` unless given."""
+        columns = (src, dst, chunk, chunk if dst_chunk is None else dst_chunk, count)
+        *ints, flags = np.broadcast_arrays(*(np.atleast_1d(np.asarray(c, np.int64)) for c in columns), reduce)
+        return cls(*ints, flags.astype(bool))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Rows]) -> Rows:
+        """All rows of all parts, in order."""
+        if not parts:
+            return NO_ROWS
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*(np.concatenate(columns) for columns in zip(*(p.columns for p in parts), strict=True)))
+
+    @property
+    def columns(self) -> tuple[NDArray, ...]:
+        """The six columns, in the order of `Transfer`."""
+        return (self.src, self.dst, self.src_chunk, self.dst_chunk, self.count, self.reduce)
+
+    def __len__(self) -> int:
+        return len(self.src)
+
+    def __iter__(self) -> Iterator[Transfer]:
+        return (Transfer(*row) for row in zip(*(c.tolist() for c in self.columns), strict=True))
+
+    def select(self, which: NDArray) -> Rows:
+        """The rows that a mask or an index array picks."""
+        return Rows(*(column[which] for column in self.columns))
+
+    def mirrored(self) -> Rows:
+        """The same transfers backwards, overwriting."""
+        return Rows(
+            self.dst, self.src, self.dst_chunk, self.src_chunk, self.count, np.zeros_like(self.reduce)
+        )
+
+
+NO_ROWS = Rows.of([], [], [], reduce=[])
+
+
+@dataclass(frozen=True)
+class Step:
+    """Transfers that may run together, made when asked for.
+
+    `make(None)` gives all rows; `make(rank)` may give fewer, but all in which `rank` sends or receives, so that a
+    rank of a large world pays for its own rows only.
+    """
+
+    make: Callable[[int | None], Rows]
+
+    @classmethod
+    def of(cls, rows: Rows) -> Step:
+        """A step of rows that exist already."""
+        return cls(lambda rank: rows)
+
+    def rows(self) -> Rows:
+        """All transfers of the step."""
+        return self.make(None)
+
+    def rows_of(self, rank: int) -> Rows:
+        """The transfers in which `rank` sends or receives."""
+        rows = self.make(rank)
+        return rows.select((rows.src == rank) | (rows.dst == rank))
+
+    def __str__(self) -> str:
+        return "  ".join(map(str, self.rows())) or "-"
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What holds before and after a schedule.
+
+    kind            before                                  after
+    allreduce       each rank has its own contribution      each rank has the sum of all in every chunk
+    reduce_scatter  the same                                rank owner[c] has the sum of all in chunk c
+    allgather       rank owner[c] has chunk c               each rank has every chunk
+    alltoall        input chunk d of rank s is for rank d   chunk s of rank d is what s had for d
+
+    With one owner for all chunks, reduce_scatter is MPI's reduce and allgather is MPI's bcast.
+    """
+
+    kind: str
+    owner: Ints | None = field(default=None, compare=False)
+
+
+ALLREDUCE = Contract("allreduce")
+ALLTOALL = Contract("alltoall")
+
+
+def reduce_scatter_to(owner: ArrayLike) -> Contract:
+    """The contract of a reduce-scatter that leaves chunk c at rank `owner[c]`."""
+    return Contract("reduce_scatter", np.asarray(owner, np.int64))
+
+
+def allgather_from(owner: ArrayLike) -> Contract:
+    """The contract of an all-gather that finds chunk c at rank `owner[c]`."""
+    return Contract("allgather", np.asarray(owner, np.int64))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps for `size` ranks over a buffer cut into `chunks`, and the contract they keep.
+
+    `alike` promises that every rank sends and receives as much as every other in each step, so that counting and
+    pricing need look at one rank only (a test holds each algorithm to the promise).
+    """
+
+    name: str
+    size: int
+    chunks: int
+    steps: Sequence[Step]
+    contract: Contract = ALLREDUCE
+    input_chunks: int = 0
+    alike: bool = False
+
+    @property
+    def line(self) -> int:
+        """How many chunk numbers there are: those of the buffer, then those of the input."""
+        return self.chunks + self.input_chunks
+
+    def rows_of(self, rank: int) -> Iterator[tuple[int, Rows]]:
+        """(step number, rows of `rank`) for each step in which `rank` has any."""
+        for number, step in enumerate(self.steps):
+            rows = step.rows_of(rank)
+            if len(rows):
+                yield number, rows
+
+    def text(self, guilty: int | None = None) -> str:
+        """One line per step; `c2+` adds chunk 2 to what the receiver holds, `c2` overwrites it."""
+        width = len(str(max(0, len(self.steps) - 1)))
+        lines = [f"{self.name}: {self.size} ranks, {self.chunks} chunks, {len(self.steps)} steps"]
+        for number, step in enumerate(self.steps):
+            here = "   <-- here" if number == guilty else ""
+            lines.append(f"{number:>{width}}: {step}{here}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+# --- the algebra: schedules from schedules ---
+
+
+def then(first: Schedule, second: Schedule, name: str | None = None) -> Schedule:
+    """`first`, then `second`: a reduce-scatter and an all-gather with the same owners make an all-reduce."""
+    for what, a, b in (("ranks", first.size, second.size), ("chunks", first.chunks, second.chunks)):
+        if a != b:
+            raise ValueError(f"{first.name} has {a} {what} but {second.name} has {b}: they cannot follow one another.")
+    kinds = first.contract.kind, second.contract.kind
+    if kinds != ("reduce_scatter", "allgather"):
+        raise ValueError(f"{kinds[0]} then {kinds[1]} has no contract here; give a reduce_scatter and an allgather.")
+    if not np.array_equal(first.contract.owner, second.contract.owner):
+        raise ValueError(f"{first.name} leaves chunks at other ranks than {second.name} gathers them from.")
+    return replace(
+        first,
+        name=name or f"{first.name} + {second.name}",
+        steps=(*first.steps, *second.steps),
+        contract=ALLREDUCE,
+        alike=first.alike and second.alike,
+    )
+
+
+def backwards(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The steps in reverse order, each transfer going back and overwriting."""
+
+    def back(step: Step) -> Step:
+        return Step(lambda rank: step.make(rank).mirrored())
+
+    return tuple(back(step) for step in reversed(steps))
+
+
+def mirror(schedule: Schedule, name: str | None = None) -> Schedule:
+    """The all-gather of a reduce-scatter (the broadcast of a reduce): its steps backwards."""
+    if schedule.contract.kind != "reduce_scatter":
+        raise ValueError(f"only a reduce_scatter has a mirror; {schedule.name} is a {schedule.contract.kind}.")
+    return replace(
+        schedule,
+        name=name or f"mirror({schedule.name})",
+        steps=backwards(schedule.steps),
+        contract=Contract("allgather", schedule.contract.owner),
+    )
+
+
+def on_groups(schedule: Schedule, groups: Sequence[Sequence[int]], size: int) -> tuple[Step, ...]:
+    """The steps of `schedule` played by disjoint groups of ranks at once: `groups[g][i]` takes the part of rank i."""
+    names = np.asarray(groups, np.int64).reshape(-1, schedule.size)
+    if len(set(names.ravel().tolist())) != names.size or not ((names >= 0) & (names < size)).all():
+        raise ValueError(f"{schedule.name} needs groups of {schedule.size} different ranks below {size}.")
+    part_of = {rank: divmod(i, schedule.size) for i, rank in enumerate(names.ravel().tolist())}
+
+    def renamed(step: Step) -> Step:
+        def make(rank: int | None) -> Rows:
+            if rank is None:
+                rows, ranks = step.make(None), names
+            elif rank in part_of:
+                group, part = part_of[rank]
+                rows, ranks = step.make(part), names[group : group + 1]
+            else:
+                return NO_ROWS
+            src, dst = ranks[:, rows.src].ravel(), ranks[:, rows.dst].ravel()
+            same = (np.tile(column, len(ranks)) for column in rows.columns[2:])
+            return Rows(src, dst, *same)
+
+        return Step(make)
+
+    return tuple(map(renamed, schedule.steps))
+
+
+def relabel(schedule: Schedule, ranks: Sequence[int], size: int) -> Schedule:
+    """`schedule` played by a subset of `size` ranks: the part of rank i is taken by `ranks[i]`."""
+    owner = schedule.contract.owner
+    return replace(
+        schedule,
+        size=size,
+        steps=on_groups(schedule, [ranks], size),
+        contract=replace(schedule.contract, owner=None if owner is None else np.asarray(ranks, np.int64)[owner]),
+        alike=schedule.alike and size == schedule.size,
+    )
+
+
+def place(schedule: Schedule, cuts: Sequence[int], chunks: int) -> Schedule:
+    """`schedule` on (part of) a finer buffer: its chunk c becomes the chunks `cuts[c]` .. `cuts[c + 1] - 1`.
+
+    Chunks outside the cuts are not touched; they have owner -1.
+    """
+    at = np.asarray(cuts, np.int64)
+    if len(at) != schedule.chunks + 1 or schedule.input_chunks:
+        raise ValueError(f"{schedule.name} has {schedule.chunks} chunks, so it needs {schedule.chunks + 1} cuts.")
+
+    def placed(step: Step) -> Step:
+        def make(rank: int | None) -> Rows:
+            rows = step.make(rank)
+            first = at[rows.src_chunk]
+            count = at[rows.src_chunk + rows.count] - first
+            return replace(rows, src_chunk=first, dst_chunk=at[rows.dst_chunk], count=count)
+
+        return Step(make)
+
+    owner = schedule.contract.owner
+    if owner is not None:
+        owner = np.pad(np.repeat(owner, np.diff(at)), (at[0], chunks - at[-1]), constant_values=-1)
+    return replace(
+        schedule,
+        chunks=chunks,
+        steps=tuple(map(placed, schedule.steps)),
+        contract=replace(schedule.contract, owner=owner),
+        alike=False,
+    )
+
+
+def beside(parts: Sequence[Sequence[Step]]) -> tuple[Step, ...]:
+    """Several lists of steps at the same time; their ranks or chunks must not meet."""
+
+    def merged(number: int) -> Step:
+        steps = [part[number] for part in parts if number < len(part)]
+        return Step(lambda rank: Rows.concatenate([step.make(rank) for step in steps]))
+
+    return tuple(merged(number) for number in range(max(map(len, parts), default=0)))
+
+
+def owned_in_order(schedule: Schedule) -> Schedule:
+    """The same schedule with its parts dealt out so that rank c owns chunk c, as MPI's calls have it."""
+    owner = schedule.contract.owner
+    if owner is None or sorted(owner.tolist()) != list(range(schedule.size)):
+        raise ValueError(f"{schedule.name} on {schedule.size} ranks does not leave one chunk at every rank.")
+    return relabel(schedule, np.argsort(owner).tolist(), schedule.size)
+
+
+# --- chunks to elements ---
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each chunk lies, in elements: near-equal parts of `count` elements, then of `input_count`."""
+
+    chunks: int
+    count: int
+    input_chunks: int = 0
+    input_count: int = 0
+
+    @classmethod
+    def near_equal(cls, schedule: Schedule, count: int, input_count: int = 0) -> Layout:
+        """The layout of `schedule` for a buffer of `count` elements and an input of `input_count`."""
+        return cls(schedule.chunks, count, schedule.input_chunks, input_count)
+
+    @property
+    def length(self) -> int:
+        """Elements of the buffer and the input together."""
+        return self.count + self.input_count
+
+    def start(self, chunk: int) -> int:
+        """The first element of a chunk; the input follows the buffer on one line of elements."""
+        if chunk <= self.chunks:
+            return self.count * chunk // self.chunks
+        return self.count + self.input_count * (chunk - self.chunks) // self.input_chunks

@@ -1,0 +1,283 @@
+"""Which algorithm "auto" means: the table that a sweep wrote, or else the price model.
+
+A table is JSON, made by `hpcdist sweep --tune FILE` and given to a plan by its argument `selection` or by the
+environment variable HPCDIST_SELECTION, which names the file:
+
+    {"hpcdist_selection": 1,
+     "rules": [{"size": 7, "nodes": 1, "dtype": "float32",
+                "choose": [{"max_bytes": 4096, "algorithm": "recursive_doubling", "segment_nbytes": 0},
+                           {"max_bytes": null, "algorithm": "ring", "segment_nbytes": 262144}]}],
+     "model": {"alpha": 1.2e-06, "beta": 2e-10, "gamma": 1e-10},
+     "provenance": {"command": "hpcdist sweep --tune FILE", "machine": {}, "date": "2026-01-31"}}
+
+A rule speaks of `size` ranks on `nodes` nodes; of its choices the first with nbytes <= max_bytes holds, and
+null is no bound. Where no rule speaks, the algorithm with the lowest predicted time is taken, by the table's
+own model if it has one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from hpcdist import cost, durable
+from hpcdist.algorithms import ALLREDUCE, allreduce
+from hpcdist.kernels.reduce import DTYPES
+from hpcdist.schedule import Schedule
+from hpcdist.sizes import format_bytes
+
+ENVIRONMENT = "HPCDIST_SELECTION"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What "auto" stands for in one case, and why; a segment of None is left to the executor."""
+
+    algorithm: str
+    segment_nbytes: int | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """One algorithm for all buffers of at most `max_bytes`, or of any size if that is None."""
+
+    max_bytes: int | None
+    algorithm: str
+    segment_nbytes: int | None = None
+
+    @property
+    def bound(self) -> float:
+        """The largest size it holds for."""
+        return math.inf if self.max_bytes is None else self.max_bytes
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The brackets, in ascending order, for one number of ranks and nodes and one type."""
+
+    size: int
+    nodes: int
+    dtype: str
+    choose: tuple[Bracket, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A selection table, with the model fitted by the sweep that wrote it and where it comes from."""
+
+    rules: tuple[Rule, ...]
+    model: cost.Model | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    path: str = "the selection table"
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Selection:
+        """Read a table.
+
+        Raises:
+            OSError: if there is no such file, or it cannot be read.
+            ValueError: if it is no such table; the message names the file, the key and what it expected.
+        """
+        try:
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: no JSON ({error}); hpcdist sweep --tune writes such tables") from None
+        return _table(_Place(str(path), "", document))
+
+    def write(self, path: Path) -> None:
+        """Put the table in a file that `load` reads, whole or not at all."""
+        document = {
+            "hpcdist_selection": VERSION,
+            "rules": [asdict(rule) for rule in self.rules],
+            "model": self.model.as_dict() if self.model else None,
+            "provenance": self.provenance,
+        }
+        durable.write_text(path, json.dumps(document, indent=1) + "\n")
+
+    def choose(self, size: int, nodes: int, dtype: str, nbytes: int) -> Choice | None:
+        """The choice of the first bracket that holds, or None if no rule speaks of this case.
+
+        A rule for the same `size`, `nodes` and `dtype` comes first, then one for a type of the same width,
+        which is no different on the wire.
+        """
+        for rule in self._rules_for(size, nodes, dtype):
+            for bracket in rule.choose:
+                if nbytes <= bracket.bound:
+                    return Choice(bracket.algorithm, bracket.segment_nbytes, self._why(rule, bracket, dtype))
+        return None
+
+    def _rules_for(self, size: int, nodes: int, dtype: str) -> list[Rule]:
+        width = DTYPES[dtype].itemsize
+        alike = [rule for rule in self.rules if (rule.size, rule.nodes) == (size, nodes)]
+        return sorted(
+            (rule for rule in alike if rule.dtype == dtype or DTYPES[rule.dtype].itemsize == width),
+            key=lambda rule: rule.dtype != dtype,
+        )
+
+    def _why(self, rule: Rule, bracket: Bracket, dtype: str) -> str:
+        sizes = "of any size" if bracket.max_bytes is None else f"up to {format_bytes(bracket.max_bytes)}"
+        stand_in = "" if rule.dtype == dtype else f", of the same width as {dtype},"
+        where = f"{rule.size} ranks on {_nodes(rule.nodes)}"
+        return f"{self.path} says so for {where} and {rule.dtype}{stand_in} buffers {sizes}"
+
+
+def resolve(
+    table: Selection | str | os.PathLike[str] | None,
+    size: int,
+    topology: Sequence[int],
+    dtype: str,
+    nbytes: int,
+) -> Choice:
+    """What "auto" means in one case; the same on all ranks that read the same table.
+
+    Args:
+        table: a table or the path of one; None looks at HPCDIST_SELECTION.
+        size: number of ranks.
+        topology: node number of each rank.
+        dtype: name of the elements' type.
+        nbytes: bytes of the buffer.
+
+    Raises:
+        OSError, ValueError: if the table cannot be read; see `Selection.load`.
+    """
+    table = table or os.environ.get(ENVIRONMENT)
+    if not table:
+        return choose_by_price(size, topology, nbytes, cost.DEFAULT)
+    selection = table if isinstance(table, Selection) else Selection.load(table)
+    nodes = len(set(topology))
+    choice = selection.choose(size, nodes, dtype, nbytes)
+    if choice:
+        return choice
+    priced = choose_by_price(size, topology, nbytes, selection.model or cost.DEFAULT)
+    missing = f"{selection.path} has no rule for {size} ranks on {_nodes(nodes)} and {dtype}"
+    return Choice(priced.algorithm, priced.segment_nbytes, f"{missing}; {priced.why}")
+
+
+def choose_by_price(size: int, topology: Sequence[int] | None, nbytes: int, model: cost.Model) -> Choice:
+    """The algorithm of the lowest predicted time.
+
+    Args:
+        size: number of ranks.
+        topology: node number of each rank, or None for one rank per node.
+        nbytes: bytes of the buffer.
+        model: alpha, beta and gamma, fitted by a sweep, or `cost.DEFAULT`.
+
+    Returns:
+        The choice, whose `why` lists the three lowest prices.
+    """
+    places = None if topology is None else tuple(topology)
+    schedules = {name: _schedule(name, size, places) for name in ALLREDUCE}
+    prices = sorted(
+        (cost.predict(schedule, nbytes, model, places), name) for name, schedule in schedules.items()
+    )
+    best = ", ".join(f"{name} {seconds * 1e6:.4g} us" for seconds, name in prices[:3])
+    why = f"lowest predicted time for {format_bytes(nbytes)} over {size} ranks: {best}"
+    return Choice(prices[0][1], None, why)
+
+
+@lru_cache(maxsize=256)
+def _schedule(name: str, size: int, topology: tuple[int, ...] | None) -> Schedule:
+    return allreduce(name, size, topology)
+
+
+def _nodes(number: int) -> str:
+    return f"{number} node" if number == 1 else f"{number} nodes"
+
+
+# --- reading a table: every error names the file and the place ---
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A value in a table's JSON and where it stands."""
+
+    path: str
+    key: str
+    value: Any
+
+    def __getitem__(self, name: str) -> _Place:
+        """The member `name`; one that is missing reads as null."""
+        self.require(isinstance(self.value, dict), "an object")
+        return _Place(self.path, f"{self.key}.{name}".lstrip("."), self.value.get(name))
+
+    def __iter__(self) -> Iterator[_Place]:
+        self.require(isinstance(self.value, list), "a list")
+        return (_Place(self.path, f"{self.key}[{i}]", item) for i, item in enumerate(self.value))
+
+    def require(self, holds: bool, wanted: str) -> None:
+        """Raise ValueError unless `holds`."""
+        if not holds:
+            raise ValueError(
+                f"{self.path}: {self.key or 'table'}: expected {wanted}; found {self.value!r:.60}"
+            )
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Name the place in what others have to say about its value."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {self.key}: {error}") from None
+
+    def natural(self) -> int:
+        """An integer of at least 0."""
+        self.require(type(self.value) is int and self.value >= 0, "an integer of at least 0")
+        return self.value
+
+    def natural_or_null(self) -> int | None:
+        """An integer of at least 0, or None."""
+        return None if self.value is None else self.natural()
+
+    def one_of(self, names: Sequence[str]) -> str:
+        """One of some names."""
+        self.require(self.value in names, f"one of {', '.join(names)}")
+        return self.value
+
+
+def _table(place: _Place) -> Selection:
+    version = place["hpcdist_selection"]
+    version.require(version.value == VERSION, f"{VERSION}, the version that this hpcdist reads")
+    return Selection(
+        rules=tuple(map(_rule, place["rules"])),
+        model=_model(place["model"]),
+        provenance=place["provenance"].value or {},
+        path=place.path,
+    )
+
+
+def _rule(place: _Place) -> Rule:
+    choose = place["choose"]
+    brackets = tuple(map(_bracket, choose))
+    ascending = all(low.bound < high.bound for low, high in pairwise(brackets))
+    choose.require(ascending, "max_bytes in ascending order, null at the end")
+    return Rule(
+        place["size"].natural(), place["nodes"].natural(), place["dtype"].one_of(tuple(DTYPES)), brackets
+    )
+
+
+def _bracket(place: _Place) -> Bracket:
+    algorithm = place["algorithm"]
+    algorithm.require(isinstance(algorithm.value, str), "the name of an algorithm")
+    with algorithm.named():
+        allreduce(algorithm.value, 1)
+    return Bracket(
+        place["max_bytes"].natural_or_null(), algorithm.value, place["segment_nbytes"].natural_or_null()
+    )
+
+
+def _model(place: _Place) -> cost.Model | None:
+    if place.value is None:
+        return None
+    place.require(isinstance(place.value, dict), "an object")
+    with place.named():
+        return cost.Model.from_dict(place.value)

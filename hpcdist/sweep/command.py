@@ -1,0 +1,144 @@
+"""`hpcdist sweep`: every algorithm over sizes and types, checked and timed, beside the MPI library's own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hpcdist.algorithms import ALLREDUCE, allreduce
+from hpcdist.kernels.reduce import DTYPES, binary
+from hpcdist.sizes import BYTES
+from hpcdist.sweep.options import Options
+from hpcdist.sweep.record import LIBRARY
+from hpcdist.sweep.run import Sweep
+from hpcdist.transport.startup import world
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class Names(click.ParamType):
+    """A list of names, separated by commas; `check` raises ValueError for a name that there is not."""
+
+    name = "names"
+
+    def __init__(self, check: Callable[[str], object]):
+        self.check = check
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Split and check; a default is a tuple already."""
+        if isinstance(value, tuple):
+            return value
+        names = dict.fromkeys(name.strip() for name in value.split(","))
+        try:
+            for name in names:
+                self.check(name)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return tuple(names)
+
+
+def _check_algorithm(name: str) -> None:
+    if name != LIBRARY:
+        allreduce(name, 1)
+
+
+def _check_dtype(name: str) -> None:
+    if name not in DTYPES:
+        raise ValueError(f"there is no type {name!r}; choose from {', '.join(DTYPES)}.")
+
+
+@click.command()
+@click.option(
+    "--algorithms",
+    type=Names(_check_algorithm),
+    default=ALLREDUCE,
+    metavar="LIST",
+    help="Comma-separated names; hierarchical:tree+ring names its parts.  [default: all]",
+)
+@click.option(
+    "--library/--no-library",
+    default=True,
+    help="Measure the MPI library's Allreduce, too.",
+    show_default=True,
+)
+@click.option(
+    "--min-bytes", type=BYTES, default=8, show_default=True, help="Smallest size, as 8, 4K or 1MiB."
+)
+@click.option("--max-bytes", type=BYTES, default="4MiB", show_default=True, help="Largest size.")
+@click.option(
+    "--step-factor",
+    type=click.IntRange(min=2),
+    default=2,
+    show_default=True,
+    help="Factor from size to size.",
+)
+@click.option(
+    "--dtype",
+    type=Names(_check_dtype),
+    default="float32",
+    show_default=True,
+    metavar="LIST",
+    help="Types of the elements.",
+)
+@click.option(
+    "--op", type=Names(binary), default="sum", show_default=True, metavar="LIST", help="Operations."
+)
+@click.option("--segment-bytes", type=BYTES, help="Size of a pipeline segment.  [default: the executor's]")
+@click.option(
+    "--timing",
+    type=click.Choice(["pipelined", "barrier"]),
+    default="pipelined",
+    show_default=True,
+    help="Operations back to back, as nccl-tests, or a barrier before each, as OSU.",
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.05,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time for the samples of one algorithm, size, type and placement.",
+)
+@click.option("--samples", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
+@click.option(
+    "--iterations",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="At most so many operations per sample.",
+)
+@click.option("--warmup", type=click.IntRange(min=1), default=3, show_default=True, help="Operations before.")
+@click.option(
+    "--check/--no-check", default=True, show_default=True, help="Check every result, element by element."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the numbers to check with.")
+@click.option(
+    "--format",
+    type=click.Choice(["nccl", "wide"]),
+    default="nccl",
+    show_default=True,
+    help="nccl-tests' tables, or one with tails, predictions and bytes sent.",
+)
+@click.option("--json", type=FILE, help="Write all results to this file.")
+@click.option("--csv", type=FILE, help="Write all results to this file.")
+@click.option("--figure", type=FILE, help="Draw busbw over size; .png, .svg, or both if it ends in neither.")
+@click.option("--tune", type=FILE, help='Write the selection table that algorithm="auto" reads.')
+@click.option("--explain", is_flag=True, help='Say which algorithm "auto" takes at each size, and why.')
+def sweep(**options: Any) -> None:
+    """Measure and check every all-reduce algorithm over sizes, beside the MPI library's own.
+
+    Run it on all ranks:
+
+        hpcdist run -n 4 -- hpcdist sweep --max-bytes 1MiB --json sweep.json
+
+    It exits with 1 if any element is wrong, and with 130 after Ctrl-C, which keeps what was measured.
+    """
+    if options["min_bytes"] > options["max_bytes"] or options["min_bytes"] < 1:
+        raise click.UsageError("--min-bytes must be at least 1 and at most --max-bytes")
+    sys.exit(Sweep(world(), Options(**options)).run())

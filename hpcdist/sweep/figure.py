@@ -1,0 +1,108 @@
+"""The figure of a sweep: busbw over size, one line per algorithm, to be put in a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from hpcdist import durable
+from hpcdist.sizes import format_bytes
+from hpcdist.sweep.record import LIBRARY, Record
+
+# The colours of Okabe and Ito (2008), which people with any colour vision tell apart, and two more;
+# black is kept for the library.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
+MARKERS = "osD^vP*X"
+SUFFIXES = (".png", ".svg")
+
+
+def paths(path: Path) -> list[Path]:
+    """The files to write for `--figure path`: that one, or a PNG and an SVG if it names neither."""
+    return [path] if path.suffix in SUFFIXES else [path.with_name(path.name + suffix) for suffix in SUFFIXES]
+
+
+def write(path: Path, records: Sequence[Record], placement: str = "in_place") -> list[Path]:
+    """Draw the records of one placement and write the files; each is whole or absent."""
+    figure = draw([record for record in records if record.placement == placement])
+    for file in paths(path):
+        # Text stays text in an SVG, and no date is in it, so that the same numbers make the same file.
+        with (
+            mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hpcdist"}),
+            durable.replacing(file) as draft,
+        ):
+            metadata = {"Date": None} if file.suffix == ".svg" else None
+            figure.savefig(draft, dpi=200, metadata=metadata, bbox_inches="tight")
+    return paths(path)
+
+
+def draw(records: Sequence[Record]) -> Figure:
+    """A figure with one panel per (type, operation)."""
+    cases = list(dict.fromkeys((record.dtype, record.op) for record in records))
+    columns = min(2, len(cases))
+    rows = -(-len(cases) // columns)
+    figure = Figure(figsize=(2.2 + 5.2 * columns, 0.4 + 4.0 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(cases) :]:
+        axes.remove()
+    for axes, case in zip(grid.flat, cases, strict=False):
+        _panel(axes, [record for record in records if (record.dtype, record.op) == case])
+    for axes in grid[:, 0]:
+        axes.set_ylabel("bus bandwidth [GB/s]")
+    figure.legend(*_legend(figure.axes), loc="outside right upper", frameon=False)
+    figure.suptitle(_title(records), fontsize="large", x=0.01, ha="left")
+    return figure
+
+
+def _title(records: Sequence[Record]) -> str:
+    first = records[0]
+    nodes = f"{first.nodes} node{'s' if first.nodes > 1 else ''}"
+    return (
+        f"All-reduce on {first.ranks} ranks, {nodes}, {first.placement.replace('_', ' ')} ({first.library})"
+    )
+
+
+def _panel(axes: Axes, records: Sequence[Record]) -> None:
+    names = dict.fromkeys(record.algorithm for record in records)
+    for number, name in enumerate(sorted(names, key=lambda name: name == LIBRARY)):
+        line = sorted((record.nbytes, record.busbw) for record in records if record.algorithm == name)
+        axes.plot(*zip(*line, strict=True), label=name, **_style(name, number))
+    axes.set_title(f"{records[0].dtype}, {records[0].op}", fontsize="medium", loc="left")
+    axes.set_xlabel("size of the buffer")
+    _axes(axes, sorted({record.nbytes for record in records}))
+
+
+def _style(name: str, number: int) -> dict:
+    if name == LIBRARY:
+        return {"color": "black", "linestyle": "--", "linewidth": 1.6}
+    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+    return {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.4}
+
+
+def _axes(axes: Axes, sizes: Sequence[int]) -> None:
+    """Both scales logarithmic, so that small sizes show, too; bytes are written in binary units."""
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    step = max(1, len(sizes) // 7)
+    ticks = sizes[::-1][::step][::-1]
+    axes.set_xticks(ticks, [format_bytes(size) for size in ticks])
+    axes.minorticks_off()
+    axes.grid(visible=True, color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(panels: Sequence[Axes]) -> tuple[list[Line2D], list[str]]:
+    """Lines and names, each name once, in the order of the lines' right ends."""
+    lines: dict[str, Line2D] = {}
+    for line in (line for axes in panels for line in axes.get_lines()):
+        lines.setdefault(str(line.get_label()), line)
+    names = sorted(lines, key=lambda name: -np.asarray(lines[name].get_ydata())[-1])
+    return [lines[name] for name in names], names

@@ -1,0 +1,241 @@
+"""Check and time all algorithms for one size, type and operation.
+
+All cases of a point work on the same two buffers. First each one is warmed up and checked on fresh numbers;
+then they are timed in rounds, one sample of each case per round, so that a drift of the machine hits all
+alike.
+
+A sample is, after a barrier, a number of operations back to back ("pipelined", as in nccl-tests) or a
+single one ("barrier", as in the OSU benchmarks). Its time is that of the slowest rank, per operation.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+import hpcdist
+from hpcdist.sizes import format_bytes
+from hpcdist.sweep import inputs as numbers
+from hpcdist.sweep.record import LIBRARY, PLACEMENTS
+
+MPI_OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN, "prod": MPI.PROD}
+MPI_DTYPES = ("float64", "float32", "int64", "int32")
+LEAST_SAMPLES = 3
+POISON = 0xA5  # fills every byte of an output before a check: an element that is never written is wrong
+
+
+@dataclass(frozen=True)
+class Point:
+    """What all cases of one point have in common."""
+
+    count: int
+    dtype: np.dtype
+    op: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffer."""
+        return self.count * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        return f"{format_bytes(self.nbytes)} {self.dtype.name} {self.op}"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much to measure: at most `samples` of `iterations` operations, in about `seconds` per case."""
+
+    timing: str = "pipelined"
+    samples: int = 20
+    iterations: int = 20
+    seconds: float = 0.1
+    warmup: int = 3
+
+    def divide(self, operation: float) -> tuple[int, int]:
+        """(samples, iterations) for an operation that takes so many seconds."""
+        most = self.samples * self.iterations
+        calls = min(most, max(LEAST_SAMPLES, int(self.seconds / operation)))
+        if self.timing == "barrier":
+            return calls, 1
+        samples = min(self.samples, calls)
+        return samples, calls // samples
+
+
+@dataclass(frozen=True)
+class Bad:
+    """The first wrong element that a rank saw, and how many there are on all ranks."""
+
+    wrong: int
+    rank: int
+    what: str
+    index: int
+    got: Any
+    want: Any
+
+    def __str__(self) -> str:
+        return (
+            f"{self.wrong} wrong elements, the first on rank {self.rank}: "
+            f"{self.what}[{self.index}] is {self.got} and should be {self.want}"
+        )
+
+
+@dataclass
+class Case:
+    """One algorithm in one placement at one point, ready to be called; `plan` is None for the MPI library."""
+
+    algorithm: str
+    placement: str
+    call: Callable[[], object]
+    plan: Any = None
+    bad: Bad | None = None
+    samples: int = 0
+    iterations: int = 0
+    times: list[float] = field(default_factory=list)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the result replaces the input."""
+        return self.placement == "in_place"
+
+
+class Bench:
+    """The buffers of one point and the cases on them; a context that closes their plans. All is collective.
+
+    Args:
+        comm: the communicator.
+        point: size, type and operation.
+        algorithms: names, our own and `record.LIBRARY`.
+        segment_nbytes: passed on to the plans.
+        seed: of the numbers to check with.
+    """
+
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        point: Point,
+        algorithms: Sequence[str],
+        segment_nbytes: int | None = None,
+        seed: int = 0,
+    ):
+        self.comm, self.point, self.seed = comm, point, seed
+        self.source = np.zeros(point.count, point.dtype)
+        self.target = np.zeros(point.count, point.dtype)
+        self.cases = [self._case(name, place, segment_nbytes) for name in algorithms for place in PLACEMENTS]
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for case in self.cases:
+            if case.plan:
+                case.plan.close()
+
+    def _case(self, algorithm: str, placement: str, segment_nbytes: int | None) -> Case:
+        in_place = placement == "in_place"
+        if algorithm == LIBRARY:
+            source: Any = MPI.IN_PLACE if in_place else self.source
+            op = MPI_OPS[self.point.op]
+            return Case(algorithm, placement, lambda: self.comm.Allreduce(source, self.target, op))
+        buffer, out = (self.target, None) if in_place else (self.source, self.target)
+        plan = hpcdist.plan(
+            self.comm, buffer, out, algorithm=algorithm, op=self.point.op, segment_nbytes=segment_nbytes
+        )
+        return Case(algorithm, placement, plan, plan)
+
+    # --- right? ---
+
+    def check(self) -> None:
+        """Run every case once on fresh numbers and note the wrong elements."""
+        comm, point = self.comm, self.point
+        own = numbers.inputs(comm.rank, comm.size, point.count, point.dtype, point.op, self.seed)
+        want = numbers.expected(comm.size, point.count, point.dtype, point.op, self.seed)
+        for case in self.cases:
+            self.source[:] = own
+            self.target[:] = own
+            if not case.in_place:
+                self.target.view(np.uint8).fill(POISON)
+            case.call()
+            found = self._compare("result", self.target, want)
+            if not (found or case.in_place):
+                found = self._compare("untouched input", self.source, own)
+            case.bad = summed(comm, found)
+
+    def _compare(self, what: str, got: NDArray, want: NDArray) -> Bad | None:
+        """The elements of this rank that differ; none is a NaN where all is well."""
+        at = np.flatnonzero(got != want)
+        if not at.size:
+            return None
+        return Bad(at.size, self.comm.rank, what, at[0].item(), got[at[0]], want[at[0]])
+
+    # --- how fast? ---
+
+    def warm_up(self, effort: Effort) -> None:
+        """Call every case a few times on zeros, and share out the effort by the fastest of the calls."""
+        self.source.fill(0)
+        self.target.fill(0)
+        for case in self.cases:
+            calls = [sample(self.comm, case.call, 1) for _ in range(effort.warmup)]
+            case.samples, case.iterations = effort.divide(self.comm.allreduce(min(calls), MPI.MAX))
+
+    def rounds(self) -> Iterator[int]:
+        """Time the cases in turn, on zeros, which never overflow; yields after each round."""
+        self.source.fill(0)
+        self.target.fill(0)
+        for number in range(max((case.samples for case in self.cases), default=0)):
+            with collector_paused():
+                for case in self.cases:
+                    if number < case.samples:
+                        case.times.append(sample(self.comm, case.call, case.iterations))
+            yield number
+
+    def seconds(self, case: Case) -> NDArray[np.float64]:
+        """The samples of a case, per operation, each the maximum over ranks."""
+        times = np.array(case.times)
+        self.comm.Allreduce(MPI.IN_PLACE, times, MPI.MAX)
+        return times
+
+
+def sample(comm: MPI.Intracomm, call: Callable[[], object], iterations: int) -> float:
+    """Seconds per call on this rank, for calls back to back after a barrier."""
+    comm.Barrier()
+    start = perf_counter()
+    for _ in range(iterations):
+        call()
+    return (perf_counter() - start) / iterations
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keep Python's garbage collector out of the samples."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def summed(comm: MPI.Intracomm, bad: Bad | None) -> Bad | None:
+    """The wrong elements of all ranks, with the first of the lowest rank as the example; collective."""
+    found = [each for each in comm.allgather(bad) if each]
+    return replace(found[0], wrong=sum(each.wrong for each in found)) if found else None
+
+
+def refused(algorithm: str, point: Point) -> str | None:
+    """Why this algorithm cannot be measured at this point, or None if it can."""
+    if algorithm != LIBRARY:
+        return None
+    if point.op not in MPI_OPS:
+        return f"the operation is {point.op}: MPI has none of that name"
+    if point.dtype.name not in MPI_DTYPES:
+        return f"the type is {point.dtype.name}: no 16-bit type is handed to an MPI reduction"
+    return None

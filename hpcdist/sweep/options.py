@@ -1,0 +1,73 @@
+"""What a sweep is asked to do: the command line, read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcdist.kernels.reduce import DTYPES
+from hpcdist.sweep.measure import Effort, Point
+from hpcdist.sweep.record import LIBRARY
+
+
+@dataclass(frozen=True)
+class Options:
+    """One field per option; the help of `hpcdist sweep` says what each means."""
+
+    algorithms: tuple[str, ...]
+    library: bool
+    min_bytes: int
+    max_bytes: int
+    step_factor: int
+    dtype: tuple[str, ...]
+    op: tuple[str, ...]
+    segment_bytes: int | None
+    timing: str
+    time_limit: float
+    samples: int
+    iterations: int
+    warmup: int
+    check: bool
+    seed: int
+    format: str
+    json: Path | None
+    csv: Path | None
+    figure: Path | None
+    tune: Path | None
+    explain: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that is measured: our algorithms, then the library."""
+        ours = tuple(name for name in self.algorithms if name != LIBRARY)
+        return (*ours, LIBRARY) if self.library else ours
+
+    @property
+    def effort(self) -> Effort:
+        """How much to measure per case."""
+        return Effort(self.timing, self.samples, self.iterations, self.time_limit, self.warmup)
+
+    def points(self) -> list[Point]:
+        """All types, operations and sizes, the sizes of each in ascending order."""
+        dtypes = [np.dtype(DTYPES[name]) for name in self.dtype]
+        return [
+            Point(count, dtype, op) for dtype in dtypes for op in self.op for count in self._counts(dtype)
+        ]
+
+    def _counts(self, dtype: np.dtype) -> Iterable[int]:
+        """Sizes in whole elements, one at the least."""
+        nbytes, counts = self.min_bytes, []
+        while nbytes <= self.max_bytes:
+            counts.append(max(1, nbytes // dtype.itemsize))
+            nbytes *= self.step_factor
+        return dict.fromkeys(counts)
+
+    def as_json(self) -> dict[str, Any]:
+        """The options as JSON holds them."""
+        return {
+            name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()
+        }

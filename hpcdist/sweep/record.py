@@ -1,0 +1,138 @@
+"""One measured result, and the JSON and CSV files that hold them all.
+
+Times are microseconds and bandwidths decimal GB/s, as nccl-tests prints them, since people read these files.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcdist import durable
+
+VERSION = 1
+LIBRARY = "MPI_Allreduce"  # the name under which the MPI library's own all-reduce stands beside ours
+PLACEMENTS = ("out_of_place", "in_place")
+
+
+@dataclass(frozen=True)
+class Times:
+    """Microseconds per operation: statistics over samples, each sample the maximum over ranks."""
+
+    time_us_min: float
+    time_us_p50: float
+    time_us_mean: float
+    time_us_p95: float
+    time_us_p99: float
+    time_us_max: float
+
+    @classmethod
+    def of(cls, seconds: NDArray[np.float64]) -> Times:
+        """Statistics of samples given in seconds; a percentile is a sample that was really measured."""
+        us = seconds * 1e6
+        p50, p95, p99 = np.percentile(us, (50, 95, 99), method="inverted_cdf").tolist()
+        return cls(us.min().item(), p50, us.mean().item(), p95, p99, us.max().item())
+
+
+@dataclass(frozen=True)
+class Record:
+    """One (algorithm, size, dtype, op, placement): how long it took, what it sent, and whether it was right.
+
+    `iterations` operations ran back to back in each of `samples` samples; bandwidths are of the median time.
+    `sent_bytes` is what a rank sends, the mean over ranks, and `sent_bytes_max` what the busiest one sends;
+    these, the prediction and the segment are None for the MPI library, which does not tell. `wrong` counts
+    elements over all ranks, and is None if nothing was checked.
+    """
+
+    algorithm: str
+    nbytes: int
+    count: int
+    dtype: str
+    op: str
+    placement: str
+    ranks: int
+    nodes: int
+    segment_nbytes: int | None
+    timing: str
+    samples: int
+    iterations: int
+    times: Times
+    algbw: float
+    busbw: float
+    sent_bytes: float | None
+    sent_bytes_max: float | None
+    predicted_us: float | None
+    wrong: int | None
+    library: str
+    host: str
+    command: str
+
+    def row(self) -> dict[str, Any]:
+        """The record as one flat row, in the order of the fields."""
+        nested = {field.name: getattr(self, field.name) for field in fields(self)}
+        parts = (
+            asdict(value) if isinstance(value, Times) else {name: value} for name, value in nested.items()
+        )
+        return {name: value for part in parts for name, value in part.items()}
+
+
+def bandwidths(nbytes: int, seconds: float, ranks: int) -> tuple[float, float]:
+    """(algbw, busbw) in GB/s, by nccl-tests' definition: busbw = algbw * 2(p-1)/p, zero for a lone rank.
+
+    busbw is what each link of a flat network must carry in an all-reduce that wastes nothing, so it can be
+    compared with the link's speed for any number of ranks p.
+    """
+    algbw = nbytes / seconds / 1e9
+    return algbw, algbw * 2 * (ranks - 1) / ranks
+
+
+@dataclass
+class Report:
+    """All that a sweep leaves behind, growing point by point: its options, the fitted prices, the results."""
+
+    start_time: datetime
+    command: Sequence[str]
+    machine: dict[str, Any]
+    config: dict[str, Any]
+    model: dict[str, float | None]
+    results: list[Record]
+    interrupted: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """One object, whose list `results` holds one row per record."""
+        return {
+            "version": VERSION,
+            "start_time": self.start_time.isoformat(timespec="seconds"),
+            "command": list(self.command),
+            "machine": self.machine,
+            "config": self.config,
+            "model": self.model,
+            "interrupted": self.interrupted,
+            "results": [record.row() for record in self.results],
+        }
+
+
+def write_json(path: Path, report: Report) -> None:
+    """Write the report as JSON; the file is whole or absent."""
+    durable.write_text(path, json.dumps(report.as_json(), indent=1) + "\n")
+
+
+def write_csv(path: Path, records: Sequence[Record]) -> None:
+    """Write one row per record below a line of names; the file is whole or absent."""
+    text = io.StringIO()
+    names = [field.name for field in fields(Record)]
+    at = names.index("times")
+    names[at : at + 1] = [field.name for field in fields(Times)]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(record.row() for record in records)
+    durable.write_text(path, text.getvalue())

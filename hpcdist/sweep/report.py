@@ -1,0 +1,160 @@
+"""A sweep as text: nccl-tests' table, one per algorithm, or one wide table of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from hpcdist.sizes import format_bytes
+from hpcdist.sweep.record import Record, Report
+
+NCCL_TYPES = {
+    "float64": "double",
+    "float32": "float",
+    "float16": "half",
+}  # the others share their NumPy names
+PROGRAM = "hpcdist sweep"
+
+BUSBW = "# busbw = algbw * 2(p-1)/p for p = {ranks} ranks; algbw = bytes / time, decimal GB/s"
+
+
+def head(report: Report) -> Iterator[str]:
+    """Comment lines: what ran where, what the columns mean, and what to beware of."""
+    machine, config = report.machine, report.config
+    yield f"# Collective test starting: {PROGRAM}"
+    yield f"# {machine['mpi']}, {machine['ranks']} ranks on {', '.join(machine['hosts'])} ({machine['cpu']})"
+    yield BUSBW.format(ranks=machine["ranks"])
+    unit = (
+        "batches of operations back to back"
+        if config["timing"] == "pipelined"
+        else "operations after a barrier"
+    )
+    yield f"# time = median over samples ({unit}); a sample is the maximum over ranks"
+    yield f"# price model: {prices(report.model)}"
+    if machine["ranks"] == 1:
+        yield "# note: a lone rank sends nothing, so busbw is 0"
+    if machine["oversubscribed"]:
+        most, cores = max(machine["ranks_per_node"]), machine["cores_per_host"]
+        yield f"# note: {most} ranks share {cores} cores; such timings do not compare with others"
+
+
+def prices(model: dict[str, float | None]) -> str:
+    """The prices that are set: those of a message in microseconds, those of a byte in nanoseconds."""
+    units = {"alpha": (1e6, "us/message"), "beta": (1e9, "ns/B"), "gamma": (1e9, "ns/B reduced")}
+    texts = []
+    for name, seconds in model.items():
+        factor, unit = units[name.removeprefix("node_")]
+        if seconds is not None:
+            texts.append(f"{name} {seconds * factor:.3g} {unit}")
+    return ", ".join(texts)
+
+
+def foot(records: Sequence[Record]) -> Iterator[str]:
+    """nccl-tests' last lines; "out of bounds" counts failed cases, not elements."""
+    failed = sum(bool(record.wrong) for record in records)
+    mean = sum(record.busbw for record in records) / len(records) if records else 0.0
+    yield f"# {'Out of bounds values':<20} : {failed} {'FAILED' if failed else 'OK'}"
+    yield f"# {'Avg bus bandwidth':<20} : {mean:g} "
+    yield "#"
+    yield f"# Collective test concluded: {PROGRAM}"
+
+
+def nccl(records: Sequence[Record]) -> Iterator[str]:
+    """nccl-tests' header and rows, once for each algorithm, type and operation."""
+    blocks = _grouped(records, lambda record: (record.algorithm, record.dtype, record.op))
+    for (algorithm, _, _), block in blocks.items():
+        yield "#"
+        yield f"# Algorithm: {algorithm}{_segment(block[0])}"
+        yield "#"
+        yield from NCCL_HEADER
+        for pair in _grouped(block, lambda record: record.nbytes).values():
+            yield _nccl_row(pair)
+
+
+def _segment(record: Record) -> str:
+    return f", segments of {format_bytes(record.segment_nbytes)}" if record.segment_nbytes else ""
+
+
+def _nccl_header() -> tuple[str, str, str]:
+    left = "# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}"
+    half = "  {:>7}  {:>6}  {:>6}  {:>6}"
+    names, units = ("time", "algbw", "busbw", "#wrong"), ("(us)", "(GB/s)", "(GB/s)", "")
+    return (
+        left.format("", "", "", "", "") + "           out-of-place                       in-place          ",
+        (left + half * 2 + " ").format("size", "count", "type", "redop", "root", *names, *names),
+        (left + half * 2 + " ").format("(B)", "(elements)", "", "", "", *units, *units),
+    )
+
+
+NCCL_HEADER = _nccl_header()
+
+
+def _nccl_row(pair: Sequence[Record]) -> str:
+    first = pair[0]
+    dtype = NCCL_TYPES.get(first.dtype, first.dtype)
+    halves = {record.placement: _nccl_half(record) for record in pair}
+    return (
+        f"{first.nbytes:12d}  {first.count:12d}  {dtype:>8}  {first.op:>6}  {-1:6d}"
+        f"{halves['out_of_place']}{halves['in_place']}"
+    )
+
+
+def _nccl_half(record: Record) -> str:
+    time, algbw, busbw = fit(record.times.time_us_p50, 7), fit(record.algbw, 6), fit(record.busbw, 6)
+    wrong = "   N/A" if record.wrong is None else f"{record.wrong:6g}"
+    return f"  {time:>7}  {algbw:>6}  {busbw:>6}  {wrong}"
+
+
+def fit(value: float, width: int) -> str:
+    """A number in `width` characters: two, one or no decimals, or an exponent, as nccl-tests does it."""
+    digits = 0
+    while value >= 10**digits:
+        digits += 1
+    for decimals, room in ((2, width - 3), (1, width - 2), (0, width)):
+        if digits <= room:
+            return f"{value:{width}.{decimals}f}"
+    return f"{value:{width}.{1 if width >= 7 else 0}e}"
+
+
+# Wide: every record on a line of its own, with what nccl-tests has no column for.
+WIDE: tuple[tuple[str, int, Callable[[Record], str]], ...] = (
+    ("algorithm", 18, lambda r: r.algorithm),
+    ("size", 9, lambda r: format_bytes(r.nbytes)),
+    ("dtype", 8, lambda r: r.dtype),
+    ("op", 4, lambda r: r.op),
+    ("placement", 12, lambda r: r.placement),
+    ("p50 us", 10, lambda r: f"{r.times.time_us_p50:.1f}"),
+    ("min us", 10, lambda r: f"{r.times.time_us_min:.1f}"),
+    ("p99 us", 10, lambda r: f"{r.times.time_us_p99:.1f}"),
+    ("model us", 10, lambda r: "-" if r.predicted_us is None else f"{r.predicted_us:.1f}"),
+    ("algbw", 8, lambda r: f"{r.algbw:.3f}"),
+    ("busbw", 8, lambda r: f"{r.busbw:.3f}"),
+    ("sent/rank", 10, lambda r: "-" if r.sent_bytes is None else format_bytes(r.sent_bytes)),
+    ("#wrong", 6, lambda r: "N/A" if r.wrong is None else f"{r.wrong:g}"),
+)
+
+
+def wide_row(record: Record) -> str:
+    """One record, with its tail, its predicted time and its bytes on the wire."""
+    return _columns([show(record) for _, _, show in WIDE])
+
+
+def _columns(cells: Sequence[str]) -> str:
+    """Text to the left in the first column, to the right in the others."""
+    widths = [width for _, width, _ in WIDE]
+    first, *others = zip(cells, widths, strict=True)
+    return "  ".join([f"{first[0]:<{first[1]}}", *(f"{cell:>{width}}" for cell, width in others)])
+
+
+WIDE_HEADER = (
+    "# algbw, busbw [GB/s]; sent/rank: mean over ranks; model: predicted from the fitted prices",
+    _columns(["# algorithm", *(name for name, _, _ in WIDE[1:])]),
+)
+
+
+def _grouped(records: Sequence[Record], key: Callable[[Record], Any]) -> dict[Any, list[Record]]:
+    """Records by key, in the order in which the keys first appear."""
+    groups: dict[Any, list[Record]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return groups

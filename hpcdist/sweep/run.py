@@ -1,0 +1,192 @@
+"""One sweep from beginning to end: fit the model, check and time every point, write what was asked for."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any
+
+import click
+import numpy as np
+from mpi4py import MPI
+
+from hpcdist import cost, selection
+from hpcdist.sweep import machine, model, record, report, tune
+from hpcdist.sweep.interrupt import Interrupt
+from hpcdist.sweep.measure import Bench, Case, Point, refused
+from hpcdist.sweep.options import Options
+from hpcdist.sweep.progress import Progress
+from hpcdist.transport import mpi
+
+
+class Sweep:
+    """One run of the command. Every method is called by all ranks alike; rank 0 prints and writes."""
+
+    def __init__(self, comm: MPI.Intracomm, options: Options):
+        self.comm, self.options = comm, options
+        self.topology = mpi.topology(comm)
+        self.model = model.fit(comm, self.topology)
+        self.report = record.Report(
+            start_time=datetime.now().astimezone(),
+            command=["hpcdist", *sys.argv[1:]],
+            machine=machine.describe(comm, self.topology),
+            config=options.as_json(),
+            model=self.model.as_dict(),
+            results=[],
+        )
+
+    def run(self) -> int:
+        """Measure all points and write all that is asked for; returns the exit code."""
+        with Interrupt(self.comm) as interrupt:
+            self._say([*report.head(self.report), *self._left_out()])
+            self._measure(interrupt)
+            self._print()
+            self._save()
+            self._draw()
+        return interrupt.exit_code or int(any(row.wrong for row in self.report.results))
+
+    # --- measure ---
+
+    def _measure(self, interrupt: Interrupt) -> None:
+        """All points, until a signal: then the point at hand is dropped and those before it are kept."""
+        points = self.options.points()
+        with Progress(self.comm.rank, len(points)) as progress:
+            for number, point in enumerate(points):
+                progress.show(number, str(point))
+                results = self._point(point, interrupt)
+                if interrupt.agreed():
+                    self.report.interrupted = True
+                    return
+                self.report.results += results
+                self._save()
+                self._stream(results, first=number == 0)
+
+    def _point(self, point: Point, interrupt: Interrupt) -> list[record.Record]:
+        """Check and time all algorithms that this point allows."""
+        names = [name for name in self.options.names if not refused(name, point)]
+        with Bench(self.comm, point, names, self.options.segment_bytes, self.options.seed) as bench:
+            bench.warm_up(self.options.effort)
+            if self.options.check:
+                bench.check()
+                self._complain(bench)
+            for _ in bench.rounds():
+                if interrupt.agreed():
+                    return []
+            return [self._record(point, case, bench.seconds(case)) for case in bench.cases]
+
+    def _record(self, point: Point, case: Case, seconds: np.ndarray) -> record.Record:
+        times = record.Times.of(seconds)
+        algbw, busbw = record.bandwidths(point.nbytes, times.time_us_p50 * 1e-6, self.comm.size)
+        return record.Record(
+            algorithm=case.algorithm,
+            nbytes=point.nbytes,
+            count=point.count,
+            dtype=point.dtype.name,
+            op=point.op,
+            placement=case.placement,
+            ranks=self.comm.size,
+            nodes=len(set(self.topology)),
+            timing=self.options.timing,
+            samples=case.samples,
+            iterations=case.iterations,
+            times=times,
+            algbw=algbw,
+            busbw=busbw,
+            **self._foreseen(point, case),
+            wrong=(case.bad.wrong if case.bad else 0) if self.options.check else None,
+            library=self.report.machine["mpi"],
+            host=self.report.machine["hosts"][0],
+            command=shlex.join(self.report.command),
+        )
+
+    def _foreseen(self, point: Point, case: Case) -> dict[str, Any]:
+        """What the schedule tells without being run; the MPI library has none to look into."""
+        if case.plan is None:
+            return dict.fromkeys(("segment_nbytes", "sent_bytes", "sent_bytes_max", "predicted_us"))
+        schedule = case.plan.schedule
+        sent = cost.count(schedule).sent_bytes(point.nbytes, schedule.chunks)
+        seconds = cost.predict(schedule, point.nbytes, self.model, self.topology)
+        return {
+            "segment_nbytes": case.plan.segment_nbytes,
+            "sent_bytes": float(np.mean(sent)),
+            "sent_bytes_max": float(np.max(sent)),
+            "predicted_us": seconds * 1e6,
+        }
+
+    # --- tell ---
+
+    def _complain(self, bench: Bench) -> None:
+        for case in bench.cases:
+            if case.bad:
+                self._say([f"{case.algorithm}, {bench.point}, {case.placement}: {case.bad}"], err=True)
+
+    def _stream(self, results: list[record.Record], first: bool) -> None:
+        """Rows of the wide table as they come; nccl-tests' tables want all sizes of an algorithm first."""
+        if self.options.format == "wide":
+            self._say(report.WIDE_HEADER if first else ())
+            self._say(map(report.wide_row, results))
+
+    def _print(self) -> None:
+        results = self.report.results
+        if self.options.format == "nccl":
+            self._say(report.nccl(results))
+        self._say(report.foot(results))
+        if self.options.explain:
+            self._say(self._explanations())
+        if self.report.interrupted:
+            self._say(["# interrupted: only the sizes above were measured"])
+
+    def _left_out(self) -> Iterator[str]:
+        points = {(point.dtype, point.op): point for point in self.options.points()}.values()
+        for name in self.options.names:
+            for why in dict.fromkeys(refused(name, point) for point in points):
+                if why:
+                    yield f"# note: {name} is left out where {why}"
+
+    def _explanations(self) -> Iterator[str]:
+        """What "auto" takes at each size, by the table of this sweep, or else as a plan would choose now."""
+        table = self._selection() if self.options.tune else None
+        for point in self.options.points():
+            choice = selection.resolve(table, self.comm.size, self.topology, point.dtype.name, point.nbytes)
+            yield f"# auto, {point}: {choice.algorithm}, because {choice.why}"
+
+    def _say(self, lines: Iterable[str], err: bool = False) -> None:
+        if self.comm.rank == 0:
+            for line in lines:
+                click.echo(line, err=err)
+
+    # --- write ---
+
+    def _save(self) -> None:
+        """Write the files; called after every point, so that even a kill keeps what was measured."""
+        if self.comm.rank != 0:
+            return
+        options = self.options
+        if options.json:
+            record.write_json(options.json, self.report)
+        if options.csv:
+            record.write_csv(options.csv, self.report.results)
+        if options.tune:
+            self._selection().write(options.tune)
+
+    def _selection(self) -> selection.Selection:
+        provenance = {
+            "command": shlex.join(self.report.command),
+            "machine": self.report.machine,
+            "date": self.report.start_time.isoformat(timespec="seconds"),
+        }
+        return selection.Selection(
+            tune.rules(self.report.results), self.model, provenance, str(self.options.tune)
+        )
+
+    def _draw(self) -> None:
+        if self.comm.rank != 0 or not self.options.figure or not self.report.results:
+            return
+        if self.comm.size == 1:
+            self._say(["# note: no figure is drawn, since the bus bandwidth of a lone rank is 0"])
+            return
+        from hpcdist.sweep import figure  # matplotlib takes longer to import than a small sweep to run
+
+        figure.write(self.options.figure, self.report.results)

@@ -1,0 +1,68 @@
+"""`hpcdist train`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from hpcdist.errors import AgreedError
+from hpcdist.train.config import Config, ConfigError, options, parse
+from hpcdist.train.signals import STOPPED
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from hpcdist.train.loop import Outcome
+
+
+@click.command()
+@options
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TOML file with settings, named as the flags are; flags win.",
+)
+@click.option("--explain", is_flag=True, help="Say why this all-reduce algorithm was chosen.")
+def train(file: Path | None, explain: bool, **flags: Any) -> None:
+    """Train a model data-parallel on all ranks, with checkpoints.
+
+    Start it with mpirun or srun; alone it trains on one rank. Results go to OUT: config.toml, log.csv,
+    training.png, and last summary.json, which is there only if the run is complete.
+
+    SIGUSR1 and SIGTERM make it write a checkpoint and exit with code 85, "run me again".
+    """
+    from hpcdist.train import loop, root  # here, as they start MPI, which --help must not need
+    from hpcdist.transport.startup import world
+
+    comm = world()
+    try:
+        text = root.on_root(comm, lambda: file.read_text(encoding="utf-8") if file else "")
+        settings = parse(text) | {name: value for name, value in flags.items() if value is not None}
+        Config(**settings)
+        outcome = loop.train(comm, settings, Console(), explain)
+    except ConfigError as error:
+        leave(comm, 2, f"Error: {error}")
+    except AgreedError as error:
+        leave(comm, 1, f"Error: {error}")
+    else:
+        leave(comm, 0 if outcome.completed else STOPPED, closing_words(outcome))
+
+
+def closing_words(outcome: Outcome) -> str:
+    """How it ended, in a line."""
+    if outcome.test_accuracy is None:
+        return f"stopped on request after {outcome.steps} steps, with a checkpoint; go on with --resume auto"
+    return f"complete after {outcome.steps} steps: test accuracy {100 * outcome.test_accuracy:.2f} %"
+
+
+def leave(comm: MPI.Intracomm, code: int, words: str) -> None:
+    """Rank 0 has the last word, then all ranks exit alike."""
+    if comm.rank == 0:
+        click.echo(words, err=code not in (0, STOPPED))
+    comm.Barrier()
+    sys.exit(code)

@@ -1,0 +1,161 @@
+"""The settings of a run: one frozen record, from which the flags, the TOML file and their checks are made."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import tomllib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hpcdist.algorithms import ALLREDUCE, allreduce
+from hpcdist.models import MODELS
+from hpcdist.optim.policy import POLICIES
+from hpcdist.sizes import parse_bytes
+
+AUTO = "auto"
+PLACES = ("out", "checkpoint_dir", "resume")  # where things lie, which may change from one start to the next
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, or has a value that cannot be used."""
+
+
+def setting(default: Any, text: str) -> Any:
+    """A field with its default, whose type is the setting's type, and its line in the help."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run, checked. What each means stands in its help text.
+
+    Raises:
+        ConfigError: naming every setting with a bad value.
+    """
+
+    data: str = setting("digits", "Data set: digits, or an HDF5 file with train/x, train/y, test/x, test/y.")
+    model: str = setting("mlp", f"Model: {', '.join(MODELS)}.")
+    epochs: int = setting(6, "Passes over the training set.")
+    batch: int = setting(32, "Samples per step, over all ranks together.")
+    seed: int = setting(0, "Seed of the first parameters and of the order of the samples.")
+    learning_rate: float = setting(0.1, "Peak learning rate.")
+    policy: str = setting("cosine", f"Learning rate after the warm-up: {', '.join(POLICIES)}.")
+    warmup: int = setting(40, "Steps of linear warm-up.")
+    momentum: float = setting(0.9, "Momentum of SGD.")
+    weight_decay: float = setting(1e-4, "Weight decay of SGD.")
+    algorithm: str = setting(AUTO, f"All-reduce algorithm: {AUTO}, {', '.join(ALLREDUCE)}.")
+    segment: str = setting(AUTO, f"Pipeline segment, such as 64KiB; 0 for none, {AUTO} to have it chosen.")
+    selection: str = setting("", "Table, written by hpcdist sweep --tune, that auto is looked up in.")
+    threads: int = setting(0, "BLAS threads per rank; 0 for this rank's share of the cores.")
+    out: str = setting("run", "Directory for results.")
+    checkpoint_dir: str = setting("", "Directory for checkpoints; empty for OUT/checkpoints.")
+    checkpoint_every: int = setting(0, "Steps between checkpoints; 0 for one only when asked to stop.")
+    keep: int = setting(3, "Checkpoints to keep.")
+    resume: str = setting("never", "auto: from the newest good checkpoint if any; never; or a PATH of one.")
+
+    def __post_init__(self) -> None:
+        wrong = [f"{name} must be {what}, got {getattr(self, name)!r}" for name, what in _wrong(self)]
+        if wrong:
+            raise ConfigError("; ".join(wrong))
+
+    @property
+    def checkpoints(self) -> Path:
+        """Directory of the checkpoints."""
+        return Path(self.checkpoint_dir) if self.checkpoint_dir else Path(self.out) / "checkpoints"
+
+    @property
+    def segment_nbytes(self) -> int | None:
+        """Segment in bytes, None to have it chosen."""
+        return None if self.segment == AUTO else parse_bytes(self.segment)
+
+    def lasting(self) -> dict[str, Any]:
+        """The settings that a checkpoint takes along: all but places."""
+        return {name: value for name, value in asdict(self).items() if name not in PLACES}
+
+    def to_toml(self) -> str:
+        """The effective configuration, to be given to `--config` again."""
+        return "".join(f"{name} = {_toml(value)}\n" for name, value in asdict(self).items())
+
+
+def _wrong(config: Config) -> list[tuple[str, str]]:
+    """Names of the settings with bad values, and what they must be."""
+    checks: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "model": (MODELS.__contains__, f"one of {', '.join(MODELS)}"),
+        "epochs": (lambda value: value >= 1, "at least 1"),
+        "batch": (lambda value: value >= 1, "at least 1"),
+        "seed": (lambda value: value >= 0, "at least 0"),
+        "learning_rate": (lambda value: 0 < value < math.inf, "a positive number"),
+        "policy": (POLICIES.__contains__, f"one of {', '.join(POLICIES)}"),
+        "warmup": (lambda value: value >= 0, "at least 0"),
+        "momentum": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
+        "weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),
+        "algorithm": (_is_algorithm, f"one of {AUTO}, {', '.join(ALLREDUCE)}"),
+        "segment": (_is_segment, f"{AUTO} or a size such as 64KiB"),
+        "threads": (lambda value: value >= 0, "at least 0"),
+        "out": (bool, "a path"),
+        "checkpoint_every": (lambda value: value >= 0, "at least 0"),
+        "keep": (lambda value: value >= 1, "at least 1, as the newest checkpoint is never removed"),
+        "resume": (bool, "auto, never or a path"),
+    }
+    return [(name, what) for name, (good, what) in checks.items() if not good(getattr(config, name))]
+
+
+def _is_algorithm(name: str) -> bool:
+    try:
+        return name == AUTO or bool(allreduce(name, size=1))
+    except ValueError:
+        return False
+
+
+def _is_segment(text: str) -> bool:
+    try:
+        return text == AUTO or parse_bytes(text) >= 0
+    except ValueError:
+        return False
+
+
+def _toml(value: str | int | float) -> str:
+    """One value as TOML writes it; its strings, and ours, are written as JSON's."""
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Settings from the text of a TOML file, `checkpoint-every = 20` or `checkpoint_every = 20`.
+
+    Raises:
+        ConfigError: no TOML, an unknown setting, or a value of the wrong type.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not a TOML file: {error}") from error
+    given = {name.replace("-", "_"): value for name, value in table.items()}
+    types = {item.name: type(item.default) for item in fields(Config)}
+    return {name: _typed(name, value, types) for name, value in given.items()}
+
+
+def _typed(name: str, value: Any, types: dict[str, type]) -> Any:
+    """`value`, if it is of the setting's type; an int will do for a float."""
+    if name not in types:
+        near = difflib.get_close_matches(name, types, n=1)
+        raise ConfigError(f"unknown setting {name}" + (f"; did you mean {near[0]}?" if near else ""))
+    if types[name] is float and type(value) is int:
+        return float(value)
+    if type(value) is not types[name]:
+        raise ConfigError(f"{name} must be of type {types[name].__name__}, got {value!r}")
+    return value
+
+
+def options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a click command a flag for every setting; a flag that is not used is None."""
+    for item in reversed(fields(Config)):
+        flag = f"--{item.name.replace('_', '-')}"
+        shown = f"{item.metadata['help']} [default: {item.default if item.default != '' else 'none'}]"
+        command = click.option(flag, item.name, type=type(item.default), default=None, help=shown)(command)
+    return command

@@ -1,0 +1,90 @@
+"""What a run leaves in its directory: settings, log, figure, and last the summary, which means success."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from mpi4py import MPI
+from rich.console import Console
+
+from hpcdist._version import __version__
+from hpcdist.checkpoint import Fence
+from hpcdist.durable import write_text
+from hpcdist.train.config import Config
+from hpcdist.train.log import Log, Row, read
+from hpcdist.train.progress import Display
+
+LOG, SETTINGS, FIGURE, SUMMARY = "log.csv", "config.toml", "training.png", "summary.json"
+
+
+class Results:
+    """The results directory of a run, and its display; used on rank 0.
+
+    Args:
+        config: The effective settings.
+        fence: The run's claim; a run that has lost it writes no summary.
+        console: Where progress is shown.
+        done: Steps done before this start.
+        total: Steps of the whole run.
+    """
+
+    def __init__(self, config: Config, fence: Fence, console: Console, done: int, total: int) -> None:
+        self.directory = Path(config.out)
+        self._fence = fence
+        self._done = done
+        with fence.held():
+            (self.directory / SUMMARY).unlink(missing_ok=True)  # an earlier run's success is not ours
+            write_text(self.directory / SETTINGS, config.to_toml())
+            self._log = Log(self.directory / LOG, done)
+        self._display = Display(console, total, done)
+
+    def add(self, row: Row) -> None:
+        """Log and show a step."""
+        self._log.append(row)
+        self._display.show(row)
+
+    def sync(self) -> None:
+        """Make the log durable up to here."""
+        self._log.sync()
+
+    def close(self) -> None:
+        """Close the log and take the progress bar away."""
+        self._display.close()
+        self._log.close()
+
+    def finish(self, outcome: dict[str, Any], facts: dict[str, Any], steps_per_epoch: int) -> None:
+        """Draw the figure and write the summary.
+
+        Args:
+            outcome: Final numbers.
+            facts: What a last checkpoint would hold, the settings among them.
+            steps_per_epoch: For the axis of the figure.
+        """
+        from hpcdist.train.figure import draw  # Matplotlib has many files; let it not be loaded by every rank
+
+        self._log.sync()
+        rows = read(self.directory / LOG)
+        settings, how = facts["configuration"], facts["execution"]
+        title = f"{settings['model']} on {settings['data']}: {how['ranks']} ranks, {how['algorithm']}"
+        draw(rows, self.directory / FIGURE, title=title, steps_per_epoch=steps_per_epoch)
+        summary = {
+            **outcome,
+            "resumed_from": self._done,
+            "train_seconds": sum(row.seconds for row in rows),
+            **{name: facts[name] for name in ("configuration", "execution", "data")},
+            "versions": versions(),
+            "epochs": [asdict(row) for row in rows if row.test_loss is not None],
+        }
+        with self._fence.held():
+            write_text(self.directory / SUMMARY, json.dumps(summary, indent=1) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Releases on which the bits of a run may depend."""
+    library = MPI.Get_library_version().rstrip("\0").split("\n")[0].split(",")[0]
+    return {"hpcdist": __version__, "numpy": np.__version__, "h5py": h5py.__version__, "mpi": library}

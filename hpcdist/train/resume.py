@@ -1,0 +1,154 @@
+"""Starting a run: take the checkpoint directory, find where to go on, and see that it fits."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcdist.checkpoint import Checkpoint, Store, committed, read
+from hpcdist.train.config import Config
+from hpcdist.train.trainer import Execution, Trainer
+
+# With another value, the steps done and the steps to come would not be of the same run.
+SAME = ("model", "batch", "seed")
+
+
+class ResumeError(ValueError):
+    """The run cannot go on from there, or would mix two histories in one directory."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run starts.
+
+    Attributes:
+        config: The effective settings.
+        store: Checkpoint directory, which is ours from now on.
+        checkpoint: Where to go on, or None from the beginning.
+        notes: What the user should know.
+    """
+
+    config: Config
+    store: Store
+    checkpoint: Checkpoint | None
+    notes: list[str]
+
+
+def begin(settings: dict[str, Any]) -> Start:
+    """Start, or start again, a run with these settings; others come from the checkpoint. On one rank.
+
+    Raises:
+        ResumeError: it would mix two histories.
+        DamagedCheckpoint: the checkpoint asked for by its path is damaged.
+        ConfigError: a setting is wrong.
+    """
+    config = Config(**settings)
+    asked = None if config.resume in ("auto", "never") else read(Path(config.resume))
+    refuse_to_mix(config, asked)
+    store = Store(config.checkpoints, config.keep)
+    checkpoint, damaged = (asked, []) if config.resume != "auto" else store.newest()
+    notes = [f"{error}; set aside" for error in damaged]
+    if checkpoint is None:
+        return Start(config, store, None, notes)
+    effective = Config(**{**checkpoint.facts["configuration"], **settings})
+    store.keep = effective.keep
+    return Start(effective, store, checkpoint, notes + changes(checkpoint, effective))
+
+
+def refuse_to_mix(config: Config, asked: Checkpoint | None) -> None:
+    """See that no checkpoint of another history would be newer than this run's first."""
+    if config.resume == "auto":
+        return
+    done = asked.step if asked else 0
+    others = [path for path in committed(config.checkpoints) if not asked or not path.samefile(asked.path)]
+    newer = [path.name for path in others if int(path.name.removeprefix("step-")) >= done]
+    if newer:
+        raise ResumeError(
+            f"{config.checkpoints} holds checkpoints of a run that went further than step {done}: "
+            f"{', '.join(newer)}; go on with --resume auto, give another --checkpoint-dir, or "
+            "remove them"
+        )
+
+
+def changes(checkpoint: Checkpoint, config: Config) -> list[str]:
+    """Settings that differ from the checkpoint's, for the user.
+
+    Raises:
+        ResumeError: one that must not.
+    """
+    before, now = checkpoint.facts["configuration"], config.lasting()
+    changed = {name: f"{name} {before[name]!r} -> {now[name]!r}" for name in now if before[name] != now[name]}
+    wrong = [text for name, text in changed.items() if name in SAME]
+    if wrong:
+        raise ResumeError(
+            f"{checkpoint.path} is of another run: {', '.join(wrong)}; use its settings, or start anew in "
+            "another --checkpoint-dir"
+        )
+    return [f"changed since the checkpoint: {', '.join(changed.values())}"] if changed else []
+
+
+def execution(config: Config, ranks: int, threads: int, checkpoint: Checkpoint | None) -> Execution:
+    """How to add up gradients: as before the checkpoint, if ranks and wishes are the same."""
+    fresh = Execution(ranks, config.algorithm, config.segment_nbytes, None, config.threads or threads)
+    if checkpoint is None:
+        return fresh
+    before, now = checkpoint.facts["configuration"], config.lasting()
+    wishes = ("algorithm", "segment", "selection", "threads")
+    stored = stored_execution(checkpoint)
+    return stored if stored.ranks == ranks and all(before[name] == now[name] for name in wishes) else fresh
+
+
+def stored_execution(checkpoint: Checkpoint) -> Execution:
+    """How the gradients were added up before `checkpoint`."""
+    stored = checkpoint.facts["execution"]
+    return Execution(**{**stored, "topology": tuple(stored["topology"])})
+
+
+def check(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """See that `checkpoint` fits the trainer's model, data and random numbers.
+
+    Raises:
+        ResumeError: saying what does not.
+    """
+    facts = checkpoint.facts
+    if checkpoint.step > trainer.total:
+        raise ResumeError(
+            f"{checkpoint.path} is {checkpoint.step} steps along, and --epochs {trainer.config.epochs} ends "
+            f"after {trainer.total}"
+        )
+    if facts["data"]["digest"] != trainer.data.digest:
+        raise ResumeError(
+            f"{checkpoint.path} was trained on other data: {facts['data']['path']} had the digest "
+            f"{facts['data']['digest']}, {trainer.data.path} has {trainer.data.digest}"
+        )
+    shapes = {name: values.shape for name, values in trainer.arrays().items()}
+    stored = {name: values.shape for name, values in checkpoint.arrays.items()}
+    if shapes != stored:
+        raise ResumeError(f"{checkpoint.path} holds {stored}, the model needs {shapes}")
+    drawn = trainer.sampler.random_state(checkpoint.step)
+    if drawn != facts["random"]:
+        raise ResumeError(
+            f"{checkpoint.path}: the order of the samples would be another than before, {drawn} instead of "
+            f"{facts['random']}; is it another release of NumPy?"
+        )
+
+
+def placement_notes(checkpoint: Checkpoint, used: Execution, found: tuple[int, ...]) -> list[str]:
+    """What differs in the machine, and what that means for the bits.
+
+    Args:
+        checkpoint: Where the run goes on.
+        used: How the gradients are added up now.
+        found: Node of every rank as it is now.
+    """
+    before = stored_execution(checkpoint)
+    if used.ranks != before.ranks:
+        return [f"on {used.ranks} ranks after {before.ranks}: equal to rounding, not bit for bit"]
+    if used != before:
+        old, new = asdict(before), asdict(used)
+        changed = ", ".join(f"{name} {old[name]} -> {new[name]}" for name in old if old[name] != new[name])
+        return [f"gradients are added up in another order ({changed}): equal to rounding, not bit for bit"]
+    if found != before.topology:
+        return [f"nodes of the ranks are {found}, were {before.topology}: adding up in the old order"]
+    return []

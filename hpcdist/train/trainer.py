@@ -1,0 +1,180 @@
+"""One step of synchronous data-parallel SGD, and the state that it changes.
+
+Every rank computes the gradients of its part of the batch; one all-reduce adds them up; then every rank
+takes the same step with the same numbers, so that the parameters stay equal on all ranks, bit for bit,
+without being sent.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+import hpcdist
+from hpcdist.checkpoint import Checkpoint
+from hpcdist.data.dataset import Dataset
+from hpcdist.data.sampler import Sampler, part
+from hpcdist.errors import AgreedError
+from hpcdist.models import Model
+from hpcdist.optim.policy import learning_rate
+from hpcdist.optim.sgd import SGD
+from hpcdist.train.config import Config
+from hpcdist.train.log import Row
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How gradients are added up. Fixing it fixes the order of all additions, and so every bit of a run."""
+
+    ranks: int
+    algorithm: str
+    segment_nbytes: int | None
+    topology: tuple[int, ...] | None
+    threads: int
+
+
+class Trainer:
+    """A model in training: `step()` by step.
+
+    Args:
+        comm: All ranks that train together.
+        config: The settings.
+        model: What to train.
+        data: Open on every rank.
+        execution: How to add up gradients; its algorithm may be "auto".
+    """
+
+    def __init__(
+        self, comm: MPI.Intracomm, config: Config, model: Model, data: Dataset, execution: Execution
+    ) -> None:
+        self.comm, self.config, self.model, self.data = comm, config, model, data
+        self.sampler = Sampler(data.sizes["train"], config.batch, config.seed)
+        self.parameters = self.model.initialize(config.seed)
+        self.optimizer = SGD(self.parameters, momentum=config.momentum, weight_decay=config.weight_decay)
+        self.done = 0  # steps
+
+        # What the ranks add up in a step: their gradients, and in the tail their loss, the number of samples
+        # classified right, and whether they were asked to stop. It all goes in one message.
+        self.buffer = np.zeros(self.model.size + 3, np.float32)
+        self.gradient, self.tail = np.split(self.buffer, [self.model.size])
+        self.scores = np.zeros(2)  # loss and right answers on the test set
+        self.plan = hpcdist.plan(
+            comm,
+            self.buffer,
+            algorithm=execution.algorithm,
+            segment_nbytes=execution.segment_nbytes,
+            topology=execution.topology,
+            selection=config.selection or None,
+        )
+        self.score_plan = hpcdist.plan(
+            comm, self.scores, algorithm=self.plan.algorithm, topology=self.plan.topology
+        )
+        self.execution = Execution(
+            comm.size, self.plan.algorithm, self.plan.segment_nbytes, self.plan.topology, execution.threads
+        )
+        self.test = self._own_part_of_test_set()
+
+    def _own_part_of_test_set(self) -> tuple[np.ndarray, np.ndarray]:
+        everything = np.arange(self.data.sizes["test"])
+        return self.data.read("test", everything[part(len(everything), self.comm.rank, self.comm.size)])
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.config.epochs * self.sampler.steps_per_epoch
+
+    def step(self, stop: bool = False) -> tuple[Row, bool]:
+        """Take one step. Collective.
+
+        Args:
+            stop: Whether this rank was asked to stop.
+
+        Returns:
+            The row for the log, and whether any rank was asked to stop.
+
+        Raises:
+            AgreedError: on all ranks, if the loss is no longer a number.
+        """
+        began = time.perf_counter()
+        batch = self.sampler.indices(self.done)
+        x, y = self.data.read("train", batch[part(len(batch), self.comm.rank, self.comm.size)])
+        loss, correct = self.model.loss_and_gradient(self.parameters, x, y, self.gradient)
+        self.tail[:] = loss, correct, stop
+
+        self.plan()  # from here on, the buffer holds the sums over all ranks
+
+        loss, correct, stops = self.tail.tolist()
+        self._check_loss(loss)
+        rate = self.learning_rate()
+        self.gradient /= len(batch)
+        self.optimizer.step(self.gradient, rate)
+        epoch, _ = self.sampler.position(self.done)
+        self.done += 1
+        seconds = time.perf_counter() - began
+        row = Row(self.done, epoch + 1, loss / len(batch), correct / len(batch), rate, seconds)
+        return row, stops > 0
+
+    def learning_rate(self) -> float:
+        """Learning rate of the next step."""
+        peak, warmup = self.config.learning_rate, self.config.warmup
+        return learning_rate(self.config.policy, self.done, peak=peak, warmup=warmup, total=self.total)
+
+    def _check_loss(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss became {loss} in step {self.done + 1}")
+
+    def check_parameters(self) -> None:
+        """See that all parameters are numbers.
+
+        Raises:
+            AgreedError: on all ranks, if they are not.
+        """
+        if not np.isfinite(self.parameters).all():
+            raise self._diverged(f"parameters are not finite after step {self.done}")
+
+    def _diverged(self, what: str) -> AgreedError:
+        """For all ranks at once, as what is checked is the same on all."""
+        return AgreedError(
+            f"{what}: training diverged; lower --learning-rate ({self.config.learning_rate:g}) or raise "
+            f"--warmup ({self.config.warmup} steps)"
+        )
+
+    def evaluate(self) -> tuple[float, float]:
+        """Mean loss and accuracy on the test set, of which every rank takes its part. Collective."""
+        self.scores[:] = self.model.loss(self.parameters, *self.test)
+        self.score_plan()
+        loss, correct = self.scores.tolist()
+        return loss / self.data.sizes["test"], correct / self.data.sizes["test"]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that a checkpoint holds; they are the same on all ranks."""
+        state = self.optimizer.state()
+        return {"parameters": self.parameters} | {f"optimizer/{name}": state[name] for name in state}
+
+    def facts(self) -> dict[str, Any]:
+        """The rest that a checkpoint holds."""
+        epoch, place = self.sampler.position(self.done)
+        return {
+            "position": {"epoch": epoch, "step_in_epoch": place},
+            "random": self.sampler.random_state(self.done),
+            "data": {"path": str(self.data.path), "digest": self.data.digest},
+            "configuration": self.config.lasting(),
+            "execution": asdict(self.execution),
+        }
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from `checkpoint`, which must have been checked to fit; see `resume.check`."""
+        self.parameters[:] = checkpoint.arrays["parameters"]
+        names = self.optimizer.state()
+        self.optimizer.restore({name: checkpoint.arrays[f"optimizer/{name}"] for name in names})
+        self.done = checkpoint.step
+
+    def close(self) -> None:
+        """Close the plans. Collective."""
+        self.score_plan.close()
+        self.plan.close()

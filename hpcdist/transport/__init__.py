@@ -1,0 +1,48 @@
+"""How a transfer moves: what the executor asks of MPI, of threads, and of every transport to come."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from numpy.typing import NDArray
+
+
+class Request(Protocol):
+    """A message that is bound to its memory once and then sent (or received) any number of times."""
+
+    def start(self) -> None:
+        """Begin; the memory belongs to the transport until `wait` returns or `test` says True."""
+
+    def wait(self) -> None:
+        """Block until complete. A receive raises TransferError unless exactly the bytes expected came."""
+
+    def test(self) -> bool:
+        """Whether it is complete; raises as `wait`."""
+
+    def free(self) -> None:
+        """Give up the binding."""
+
+
+class Transport(Protocol):
+    """A group of ranks that exchange messages; those of a pair with one tag arrive in the order they were started."""
+
+    rank: int
+    size: int
+
+    def send(self, memory: NDArray, peer: int, tag: int) -> Request:
+        """Bind a send of contiguous `memory` to rank `peer`."""
+
+    def receive(self, memory: NDArray, peer: int, tag: int) -> Request:
+        """Bind a receive into contiguous `memory` from rank `peer`."""
+
+
+class TransferError(RuntimeError):
+    """A message of another length came than the schedule says."""
+
+    @classmethod
+    def of(cls, got: int, expected: int, peer: int) -> TransferError:
+        """The error for `got` bytes where `expected` were due."""
+        return cls(
+            f"rank {peer} sent {got} bytes where {expected} were due: the ranks run different plans under one tag. "
+            "Call plans in the same order on all ranks."
+        )

@@ -1,0 +1,168 @@
+"""Messages by MPI: persistent point-to-point requests on a private duplicate of the user's communicator."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from hpcdist import watch
+from hpcdist.errors import AgreedError
+from hpcdist.transport import TransferError
+from hpcdist.transport.startup import abort_on_error
+
+watch.WATCHDOG.abort = lambda: MPI.COMM_WORLD.Abort(70)
+
+
+class MpiTransport:
+    """The ranks of one communicator. Set-up talk is pickled and collective; data moves as raw bytes."""
+
+    def __init__(self, comm: MPI.Intracomm) -> None:
+        abort_on_error()
+        self.comm = comm.Dup()
+        self.rank, self.size = comm.rank, comm.size
+        self.topology = topology(self.comm)
+        self.cache: OrderedDict[Any, Any] = OrderedDict()  # the plans of one-line calls
+        self._free_tags: list[int] = []
+        self._next_tag = 0
+        self._last_tag = self.comm.Get_attr(MPI.TAG_UB)
+
+    def send(self, memory: NDArray, peer: int, tag: int) -> _Send:
+        """Bind a send."""
+        return _Send(self.comm.Send_init(_bytes_of(memory), peer, tag))
+
+    def receive(self, memory: NDArray, peer: int, tag: int) -> _Receive:
+        """Bind a receive."""
+        return _Receive(self.comm.Recv_init(_bytes_of(memory), peer, tag), memory.nbytes, peer)
+
+    def exchange(self, item: Any, what: str) -> list[Any]:
+        """Collective: everybody's item, by rank; `what` tells the watchdog what is waited for."""
+        with watch.waiting(f"rank {self.rank} of {self.size} waits for all ranks to {what}"):
+            return self.comm.allgather(item)
+
+    def take_tag(self) -> int:
+        """Collective by being called in the same order everywhere: a tag that no open plan uses.
+
+        Raises: RuntimeError when the MPI library has no more.
+        """
+        if self._free_tags:
+            return self._free_tags.pop()
+        self._next_tag += 1
+        if self._next_tag > self._last_tag:
+            raise RuntimeError(
+                f"{self._last_tag} plans are open on one communicator, all this MPI has tags for. Close some with "
+                "plan.close()."
+            )
+        return self._next_tag
+
+    def return_tag(self, tag: int) -> None:
+        """Give a tag back, after all ranks have closed the plan."""
+        self._free_tags.append(tag)
+
+
+class _Send:
+    """A persistent send; its methods are the request's own, to save a call."""
+
+    def __init__(self, request: MPI.Prequest) -> None:
+        self.start, self.wait, self.test, self.free = request.Start, request.Wait, request.Test, request.Free
+
+
+class _Receive:
+    """A persistent receive that compares what came with what was due; too long a message is an error of MPI's own."""
+
+    def __init__(self, request: MPI.Prequest, nbytes: int, peer: int) -> None:
+        self.start, self.free = request.Start, request.Free
+        status = MPI.Status()
+        count, byte = status.Get_count, MPI.BYTE
+
+        def check() -> None:
+            if count(byte) != nbytes:
+                raise TransferError.of(count(byte), nbytes, peer)
+
+        def wait() -> None:
+            request.Wait(status)
+            if count(byte) != nbytes:
+                check()
+
+        def test() -> bool:
+            done = request.Test(status)
+            if done:
+                check()
+            return done
+
+        self.wait, self.test = wait, test
+
+
+def _bytes_of(memory: NDArray) -> list[Any]:
+    return [memory.reshape(-1).view(np.uint8), memory.nbytes, MPI.BYTE]
+
+
+def _free_transport(comm: MPI.Comm, keyval: int, transport: MpiTransport) -> None:
+    """Called by MPI when the user frees the communicator."""
+    if not MPI.Is_finalized():
+        transport.comm.Free()
+
+
+_KEYVAL = MPI.Comm.Create_keyval(delete_fn=_free_transport)
+
+
+def transport_of(comm: MPI.Intracomm) -> MpiTransport:
+    """Collective the first time: the transport of a communicator, made once and kept with it."""
+    if not isinstance(comm, MPI.Intracomm):
+        raise TypeError(f"comm must be an mpi4py intracommunicator, not {type(comm).__name__}.")
+    if comm == MPI.COMM_NULL:
+        raise ValueError("comm is MPI.COMM_NULL: this rank is not in the group and must not make the call.")
+    transport = comm.Get_attr(_KEYVAL)
+    if transport is None:
+        transport = MpiTransport(comm)
+        comm.Set_attr(_KEYVAL, transport)
+    return transport
+
+
+def topology(comm: MPI.Intracomm) -> tuple[int, ...]:
+    """Collective: the node of every rank; nodes are numbered by their lowest rank's order."""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    leaders = comm.allgather(node.bcast(comm.rank))
+    node.Free()
+    number = {leader: i for i, leader in enumerate(dict.fromkeys(leaders))}
+    return tuple(number[leader] for leader in leaders)
+
+
+def agree(comm: MPI.Intracomm, ok: bool, message: str, error: type[AgreedError] = AgreedError) -> None:
+    """Collective: go on only if every rank is well.
+
+    Args:
+        comm: who must agree.
+        ok: whether this rank is.
+        message: what is wrong here, if it is not.
+        error: what to raise.
+
+    Raises: `error` on all ranks alike, naming the ranks and what they said.
+    """
+    raise_together(comm.allgather(None if ok else message), error)
+
+
+def raise_together(problems: Sequence[str | None], error: type[AgreedError] = AgreedError) -> None:
+    """Raise if any rank has a problem; `problems` is the same everywhere, so all raise alike."""
+    ranks_with: dict[str, list[int]] = {}
+    for rank, problem in enumerate(problems):
+        if problem is not None:
+            ranks_with.setdefault(problem, []).append(rank)
+    if ranks_with:
+        raise error("; ".join(f"{naming(ranks)}: {problem}" for problem, ranks in ranks_with.items()))
+
+
+def naming(ranks: Sequence[int]) -> str:
+    """Ranks in words: "rank 3", "ranks 0-2, 5"."""
+    spans: list[list[int]] = []
+    for rank in sorted(ranks):
+        if spans and rank == spans[-1][1] + 1:
+            spans[-1][1] = rank
+        else:
+            spans.append([rank, rank])
+    text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+    return f"rank {text}" if len(ranks) == 1 else f"ranks {text}"

@@ -1,0 +1,86 @@
+"""What must hold before ranks work together: one world, a job that ends when one rank fails or the launcher dies."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from types import TracebackType
+
+from mpi4py import MPI
+
+from hpcdist.errors import LaunchError
+
+ALLOW = "HPCDIST_ALLOW_SINGLETON"
+
+
+def world() -> MPI.Intracomm:
+    """MPI.COMM_WORLD, for a command that is about to use it.
+
+    Raises: LaunchError if a launcher started several processes and each is a world of its own.
+    """
+    check_launcher(MPI.COMM_WORLD.size, dict(os.environ))
+    abort_on_error()
+    if MPI.COMM_WORLD.size > 1:
+        exit_with_launcher()
+    return MPI.COMM_WORLD
+
+
+def check_launcher(size: int, environment: dict[str, str]) -> None:
+    """Compare the size of the world with what the launcher says it started.
+
+    `srun` with the wrong --mpi, or the mpirun of another MPI, starts n worlds of size 1, which would all write the
+    same files.
+
+    Raises: LaunchError, saying what to do.
+    """
+    if size != 1 or environment.get(ALLOW) == "1":
+        return
+    library = MPI.Get_library_version().split(",")[0].split("\n")[0].strip()
+    for variable, launcher, advice in (
+        ("OMPI_COMM_WORLD_SIZE", "Open MPI's mpirun", "start it with the mpirun (or mpiexec) of the MPI in use"),
+        ("PMI_SIZE", "a PMI launcher (mpiexec, or srun --mpi=pmi2)", "start it with the mpirun of the MPI in use, or "
+         "with srun --mpi=pmix if that MPI is Open MPI"),
+        ("SLURM_STEP_NUM_TASKS", "srun", "use srun --mpi=pmix for Open MPI, srun --mpi=pmi2 for MPICH and Intel MPI "
+         "(srun --mpi=list shows what this Slurm has), or mpirun inside the job script"),
+    ):  # fmt: skip
+        started = environment.get(variable, "")
+        if not started:
+            continue
+        if started.isdigit() and int(started) > 1:
+            raise LaunchError(
+                f"{launcher} started {started} processes ({variable}), but each is a world of size 1 of its own: the "
+                f"launcher does not belong to the MPI library in use, {library}. Every process would do the whole "
+                f"work and write the same files. To mend it, {advice}. If single processes are meant, set {ALLOW}=1."
+            )
+        return  # the innermost launcher has spoken
+
+
+def abort_on_error() -> None:
+    """Make an uncaught exception on one rank end the whole job, after its traceback, instead of leaving the rest hang."""
+    if sys.excepthook is _abort or MPI.COMM_WORLD.size == 1:
+        return
+    sys.excepthook = _abort
+
+
+def _abort(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    rank = MPI.COMM_WORLD.rank
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print(f"hpcdist: rank {rank} ends the job:\n{text}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    MPI.COMM_WORLD.Abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
+
+
+def exit_with_launcher(every: float = 0.5) -> None:
+    """Exit soon after the process that started this rank is gone, so that no orphan goes on writing."""
+    launcher = os.getppid()
+
+    def look() -> None:
+        while os.getppid() == launcher:
+            time.sleep(every)
+        print("hpcdist: the launcher is gone; this rank exits.", file=sys.stderr, flush=True)
+        os._exit(70)
+
+    threading.Thread(target=look, name="hpcdist launcher watch", daemon=True).start()

@@ -1,0 +1,1 @@
+"""The arithmetic on buffers: each kernel with its NumPy form."""

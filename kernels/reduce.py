@@ -1,0 +1,49 @@
+"""Reductions of two buffers, element by element, and what "avg" does at the end.
+
+A half-precision sum is computed in float32 and rounded once per addition, which is what NumPy's and ml_dtypes'
+float16 and bfloat16 loops do.
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+DTYPES: dict[str, np.dtype] = {
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "int32": np.dtype(np.int32),
+    "int64": np.dtype(np.int64),
+}
+
+_UFUNCS: dict[str, np.ufunc] = {
+    "sum": np.add,
+    "avg": np.add,
+    "max": np.maximum,
+    "min": np.minimum,
+    "prod": np.multiply,
+}
+
+OPS = tuple(_UFUNCS)
+
+
+def binary(op: str) -> np.ufunc:
+    """The function of two operands behind an operation; "avg" sums, and `average` finishes it.
+
+    Raises: ValueError for an unknown operation.
+    """
+    if op not in _UFUNCS:
+        raise ValueError(f"there is no operation {op!r}; choose from {', '.join(OPS)}.")
+    return _UFUNCS[op]
+
+
+def average(total: NDArray, size: int) -> None:
+    """Divide a sum over `size` ranks in place; integers are rounded toward zero."""
+    if total.dtype.kind == "i":
+        np.subtract(total, np.fmod(total, size), out=total)
+        np.floor_divide(total, size, out=total)
+    else:
+        np.divide(total, np.asarray(size, total.dtype) if total.dtype.itemsize > 2 else np.float32(size), out=total, casting="unsafe")

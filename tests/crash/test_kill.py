@@ -1,0 +1,169 @@
+"""kill -9 at random moments of a training run, which is then resumed at once.
+
+A few trials belong to every test run; HPCDIST_KILL_TRIALS=500 makes it a night's work. Each trial has its own
+seed, which chooses who is killed and when.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hpcdist.checkpoint import committed, read
+
+pytest.importorskip("sklearn", reason="trains on the digits")
+
+TRIALS = int(os.environ.get("HPCDIST_KILL_TRIALS", "3"))
+RANKS, EVERY, STEPS = 4, 3, 480
+COMMAND = [sys.executable, "-c", "from hpcdist.cli import main; main()"]
+LAUNCH = [*COMMAND, "run", "-n", str(RANKS), "--", *COMMAND]
+TRAIN = ["train", "--epochs", "40", "--batch", "128", "--seed", "5", "--model", "softmax"]
+PATIENCE = 120.0  # seconds, for a machine that is busy with other things
+
+# Who is killed: the launcher alone, which leaves orphans; the launcher and all ranks at once; or one rank.
+VICTIMS = ("launcher", "everyone", "one rank")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {**os.environ, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
+) -> list[dict[str, str]]:
+    """The log of a run that nobody killed."""
+    out = tmp_path_factory.mktemp("uninterrupted")
+    finish(out, environment, "never")
+    rows = log(out)
+    assert len(rows) == STEPS
+    return rows
+
+
+def start(out: Path, environment: dict[str, str], resume: str) -> subprocess.Popen[str]:
+    options = ["--out", str(out), "--checkpoint-every", str(EVERY), "--resume", resume]
+    with open(out / "output.txt", "a") as output:
+        return subprocess.Popen(
+            [*LAUNCH, *TRAIN, *options],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            text=True,
+        )
+
+
+def finish(out: Path, environment: dict[str, str], resume: str) -> None:
+    assert start(out, environment, resume).wait(PATIENCE) == 0, (out / "output.txt").read_text()
+
+
+def log(out: Path) -> list[dict[str, str]]:
+    """Whole rows of the log, without the column that differs from run to run."""
+    path = out / "log.csv"
+    text = path.read_text() if path.exists() else ""
+    rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+    for row in rows:
+        del row["seconds"]
+    return rows
+
+
+def wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while len(log(out)) < step:
+        assert process.poll() is None, (out / "output.txt").read_text()
+        assert time.monotonic() < deadline, f"step {step} was not reached in {PATIENCE} s"
+        time.sleep(0.001)
+
+
+def kill(process: subprocess.Popen[str], victim: str, chance: random.Random) -> list[psutil.Process]:
+    """Kill -9; returns the ranks, which may live on for a while."""
+    launcher = psutil.Process(process.pid)
+    ranks = launcher.children(recursive=True)
+    assert len(ranks) >= RANKS
+    targets = {"launcher": [launcher], "everyone": [launcher, *ranks], "one rank": [chance.choice(ranks)]}
+    for target in targets[victim]:
+        with suppress(psutil.NoSuchProcess):  # died of the one before
+            target.send_signal(signal.SIGKILL)
+    if victim == "one rank":
+        assert process.wait(PATIENCE) != 0
+    else:
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+    return ranks
+
+
+@pytest.fixture
+def survivors() -> Iterator[list[psutil.Process]]:
+    """Processes that must be gone by themselves when the test ends."""
+    processes: list[psutil.Process] = []
+    yield processes
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    for process in alive:
+        process.kill()
+    assert not alive, "ranks outlived their launcher"
+
+
+def test_a_rank_told_to_stop_makes_all_save_and_exit_with_85(
+    tmp_path: Path, environment: dict[str, str], uninterrupted: list[dict[str, str]]
+) -> None:
+    process = start(tmp_path, environment, "never")
+    wait_for_step(process, tmp_path, 50)
+    ranks = [
+        child for child in psutil.Process(process.pid).children(recursive=True) if "python" in child.name()
+    ]
+    ranks[-1].send_signal(signal.SIGUSR1)
+    assert process.wait(PATIENCE) == 85
+    assert not (tmp_path / "summary.json").exists()
+    assert read(committed(tmp_path / "checkpoints")[-1]).step == len(log(tmp_path)) < STEPS
+
+    finish(tmp_path, environment, "auto")
+    assert log(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("trial", range(TRIALS))
+def test_a_killed_run_loses_only_the_steps_since_its_checkpoint(
+    trial: int,
+    tmp_path: Path,
+    environment: dict[str, str],
+    uninterrupted: list[dict[str, str]],
+    survivors: list[psutil.Process],
+) -> None:
+    chance = random.Random(trial)
+    process = start(tmp_path, environment, "never")
+    wait_for_step(process, tmp_path, chance.randrange(1, STEPS // 2))
+    time.sleep(chance.uniform(0, 0.01))
+    survivors += kill(process, VICTIMS[trial % len(VICTIMS)], chance)
+
+    # It was in the midst of it.
+    assert not (tmp_path / "summary.json").exists()
+    logged = len(log(tmp_path))
+    assert 0 < logged < STEPS
+    found = [path.name for path in committed(tmp_path / "checkpoints")]
+
+    finish(tmp_path, environment, "auto")
+
+    # It went on from the newest checkpoint, or from one that an orphan committed meanwhile.
+    resumed = json.loads((tmp_path / "summary.json").read_text())["resumed_from"]
+    assert resumed >= max([int(name.removeprefix("step-")) for name in found], default=0)
+    assert resumed >= (logged - 1) // EVERY * EVERY
+    # Nothing is lost, doubled or changed, bit for bit.
+    assert log(tmp_path) == uninterrupted
+    # There is no broken state, nor was there any.
+    assert [read(path).step for path in committed(tmp_path / "checkpoints")] == [
+        STEPS - 2 * EVERY,
+        STEPS - EVERY,
+        STEPS,
+    ]
+    assert not list((tmp_path / "checkpoints").glob("*.damaged-*"))

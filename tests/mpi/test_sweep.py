@@ -1,0 +1,272 @@
+"""The sweep on every rank: it finds all algorithms right, finds what is wrong, and keeps what it measured."""
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from mpi4py import MPI
+
+from hpcdist.algorithms import ALLREDUCE
+from hpcdist.kernels.reduce import DTYPES, OPS
+from hpcdist.selection import Selection
+from hpcdist.sweep import inputs, measure, model
+from hpcdist.sweep.command import sweep
+from hpcdist.sweep.interrupt import Interrupt
+from hpcdist.sweep.measure import Bench, Effort, Point
+from hpcdist.sweep.options import Options
+from hpcdist.sweep.record import LIBRARY
+from hpcdist.sweep.run import Sweep
+
+pytestmark = pytest.mark.mpi
+
+WORLD = MPI.COMM_WORLD
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """One folder for all ranks."""
+    return Path(WORLD.bcast(str(tmp_path)))
+
+
+def options(**changes):
+    """The options of a sweep of a few milliseconds."""
+    return Options(
+        **{
+            "algorithms": ("ring", "recursive_doubling"),
+            "library": True,
+            "min_bytes": 8,
+            "max_bytes": 128,
+            "step_factor": 4,
+            "dtype": ("float32",),
+            "op": ("sum",),
+            "segment_bytes": None,
+            "timing": "pipelined",
+            "time_limit": 0.001,
+            "samples": 3,
+            "iterations": 2,
+            "warmup": 1,
+            "check": True,
+            "seed": 0,
+            "format": "nccl",
+            "json": None,
+            "csv": None,
+            "figure": None,
+            "tune": None,
+            "explain": False,
+            **changes,
+        }
+    )
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_algorithm_is_right_in_place_and_out_of_place(dtype, op):
+    for count in (1, 2, 61):
+        point = Point(count, np.dtype(DTYPES[dtype]), op)
+        names = [name for name in (*ALLREDUCE, LIBRARY) if not measure.refused(name, point)]
+        with Bench(WORLD, point, names) as bench:
+            bench.check()
+            assert {f"{c.algorithm} {c.placement}": str(c.bad) for c in bench.cases if c.bad} == {}
+            assert len(bench.cases) == 2 * len(names)
+
+
+def library_bench(placement, count=10):
+    """A bench with the one case of the MPI library's own all-reduce in this placement."""
+    bench = Bench(WORLD, Point(count, np.dtype("float32"), "sum"), [LIBRARY])
+    bench.cases = [case for case in bench.cases if case.placement == placement]
+    return bench, bench.cases[0]
+
+
+def after(bench, case, last_rank_does):
+    """Let the last rank do something after each call."""
+    real = case.call
+
+    def call():
+        real()
+        if WORLD.rank == WORLD.size - 1:
+            last_rank_does(bench)
+
+    case.call = call
+
+
+@pytest.mark.parametrize("placement", ["in_place", "out_of_place"])
+def test_a_wrong_element_on_one_rank_is_seen_by_all(placement):
+    bench, case = library_bench(placement)
+    after(bench, case, lambda bench: bench.target.__setitem__(slice(3, 5), -0.5))
+    bench.check()
+    assert (case.bad.wrong, case.bad.rank, case.bad.index) == (2, WORLD.size - 1, 3)
+    assert case.bad.what == "result"
+    assert case.bad.got == -0.5
+    assert case.bad.want == inputs.expected(WORLD.size, 10, np.dtype("float32"), "sum")[3]
+
+
+def test_an_input_that_had_to_stay_is_checked():
+    bench, case = library_bench("out_of_place")
+    after(bench, case, lambda bench: bench.source.__setitem__(7, 0))
+    bench.check()
+    assert (case.bad.wrong, case.bad.what, case.bad.index) == (1, "untouched input", 7)
+
+
+@pytest.mark.parametrize("placement", ["in_place", "out_of_place"])
+def test_an_operation_that_does_nothing_is_wrong(placement):
+    bench, case = library_bench(placement)
+    case.call = lambda: None
+    bench.check()
+    if placement == "in_place" and WORLD.size == 1:
+        assert case.bad is None, "with one rank, doing nothing is right"
+    else:
+        assert case.bad.wrong == 10 * WORLD.size
+
+
+def test_each_rank_counts():
+    bench, case = library_bench("in_place")
+    real = case.call
+    case.call = lambda: (real(), bench.target.fill(np.nan))
+    bench.check()
+    assert case.bad.wrong == 10 * WORLD.size
+    assert case.bad.rank == 0
+
+
+@pytest.mark.parametrize(
+    ("effort", "operation", "shares"),
+    [
+        (Effort(samples=20, iterations=20, seconds=0.1), 1e-6, (20, 20)),
+        (Effort(samples=20, iterations=20, seconds=0.1), 1e-3, (20, 5)),
+        (Effort(samples=20, iterations=20, seconds=0.1), 0.01, (10, 1)),
+        (Effort(samples=20, iterations=20, seconds=0.1), 10, (3, 1)),
+        (Effort(samples=2, iterations=1, seconds=0.1), 10, (2, 1)),
+        (Effort("barrier", samples=20, iterations=20, seconds=0.1), 1e-3, (100, 1)),
+    ],
+)
+def test_the_effort_is_bounded(effort, operation, shares):
+    assert effort.divide(operation) == shares
+
+
+def test_every_case_gets_its_samples_the_same_on_all_ranks():
+    with Bench(WORLD, Point(4, np.dtype("float32"), "sum"), ["ring", LIBRARY]) as bench:
+        bench.warm_up(Effort(samples=5, iterations=2))
+        assert sum(1 for _ in bench.rounds()) == 5
+        for case in bench.cases:
+            seconds = bench.seconds(case)
+            assert len(seconds) == case.samples
+            assert (seconds > 0).all()
+            assert WORLD.allgather(seconds.tolist()) == [seconds.tolist()] * WORLD.size
+
+
+@pytest.mark.parametrize("ranks_per_node", [1, 2, 99])
+def test_the_model_is_the_same_on_all_ranks(ranks_per_node):
+    topology = tuple(rank // ranks_per_node for rank in range(WORLD.size))
+    fitted = model.fit(WORLD, topology)
+    assert WORLD.allgather(fitted) == [fitted] * WORLD.size
+    assert min(fitted.alpha, fitted.gamma) > 0
+    several_nodes_of_several_ranks = 1 < len(set(topology)) < WORLD.size
+    assert (fitted.node_alpha is not None) == several_nodes_of_several_ranks
+
+
+def test_a_sweep_writes_what_it_measured(folder, capsys):
+    names = {
+        "json": folder / "s.json",
+        "csv": folder / "s.csv",
+        "tune": folder / "t.json",
+        "figure": folder / "f",
+    }
+    assert Sweep(WORLD, options(explain=True, **names)).run() == 0
+    text = capsys.readouterr().out
+    WORLD.Barrier()
+    rows = json.loads(names["json"].read_text())["results"]
+    keys = {(row["algorithm"], row["nbytes"], row["placement"]) for row in rows}
+    assert len(keys) == len(rows) == 3 * 3 * 2
+    assert all(row["wrong"] == 0 and row["ranks"] == WORLD.size for row in rows)
+    assert all((row["busbw"] > 0) == (WORLD.size > 1) for row in rows)
+    with names["csv"].open() as file:
+        assert [row["algorithm"] for row in csv.DictReader(file)] == [row["algorithm"] for row in rows]
+    assert (
+        Selection.load(names["tune"]).choose(WORLD.size, rows[0]["nodes"], "float32", 8).algorithm
+        in options().algorithms
+    )
+    assert (folder / "f.svg").exists() == (WORLD.size > 1)
+    assert ("Out of bounds values : 0 OK" in text) == (WORLD.rank == 0)
+    assert ("auto, 8 B float32 sum:" in text) == (WORLD.rank == 0)
+
+
+def test_the_bytes_on_the_wire_are_those_of_the_schedule(folder):
+    Sweep(WORLD, options(algorithms=("ring",), json=folder / "s.json")).run()
+    WORLD.Barrier()
+    for row in json.loads((folder / "s.json").read_text())["results"]:
+        ours = row["algorithm"] == "ring"
+        least = 2 * (WORLD.size - 1) / WORLD.size * row["nbytes"]
+        assert row["sent_bytes"] == (pytest.approx(least) if ours else None)
+        assert (row["predicted_us"] is not None) == ours
+
+
+def test_half_types_are_measured_without_the_library(capsys, folder):
+    Sweep(WORLD, options(dtype=("bfloat16",), json=folder / "s.json")).run()
+    WORLD.Barrier()
+    rows = json.loads((folder / "s.json").read_text())["results"]
+    assert {row["algorithm"] for row in rows} == set(options().algorithms)
+    if WORLD.rank == 0:
+        assert "MPI_Allreduce is left out" in capsys.readouterr().out
+
+
+def test_a_wrong_element_fails_the_sweep(monkeypatch, capsys):
+    real = inputs.expected
+    monkeypatch.setattr(inputs, "expected", lambda *args: real(*args) + 1)
+    assert Sweep(WORLD, options(max_bytes=8)).run() == 1
+    if WORLD.rank == 0:
+        shown = capsys.readouterr()
+        assert "FAILED" in shown.out
+        assert "ring, 8 B float32 sum, in_place:" in shown.err
+        assert f"{2 * WORLD.size} wrong elements, the first on rank 0: result[0] is" in shown.err
+
+
+def test_unchecked_is_not_wrong(folder):
+    assert Sweep(WORLD, options(check=False, json=folder / "s.json")).run() == 0
+    WORLD.Barrier()
+    assert {row["wrong"] for row in json.loads((folder / "s.json").read_text())["results"]} == {None}
+
+
+def test_a_signal_to_one_rank_stops_all_and_keeps_what_was_measured(folder, monkeypatch):
+    real = Sweep._save
+
+    def save_and_be_interrupted(sweep):
+        real(sweep)
+        if WORLD.rank == WORLD.size - 1 and not sweep.report.interrupted:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Sweep, "_save", save_and_be_interrupted)
+    assert Sweep(WORLD, options(json=folder / "s.json")).run() == 130
+    WORLD.Barrier()
+    document = json.loads((folder / "s.json").read_text())
+    assert document["interrupted"] is True
+    assert {row["nbytes"] for row in document["results"]} == {8}
+
+
+def test_the_second_signal_acts_as_it_always_did():
+    with Interrupt(WORLD) as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert interrupt.exit_code == 130
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--algorithms", "ring,rign"], "'rign'; choose from"),
+        (["--dtype", "half"], "'half'; choose from"),
+        (["--op", "mean"], "'mean'; choose from"),
+        (["--max-bytes", "4MB"], "write 4MiB"),
+        (["--min-bytes", "16", "--max-bytes", "8"], "--min-bytes must be"),
+        (["--min-bytes", "0"], "--min-bytes must be"),
+        (["--step-factor", "1"], "--step-factor"),
+    ],
+)
+def test_bad_arguments_exit_with_2_and_say_what_is_allowed(arguments, message):
+    result = CliRunner().invoke(sweep, arguments)
+    assert result.exit_code == 2
+    assert message in result.output

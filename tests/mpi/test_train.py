@@ -1,0 +1,240 @@
+"""Training on every number of ranks: the same losses, the same bits, and errors that reach everybody."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+from rich.console import Console
+
+from hpcdist.algorithms import ALLREDUCE
+from hpcdist.checkpoint import Fence, committed, read
+from hpcdist.data.dataset import Dataset
+from hpcdist.errors import AgreedError
+from hpcdist.models import MODELS
+from hpcdist.train import loop, resume, setup
+from hpcdist.train.config import Config
+from hpcdist.train.log import Row
+from hpcdist.train.log import read as read_log
+from hpcdist.train.root import on_root
+from hpcdist.train.trainer import Execution, Trainer
+
+pytest.importorskip("sklearn", reason="trains on the digits")
+pytestmark = pytest.mark.mpi
+
+COMM = MPI.COMM_WORLD
+SHORT: dict[str, Any] = {"epochs": 2, "batch": 100, "warmup": 5, "seed": 5}  # 30 steps
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A new directory, the same on all ranks."""
+    holder = tempfile.TemporaryDirectory() if COMM.rank == 0 else None
+    yield Path(COMM.bcast(holder.name if holder else None))
+    COMM.Barrier()
+    if holder:
+        holder.cleanup()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache() -> Iterator[None]:
+    """A cache for the digits, the same on all ranks."""
+    holder = tempfile.TemporaryDirectory() if COMM.rank == 0 else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", COMM.bcast(holder.name if holder else None))
+        yield
+        COMM.Barrier()
+    if holder:
+        holder.cleanup()
+
+
+def rows(out: Path) -> list[Row]:
+    """The log without the times."""
+    return [replace(row, seconds=0.0) for row in read_log(out / "log.csv")]
+
+
+def train(out: Path, comm: MPI.Intracomm = COMM, **settings: Any) -> list[Row]:
+    outcome = loop.train(comm, {**SHORT, "out": str(out), **settings})
+    assert outcome.completed
+    return rows(out)
+
+
+def make_trainer(data: Dataset, comm: MPI.Intracomm = COMM, **settings: Any) -> Trainer:
+    config = Config(**{**SHORT, **settings})
+    model = MODELS[config.model](data.sample_shape, data.classes)
+    return Trainer(comm, config, model, data, Execution(comm.size, "auto", None, None, 1))
+
+
+@pytest.fixture
+def data() -> Iterator[Dataset]:
+    with setup.open_data(COMM, Config()) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("algorithm", ALLREDUCE)
+def test_digits_are_learnt_with_every_algorithm(shared: Path, algorithm: str) -> None:
+    train(shared, epochs=6, batch=32, warmup=40, algorithm=algorithm)
+    summary = json.loads((shared / "summary.json").read_text())
+    assert summary["completed"]
+    assert summary["test_accuracy"] >= 0.96
+    assert summary["execution"]["algorithm"] == algorithm
+
+
+@pytest.mark.parametrize("model", ["softmax", "mlp", "convnet"])
+def test_losses_are_those_of_one_rank_to_rounding(shared: Path, model: str) -> None:
+    together = train(shared / "together", model=model, epochs=1)
+    alone = train(shared / f"alone-{COMM.rank}", MPI.COMM_SELF, model=model, epochs=1)
+    for a, b in zip(together, alone, strict=True):
+        assert (a.step, a.learning_rate) == (b.step, b.learning_rate)
+        assert a.loss == pytest.approx(b.loss, rel=2e-5)
+    assert together[-1].test_loss == pytest.approx(alone[-1].test_loss, rel=2e-5)
+
+
+def test_the_same_run_gives_the_same_bits(shared: Path) -> None:
+    assert train(shared / "first") == train(shared / "second")
+
+
+def test_all_ranks_hold_the_same_bits(data: Dataset) -> None:
+    trainer = make_trainer(data, batch=7)
+    for _ in range(5):
+        trainer.step()
+    assert len(set(COMM.allgather(trainer.parameters.tobytes()))) == 1
+    trainer.close()
+
+
+def test_batches_smaller_than_the_number_of_ranks(data: Dataset) -> None:
+    together, alone = make_trainer(data, batch=1), make_trainer(data, MPI.COMM_SELF, batch=1)
+    for _ in range(20):
+        assert together.step()[0].loss == pytest.approx(alone.step()[0].loss, rel=1e-4)
+    together.close()
+    alone.close()
+
+
+def test_resuming_goes_on_bit_for_bit(shared: Path) -> None:
+    whole = train(shared / "whole", checkpoint_every=4, keep=99)
+    for path in committed(shared / "whole" / "checkpoints"):
+        out = shared / path.name
+        assert train(out, resume=str(path)) == whole[read(path).step :]
+
+
+def test_resuming_on_another_number_of_ranks(shared: Path) -> None:
+    before = train(shared / "before", checkpoint_every=10, keep=99)
+    path = shared / "before" / "checkpoints" / "step-00000010"
+    after = train(shared / f"alone-{COMM.rank}", MPI.COMM_SELF, resume=str(path))
+    assert [row.step for row in after] == list(range(11, 31))
+    assert [row.loss for row in after] == pytest.approx([row.loss for row in before[10:]], rel=2e-5)
+
+
+def test_resuming_uses_the_stored_algorithm_instead_of_choosing_again(shared: Path) -> None:
+    train(shared, checkpoint_every=10)
+    chosen = json.loads((shared / "summary.json").read_text())["execution"]
+    path = committed(shared / "checkpoints")[0]
+    stored = read(path).facts["execution"]
+    assert {**stored, "threads": 0} == {**chosen, "threads": 0}
+    assert stored["algorithm"] in ALLREDUCE
+    assert len(stored["topology"]) == COMM.size
+
+
+def test_stop_asked_of_one_rank_stops_all_with_a_checkpoint(shared: Path) -> None:
+    whole = train(shared / "whole")
+
+    class Asked:
+        requested = COMM.rank == COMM.size - 1
+
+    out = shared / "stopped"
+    settings = {**SHORT, "out": str(out)}
+    start = on_root(COMM, lambda: resume.begin(settings))
+    with setup.open_data(COMM, start.config) as data:
+        trainer = setup.prepare(COMM, start, data, Console(quiet=True), explain=False)
+        results = setup.open_results(start, trainer, Console(quiet=True))
+        outcome = loop.run(trainer, start.store, results, Asked())  # type: ignore[arg-type]
+        trainer.close()
+    if results:
+        results.close()
+    assert (outcome.completed, outcome.steps) == (False, 1)  # even if asked at once, it gets one step further
+    COMM.Barrier()
+    assert not (out / "summary.json").exists()
+    assert train(out, resume="auto") == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_signal_is_a_request_to_stop(
+    shared: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.step
+
+    def signalled(trainer: Trainer, stop: bool) -> tuple[Row, bool]:
+        if trainer.done == 11 and COMM.rank == COMM.size - 1:
+            os.kill(os.getpid(), number)
+        return step(trainer, stop)
+
+    monkeypatch.setattr(Trainer, "step", signalled)
+    outcome = loop.train(COMM, {**SHORT, "out": str(shared)})
+    assert not outcome.completed
+    assert outcome.steps in (12, 13)  # the rank may have looked just before
+    assert [read(path).step for path in committed(shared / "checkpoints")] == [outcome.steps]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_everybodys_error(shared: Path) -> None:
+    if COMM.rank == 0:
+        (shared / "file").touch()
+    COMM.Barrier()
+    with pytest.raises(AgreedError, match="rank 0"):
+        train(shared, checkpoint_dir=str(shared / "file" / "checkpoints"))
+
+
+def test_being_replaced_by_another_run_is_everybodys_error(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.step
+
+    def replaced(trainer: Trainer, stop: bool) -> tuple[Row, bool]:
+        if trainer.done == 12 and COMM.rank == 0:
+            Fence(shared / "checkpoints")
+        return step(trainer, stop)
+
+    monkeypatch.setattr(Trainer, "step", replaced)
+    with pytest.raises(AgreedError, match="taken over by another run"):
+        train(shared, checkpoint_every=10)
+    assert [path.name for path in committed(shared / "checkpoints")] == ["step-00000010"]
+    assert not (shared / "summary.json").exists()
+
+
+def test_a_new_run_does_not_mix_with_an_old_one(shared: Path) -> None:
+    train(shared, checkpoint_every=10)
+    with pytest.raises(AgreedError, match="holds checkpoints of a run that went further"):
+        train(shared)
+    with pytest.raises(AgreedError, match="seed 5 -> 6"):
+        train(shared, resume="auto", seed=6)
+    with pytest.raises(AgreedError, match="is 30 steps along, and --epochs 1 ends after 15"):
+        train(shared, resume="auto", epochs=1)
+    with pytest.raises(AgreedError, match="went further than step 10"):
+        train(shared, resume=str(shared / "checkpoints" / "step-00000010"))
+
+
+def test_divergence_is_everybodys_error(data: Dataset) -> None:
+    trainer = make_trainer(data)
+    trainer.parameters[0] = np.nan
+    with pytest.raises(AgreedError, match="the loss became nan in step 1"):
+        trainer.step()
+    trainer.close()
+
+
+def test_results_can_be_made_again_from_their_own_settings(shared: Path) -> None:
+    first = train(shared / "first")
+    text = (shared / "first" / "config.toml").read_text()
+    settings = Config(**{**tomllib.loads(text), "out": str(shared / "second")})
+    assert settings.seed == 5
+    again = train(shared / "second", **settings.lasting())
+    assert again == first
+    assert (shared / "second" / "training.png").stat().st_size > 10_000

@@ -1,0 +1,100 @@
+"""The text of a sweep: nccl-tests' table to the byte, and the wide one."""
+
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from sweep_records import pair, record
+
+from hpcdist.sweep import report
+from hpcdist.sweep.record import Report
+
+# The header and rows that nccl-tests' own format strings give for these numbers, trailing blanks included.
+NCCL_TABLE = Path(__file__).with_name("nccl_table.txt").read_text()
+
+
+def test_rows_and_header_are_those_of_nccl_tests():
+    records = [
+        *pair(nbytes=8, us=(12.34, 11.90)),
+        *pair(nbytes=1 << 20, us=(85.20, 84.90)),
+        *pair(nbytes=1 << 30, us=(12345.6, 12301.2)),
+    ]
+    text = "\n".join(report.nccl(records)) + "\n"
+    assert text == "#\n# Algorithm: ring, segments of 64 KiB\n#\n" + NCCL_TABLE
+
+
+def test_each_algorithm_type_and_operation_has_its_table():
+    records = [*pair("ring"), *pair("tree"), *pair("ring", nbytes=8), *pair("ring", op="max")]
+    titles = [line for line in report.nccl(records) if "Algorithm" in line]
+    assert [title.split()[2] for title in titles] == ["ring,", "tree,", "ring,"]
+
+
+@pytest.mark.parametrize(
+    ("value", "width", "text"),
+    [
+        (0, 6, "  0.00"),
+        (999.99, 6, "999.99"),
+        (1234.5, 6, "1234.5"),
+        (12345.6, 6, " 12346"),
+        (123456.4, 6, "123456"),
+        (1234567, 6, " 1e+06"),
+        (12345.67, 7, "12345.7"),
+        (12345678, 7, "1.2e+07"),
+    ],
+)
+def test_numbers_shrink_to_fit(value, width, text):
+    assert report.fit(value, width) == text
+
+
+def test_wrong_elements_are_counted_and_cases_fail():
+    records = [record(wrong=3), record("tree", wrong=0)]
+    assert "# Out of bounds values : 1 FAILED" in list(report.foot(records))
+    assert "# Out of bounds values : 0 OK" in list(report.foot(records[1:]))
+    row = list(report.nccl(pair(wrong=1234)))[-1]
+    assert row.count("  1234") == 2
+
+
+def test_what_was_not_checked_is_not_called_right():
+    row = list(report.nccl(pair(wrong=None)))[-1]
+    assert row.count("N/A") == 2
+    assert "N/A" in report.wide_row(record(wrong=None))
+
+
+def test_the_mean_bandwidth_is_over_all_rows():
+    records = pair(us=(100.0, 50.0))
+    mean = (records[0].busbw + records[1].busbw) / 2
+    assert f"# Avg bus bandwidth    : {mean:g} " in list(report.foot(records))
+
+
+def test_no_results_are_no_error():
+    assert "# Avg bus bandwidth    : 0 " in list(report.foot([]))
+
+
+def test_the_wide_table_has_one_width():
+    rows = [
+        report.wide_row(r) for r in (record(), record("MPI_Allreduce", 8, sent_bytes=None, predicted_us=None))
+    ]
+    assert {len(line) for line in rows} == {len(report.WIDE_HEADER[-1])}
+    assert "1.75 MiB" in rows[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [({"ranks": 1}, "a lone rank"), ({"oversubscribed": True}, "8 ranks share 2 cores"), ({}, None)],
+)
+def test_the_head_warns_of_numbers_that_mislead(change, note):
+    machine = {
+        "hosts": ["n1"],
+        "cpu": "a processor",
+        "cores_per_host": 2,
+        "ranks": 8,
+        "ranks_per_node": [8],
+        "oversubscribed": False,
+        "mpi": "MPICH 4",
+    }
+    model = {"alpha": 1e-6, "beta": 1e-10, "gamma": 0.0}
+    text = report.head(
+        Report(datetime(2026, 1, 1), ["hpcdist"], {**machine, **change}, {"timing": "barrier"}, model, [])
+    )
+    notes = [line for line in text if "note" in line]
+    assert [note in line for line in notes] == ([True] if note else [])

@@ -1,0 +1,59 @@
+"""From measurements to a selection table."""
+
+from sweep_records import pair, record
+
+from hpcdist.selection import Bracket
+from hpcdist.sweep import tune
+
+
+def measured(times):
+    """Records from {algorithm: {nbytes: microseconds}}."""
+    return [
+        row
+        for name, line in times.items()
+        for nbytes, us in line.items()
+        for row in pair(name, nbytes, (us, us))
+    ]
+
+
+def test_winners_meet_halfway_on_a_logarithmic_scale():
+    records = measured({"ring": {64: 9, 256: 9, 1024: 5}, "tree": {64: 3, 256: 3, 1024: 9}})
+    (rule,) = tune.rules(records)
+    assert (rule.size, rule.nodes, rule.dtype) == (8, 2, "float32")
+    assert rule.choose == (Bracket(512, "tree", 65536), Bracket(None, "ring", 65536))
+
+
+def test_one_winner_is_one_bracket():
+    records = measured({"ring": {8: 1, 16: 1}, "tree": {8: 2, 16: 2}})
+    assert tune.brackets(records) == (Bracket(None, "ring", 65536),)
+
+
+def test_a_lead_within_the_noise_changes_nothing():
+    records = measured({"ring": {8: 10, 16: 10, 32: 10}, "tree": {8: 20, 16: 9.9, 32: 20}})
+    assert [bracket.algorithm for bracket in tune.brackets(records)] == ["ring"]
+
+
+def test_both_placements_count():
+    records = [*pair("ring", 8, (1.0, 9.0)), *pair("tree", 8, (2.0, 2.0))]
+    assert [bracket.algorithm for bracket in tune.brackets(records)] == ["tree"]
+
+
+def test_neither_the_library_nor_a_wrong_algorithm_is_chosen():
+    records = [
+        record("MPI_Allreduce", us=1),
+        record("tree", us=2, wrong=1),
+        record("tree", 8, us=2),
+        record(us=9),
+    ]
+    (rule,) = tune.rules(records)
+    assert rule.choose == (Bracket(None, "ring", 65536),)
+
+
+def test_each_type_and_each_number_of_ranks_has_its_rule():
+    records = [record(), record(dtype="float64"), record(ranks=4)]
+    keys = [(rule.size, rule.nodes, rule.dtype) for rule in tune.rules(records)]
+    assert keys == [(4, 2, "float32"), (8, 2, "float32"), (8, 2, "float64")]
+
+
+def test_no_records_are_no_rules():
+    assert tune.rules([]) == ()

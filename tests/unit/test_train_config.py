@@ -1,0 +1,111 @@
+"""Settings from TOML and flags, and the log that survives a crash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from hpcdist.train.config import Config, ConfigError, options, parse
+from hpcdist.train.log import Log, Row, read
+
+
+def test_the_effective_configuration_reads_back() -> None:
+    config = Config(out='a "quoted"\\path', learning_rate=1e-05, checkpoint_every=7, segment="64KiB")
+    assert Config(**parse(config.to_toml())) == config
+    assert config.segment_nbytes == 65536
+
+
+def test_toml_may_write_a_flag_s_name_and_an_integer_for_a_number() -> None:
+    assert parse("checkpoint-every = 20\nmomentum = 0") == {"checkpoint_every": 20, "momentum": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("checkpoint_evry = 20", "did you mean checkpoint_every"),
+        ("epochs = 1.5", "epochs must be of type int, got 1.5"),
+        ("epochs = true", "epochs must be of type int, got True"),
+        ('model = "mlp', "not a TOML file"),
+    ],
+)
+def test_a_bad_file_is_refused(text: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        parse(text)
+
+
+def test_all_bad_values_are_named_at_once() -> None:
+    with pytest.raises(
+        ConfigError, match=r"model must be one of .* got 'cnn'; .*momentum must be .* got 1.5; keep"
+    ):
+        Config(model="cnn", momentum=1.5, keep=0)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=name):
+        Config(**{name: value})
+
+
+def test_checkpoints_lie_below_the_results_unless_told_otherwise() -> None:
+    assert Config(out="here").checkpoints == Path("here/checkpoints")
+    assert Config(out="here", checkpoint_dir="there").checkpoints == Path("there")
+    assert "out" not in Config().lasting()
+
+
+def test_flags_are_made_from_the_settings() -> None:
+    seen = {}
+    command = click.command()(options(lambda **flags: seen.update(flags)))
+    result = CliRunner().invoke(command, ["--checkpoint-every", "20", "--learning-rate", "0.5"])
+    assert result.exit_code == 0
+    assert {name: value for name, value in seen.items() if value is not None} == {
+        "checkpoint_every": 20,
+        "learning_rate": 0.5,
+    }
+    assert "[default: 0.9]" in CliRunner().invoke(command, ["--help"]).output
+
+
+ROWS = [Row(step, 1, 1 / step, 0.5, 0.1, 0.01, *((0.3, 0.9) if step == 3 else ())) for step in range(1, 6)]
+
+
+def write(path: Path, rows: list[Row], done: int = 0) -> None:
+    log = Log(path, done)
+    for row in rows:
+        log.append(row)
+    log.close()
+
+
+def test_the_log_reads_back_bit_for_bit(tmp_path: Path) -> None:
+    write(tmp_path / "log.csv", ROWS)
+    assert read(tmp_path / "log.csv") == ROWS
+
+
+@pytest.mark.parametrize("torn", range(30))
+def test_a_resumed_log_has_every_step_once(tmp_path: Path, torn: int) -> None:
+    path = tmp_path / "log.csv"
+    write(path, ROWS[:4])
+    path.write_bytes(
+        path.read_bytes()[:-torn] if torn else path.read_bytes()
+    )  # never into the first two rows
+    write(path, ROWS[2:], done=2)
+    assert read(path) == ROWS
+
+
+def test_a_process_that_outlived_its_run_cannot_write_into_the_new_log(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    old = Log(path, 0)
+    old.append(ROWS[0])
+    new = Log(path, 1)
+    old.append(ROWS[1])
+    new.append(ROWS[1])
+    assert read(path) == ROWS[:2]
+    old.close()
+    new.close()
+
+
+def test_a_log_that_is_not_there_begins_where_the_run_does(tmp_path: Path) -> None:
+    write(tmp_path / "log.csv", ROWS[3:], done=3)
+    assert read(tmp_path / "log.csv") == ROWS[3:]
