@@ -14,7 +14,10 @@ VERBS = {
     "verify": ("hpcdist.study:verify_", "Prove algorithms right for given numbers of ranks."),
     "predict": ("hpcdist.study:predict", "Price every algorithm for a number of ranks and bytes."),
     "run": ("hpcdist.launch:run", "Start ranks on this machine with whatever the MPI found needs."),
-    "sweep": ("hpcdist.sweep.command:sweep", "Measure and check every algorithm over sizes, beside the MPI's own."),
+    "sweep": (
+        "hpcdist.sweep.command:sweep",
+        "Measure and check every algorithm over sizes, beside the MPI's own.",
+    ),
     "train": ("hpcdist.train.command:train", "Train a model data-parallel, with checkpoints."),
 }
 

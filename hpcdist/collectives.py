@@ -46,10 +46,9 @@ class Signature:
     root: int = 0
     segment_nbytes: int | None = None
     topology: tuple[int, ...] | None = None
-    input_count: int = 0
 
-    def as_key(self) -> int:
-        """A number that is the same on every rank with the same signature."""
+    def number(self) -> int:
+        """The signature as a number that is the same on every rank."""
         return zlib.crc32(repr(self).encode())
 
 
@@ -97,11 +96,12 @@ class _Collective:
     def __init__(self, transport: MpiTransport, signature: Signature, table: Table) -> None:
         self.transport = transport
         self.topology = signature.topology or transport.topology
+        self.number = signature.number()
         self.signature, segment, self.why = _choose(transport, signature, self.topology, table)
         self.segment_nbytes = min(segment or LARGEST_MESSAGE, LARGEST_MESSAGE) if segment is not None else SEGMENT
         dtype = np.dtype(selection.DTYPES[signature.dtype])
         schedule = _schedule(self.signature, transport.size, self.topology)
-        layout = Layout.near_equal(schedule, signature.count, signature.input_count)
+        layout = Layout.near_equal(schedule, signature.count, signature.count if schedule.input_chunks else 0)
         segment_count = max(1, self.segment_nbytes // dtype.itemsize)
         self.program: Program = lower(schedule, transport.rank, layout, segment_count)
         self.inbox = np.empty(self.program.inbox, dtype)
@@ -116,7 +116,7 @@ class _Collective:
 
     def plan_for(self, buffer: NDArray, out: NDArray | None) -> Plan:
         """The plan for these addresses, which only this rank knows."""
-        key = (buffer.ctypes.data, -1 if out is None else out.ctypes.data)
+        key = (_address(buffer), -1 if out is None else _address(out))
         if key in self.plans:
             self.plans.move_to_end(key)
             return self.plans[key]
@@ -129,6 +129,10 @@ class _Collective:
         for plan in self.plans.values():
             plan.free()
         self.transport.return_tag(self.tag)
+
+
+def _address(array: NDArray) -> int:
+    return array.__array_interface__["data"][0]
 
 
 def _choose(
@@ -180,6 +184,8 @@ def _problem(signature: Signature, transport: MpiTransport, buffer: Any, out: An
             found = f"out is {out.dtype}{list(out.shape)}, but buffer is {buffer.dtype}{list(buffer.shape)}"
         if found is None and np.may_share_memory(buffer, out):
             found = "out overlaps buffer; leave out away to work in place"
+    if found is None and signature.call == "alltoall" and signature.count % transport.size:
+        found = f"an all-to-all of {signature.count} elements cannot be cut into {transport.size} equal parts"
     if found is None and signature.op not in OPS:
         found = f"there is no operation {signature.op!r}; choose from {', '.join(OPS)}"
     if found is None and not 0 <= signature.root < transport.size:
@@ -264,28 +270,41 @@ def plan(
     return Plan(_Collective(transport, signature, selection), buffer, out)
 
 
-def _call(comm: MPI.Intracomm, signature: Signature, buffer: NDArray, out: NDArray | None) -> None:
+def _call(
+    comm: MPI.Intracomm,
+    call: str,
+    buffer: NDArray,
+    out: NDArray | None,
+    op: str = "sum",
+    algorithm: str = "tree",
+    root: int = 0,
+) -> None:
     """Collective: run a cached plan, after a check that all ranks mean the same one."""
     transport = transport_of(comm)
-    cache: OrderedDict[Signature, _Collective] = transport.cache
-    known = signature in cache and problem_with("buffer", buffer, out is None) is None
-    problem = None if known and out is None else _problem(signature, transport, buffer, out)
-    key = -1 if problem else signature.as_key()
-    if not _same_everywhere(transport, key) or problem:
-        _agree(transport, signature, problem)
-    if signature not in cache:
+    cache: OrderedDict[tuple, _Collective] = transport.cache
+    key = (call, getattr(buffer, "size", -1), getattr(buffer, "dtype", None), op, algorithm, root)
+    known = cache.get(key)
+    if known is not None and out is None and buffer.flags.c_contiguous and buffer.flags.writeable:
+        problem = None
+    else:
+        signature = _signature(call, buffer, op, algorithm, root=root)
+        problem = _problem(signature, transport, buffer, out)
+    number = -1 if problem else known.number if known else signature.number()
+    if not _same_everywhere(transport, number) or problem:
+        _agree(transport, _signature(call, buffer, op, algorithm, root=root), problem)
+    if known is None:
         if len(cache) == CACHED_PLANS:
             cache.popitem(last=False)[1].free()
-        cache[signature] = _Collective(transport, signature, None)
-    cache.move_to_end(signature)
-    cache[signature].plan_for(buffer, out)()
+        known = cache[key] = _Collective(transport, signature, None)
+    cache.move_to_end(key)
+    known.plan_for(buffer, out)()
 
 
-def _same_everywhere(transport: MpiTransport, key: int) -> bool:
-    """Collective: whether all ranks have the same key."""
+def _same_everywhere(transport: MpiTransport, number: int) -> bool:
+    """Collective: whether all ranks have the same number."""
     if transport.size == 1:
         return True
-    extremes = np.array([key, -key], np.int64)
+    extremes = np.array([number, -number])
     with watch.waiting(f"rank {transport.rank} of {transport.size} waits for all ranks to make the same call"):
         transport.comm.Allreduce(MPI.IN_PLACE, extremes, MPI.MAX)
     return bool(extremes[0] == -extremes[1])
@@ -310,7 +329,7 @@ def allreduce(
 
     Args, raises: as `plan`. Returns: `buffer`, or `out`.
     """
-    _call(comm, _signature("allreduce", buffer, op, algorithm), buffer, out)
+    _call(comm, "allreduce", buffer, out, op, algorithm)
     return buffer if out is None else out
 
 
@@ -326,7 +345,7 @@ def reduce_scatter(comm: MPI.Intracomm, buffer: NDArray, op: str = "sum", algori
     Args: as `plan`; algorithm "ring", "direct", or "halving_doubling" on a power of two of ranks.
     Returns: this rank's part of `buffer`, a flat view (see `own_part`). Raises: as `plan`.
     """
-    _call(comm, _signature("reduce_scatter", buffer, op, algorithm), buffer, None)
+    _call(comm, "reduce_scatter", buffer, None, op, algorithm)
     return own_part(buffer, comm.rank, comm.size)
 
 
@@ -335,13 +354,13 @@ def allgather(comm: MPI.Intracomm, buffer: NDArray, algorithm: str = "ring") -> 
 
     Args: as `reduce_scatter`. Returns: `buffer`. Raises: as `plan`.
     """
-    _call(comm, _signature("allgather", buffer, "sum", algorithm), buffer, None)
+    _call(comm, "allgather", buffer, None, algorithm=algorithm)
     return buffer
 
 
 def bcast(comm: MPI.Intracomm, buffer: NDArray, root: int = 0) -> NDArray:
     """Collective: every rank gets what `root` has in its buffer. Returns: `buffer`. Raises: as `plan`."""
-    _call(comm, _signature("bcast", buffer, "sum", "tree", root=root), buffer, None)
+    _call(comm, "bcast", buffer, None, root=root)
     return buffer
 
 
@@ -350,7 +369,7 @@ def reduce(comm: MPI.Intracomm, buffer: NDArray, op: str = "sum", root: int = 0)
 
     Returns: `buffer`. Raises: as `plan`.
     """
-    _call(comm, _signature("reduce", buffer, op, "tree", root=root), buffer, None)
+    _call(comm, "reduce", buffer, None, op, root=root)
     return buffer
 
 
@@ -359,5 +378,5 @@ def alltoall(comm: MPI.Intracomm, buffer: NDArray, out: NDArray) -> NDArray:
 
     The count must be a multiple of the number of ranks. Returns: `out`. Raises: as `plan`.
     """
-    _call(comm, _signature("alltoall", buffer, "sum", "pairwise", input_count=np.size(buffer)), buffer, out)
+    _call(comm, "alltoall", buffer, out)
     return out

@@ -31,6 +31,11 @@ class Model:
         """The fields by name."""
         return asdict(self)
 
+    def inside(self) -> Model:
+        """The prices where all ranks share one node."""
+        alpha = self.alpha if self.node_alpha is None else self.node_alpha
+        return Model(alpha, self.beta if self.node_beta is None else self.node_beta, self.gamma)
+
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Model:
         """The inverse of `as_dict`.
@@ -58,27 +63,46 @@ class Counts(NamedTuple):
     received: Ints
     reduced: Ints
 
-    def sent_bytes(self, nbytes: int, chunks: int) -> NDArray[np.float64]:
+    def sent_bytes(self, nbytes: int, chunks: int) -> NDArray:
         """Bytes each rank sends for a buffer of `nbytes` cut in `chunks` equal parts."""
         return self.sent * (nbytes / chunks)
 
 
 def count(schedule: Schedule) -> Counts:
-    """Count steps, messages and chunks from the rows; a rank's copies to itself are not messages."""
+    """Count steps, messages and chunks from the rows; a rank's copies to itself are not messages.
+
+    Raises: ValueError if there are more rows than anybody would wait for.
+    """
     size = schedule.size
+    if schedule.alike:
+        totals = sum((_of_rank_0(step.rows_of(0)) for step in schedule.steps), np.zeros(4, np.int64))
+        return Counts(len(schedule.steps), *(np.full(size, total) for total in totals))
+    _check_patience(schedule)
     columns = np.zeros((4, size), np.int64)
-    for step in _visited(schedule):
-        rows = _messages(step)
+    for step in schedule.steps:
+        rows = _messages(step.rows())
         columns[0] += np.bincount(rows.src, minlength=size)
         columns[1] += _total(rows.src, rows.count, size)
         columns[2] += _total(rows.dst, rows.count, size)
         columns[3] += _total(rows.dst, rows.count * rows.reduce, size)
-    if schedule.alike:
-        columns[:] = columns[:, :1]
     return Counts(len(schedule.steps), *columns)
 
 
-def predict(schedule: Schedule, nbytes: int, model: Model = DEFAULT, topology: tuple[int, ...] | None = None) -> float:
+def _of_rank_0(rows: Rows) -> NDArray:
+    """What rank 0 does in a step: messages and chunks sent, chunks received and reduced."""
+    rows = _messages(rows)
+    into = rows.dst == 0
+    sent, received = rows.count[~into], rows.count[into]
+    return np.array([len(sent), sent.sum(), received.sum(), (received * rows.reduce[into]).sum()])
+
+
+def predict(
+    schedule: Schedule,
+    nbytes: int,
+    model: Model = DEFAULT,
+    topology: tuple[int, ...] | None = None,
+    counts: Counts | None = None,
+) -> float:
     """The time [s] at which the last rank is done, for a buffer of `nbytes` bytes.
 
     Every rank has a clock. In a step it waits for those it hears from, then spends alpha for each message and beta
@@ -90,28 +114,34 @@ def predict(schedule: Schedule, nbytes: int, model: Model = DEFAULT, topology: t
         nbytes: bytes of the buffer.
         model: the prices.
         topology: the node of each rank; each rank on a node of its own if None.
+        counts: `count(schedule)`, if it is known already.
 
     Raises: ValueError if the schedule has too many rows to look at.
     """
     per_chunk = nbytes / schedule.chunks
-    if topology is None and schedule.alike:
-        return _price_of_rank_0(schedule, per_chunk, model)
-    if len(schedule.steps) * schedule.size > PATIENCE:
-        raise ValueError(
-            f"{schedule.name} on {schedule.size} ranks has {len(schedule.steps)} steps: too many to price one by one."
-        )
     node = np.arange(schedule.size) if topology is None else np.asarray(topology, np.int64)
+    nodes = len(np.unique(node))
+    if schedule.alike and nodes in (1, schedule.size):
+        # all ranks send and receive the same in each step, so none ever waits
+        model, counts = model if nodes == schedule.size else model.inside(), counts or count(schedule)
+        return float(
+            model.alpha * counts.messages[0]
+            + per_chunk * (model.beta * counts.sent[0] + model.gamma * counts.reduced[0])
+        )
+    _check_patience(schedule)
     clock = np.zeros(schedule.size)
     for step in schedule.steps:
         clock = _advance(clock, _messages(step.rows()), per_chunk, model, node)
     return float(clock.max())
 
 
-def _visited(schedule: Schedule) -> list[Rows]:
-    """The rows to count: all, or those of rank 0 where the ranks are alike."""
-    if schedule.alike:
-        return [step.rows_of(0) for step in schedule.steps]
-    return [step.rows() for step in schedule.steps]
+def _check_patience(schedule: Schedule) -> None:
+    """Refuse to look at a schedule row by row where that would take minutes."""
+    per_step = sum(len(step.rows_of(0)) for step in schedule.steps) if schedule.alike else len(schedule.steps)
+    if (rows := schedule.size * per_step) > PATIENCE:
+        raise ValueError(
+            f"{schedule.name} on {schedule.size} ranks has about {rows:.0e} transfers: too many to look at."
+        )
 
 
 def _messages(rows: Rows) -> Rows:
@@ -125,21 +155,6 @@ def _total(rank: Ints, amount: NDArray, size: int) -> NDArray:
     return np.bincount(rank, weights=amount, minlength=size).astype(np.int64)
 
 
-def _price_of_rank_0(schedule: Schedule, per_chunk: float, model: Model) -> float:
-    """All ranks do the same in each step, so none ever waits."""
-    time = 0.0
-    for step in schedule.steps:
-        rows = _messages(step.rows_of(0))
-        if not len(rows):
-            continue
-        out, into = rows.src == 0, rows.dst == 0
-        messages = max(np.count_nonzero(out), np.count_nonzero(into))
-        chunks = max(rows.count[out].sum(), rows.count[into].sum())
-        reduced = rows.count[into & rows.reduce].sum()
-        time += model.alpha * messages + per_chunk * (model.beta * chunks + model.gamma * reduced)
-    return float(time)
-
-
 def _advance(clock: NDArray, rows: Rows, per_chunk: float, model: Model, node: Ints) -> NDArray:
     """The ranks' clocks [s] after one step."""
     if not len(rows):
@@ -149,12 +164,11 @@ def _advance(clock: NDArray, rows: Rows, per_chunk: float, model: Model, node: I
     np.maximum.at(ready, rows.dst, clock[rows.src])
     nbytes = rows.count * per_chunk
     inside = node[rows.src] == node[rows.dst]
-    node_alpha = model.alpha if model.node_alpha is None else model.node_alpha
-    node_beta = model.beta if model.node_beta is None else model.node_beta
+    node_price = model.inside()
 
     def busy(rank: Ints) -> NDArray:
         """Seconds each rank sends (or receives), the link of its node shared with the node's other ranks."""
-        alone = np.bincount(rank, np.where(inside, node_alpha + node_beta * nbytes, model.alpha), size)
+        alone = np.bincount(rank, np.where(inside, node_price.alpha + node_price.beta * nbytes, model.alpha), size)
         shared = np.bincount(node[rank], np.where(inside, 0.0, model.beta * nbytes), int(node.max()) + 1)
         crosses = np.bincount(rank, ~inside, size) > 0
         return alone + np.where(crosses, shared[node], 0.0)

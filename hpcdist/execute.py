@@ -101,7 +101,6 @@ class BoundProgram:
         """The program's operations as calls, in an order that never waits without need."""
         requests: dict[int, Request] = {}
         operations = self.program.operations
-        combine = kernels.binary(self.op)
         for number, op in enumerate(operations):
             memory = line.view(op.start, op.stop)
             if op.kind is Kind.SEND:
@@ -122,7 +121,7 @@ class BoundProgram:
                     yield _Call(partial(np.copyto, mine, other), None, op)
                 else:
                     operands = (other, mine) if op.incoming_first else (mine, other)
-                    yield _Call(partial(combine, *operands, mine), None, op)
+                    yield _Call(kernels.combination(self.op, *operands, mine), None, op)
 
     def _to_average(self, line: _Line) -> Iterator[NDArray]:
         """What this rank has of the result, to be divided at the end."""
@@ -220,4 +219,5 @@ class BoundProgram:
             return f"{where} is between two runs"
         direction = "to" if op.kind is Kind.SEND else "from"
         nbytes = op.count * self.dtype.itemsize
-        return f"{where}, step {op.step} of {len(schedule.steps)}: {op.kind.value} {nbytes} bytes {direction} rank {op.peer}"
+        step = f"step {op.step} of {len(schedule.steps)}"
+        return f"{where}, {step}: {op.kind.value} {nbytes} bytes {direction} rank {op.peer}"

@@ -36,9 +36,7 @@ MAKERS = (
 )
 KIND = {"Open MPI": "pmix", "Intel MPI": "hydra", "MPICH": "hydra"}
 
-ASK_LIBRARY = (
-    "import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI; print(MPI.Get_library_version())"
-)
+ASK_LIBRARY = "import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI; print(MPI.Get_library_version())"
 
 
 @dataclass(frozen=True)
@@ -49,9 +47,7 @@ class Launcher:
     maker: str
 
 
-def launch(
-    launcher: Launcher, ranks: int, command: Sequence[str], cores: int, root: bool
-) -> tuple[list[str], dict]:
+def launch(launcher: Launcher, ranks: int, command: Sequence[str], cores: int, root: bool) -> tuple[list[str], dict]:
     """The command line, and the variables to set, that start `ranks` copies of `command` on this machine.
 
     Args:
@@ -103,9 +99,7 @@ def find(mpirun: str | None) -> Launcher:
         click.ClickException: if there is none, or if the one asked for is of another kind than the library.
     """
     library = maker(_output([sys.executable, "-c", ASK_LIBRARY]))
-    found = [
-        Launcher(path, made) for path in _candidates(mpirun) if (made := maker(_output([path, "--version"])))
-    ]
+    found = [Launcher(path, made) for path in _candidates(mpirun) if (made := maker(_output([path, "--version"])))]
     fitting = [launcher for launcher in found if not library or KIND[launcher.maker] == KIND[library]]
     if fitting:
         return fitting[0]

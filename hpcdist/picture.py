@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
@@ -37,7 +38,9 @@ def draw(schedule: Schedule, path: Path) -> None:
     """
     transfers = [(n, row) for n, step in enumerate(schedule.steps) for row in step.rows() if row.src != row.dst]
     if len(transfers) > MOST_ARROWS:
-        raise ValueError(f"{schedule.name} on {schedule.size} ranks has {len(transfers)} transfers; {MOST_ARROWS} can be drawn.")
+        raise ValueError(
+            f"{schedule.name} on {schedule.size} ranks has {len(transfers)} transfers; {MOST_ARROWS} can be drawn."
+        )
     figure = Figure(figsize=(max(4.0, 1.1 * len(schedule.steps) + 2), max(2.5, 0.45 * schedule.size + 1.4)))
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -46,10 +49,18 @@ def draw(schedule: Schedule, path: Path) -> None:
     for rank in range(schedule.size):
         axes.axhline(rank, color="0.85", linewidth=1, zorder=0)
     for step, row in transfers:
-        style = {"arrowstyle": "-|>", "linestyle": "-" if row.reduce else (0, (4, 2)), "shrinkA": 0, "shrinkB": 0}
-        colour = colours.to_rgba(row.dst_chunk + (row.count - 1) / 2) if norm else "C0"
+        style = {
+            "arrowstyle": "-|>",
+            "linestyle": "-" if row.reduce else (0, (4, 2)),
+            "shrinkA": 0,
+            "shrinkB": 0,
+        }
+        colour = colours.to_rgba(np.array(row.dst_chunk + (row.count - 1) / 2)) if norm else "C0"
         axes.annotate(
-            "", (step + 0.85, row.dst), (step + 0.15, row.src), arrowprops={**style, "color": colour, "linewidth": 1.4}
+            "",
+            (step + 0.85, row.dst),
+            (step + 0.15, row.src),
+            arrowprops={**style, "color": colour, "linewidth": 1.4},
         )
     for step in range(1, len(schedule.steps)):
         axes.axvline(step, color="0.93", linewidth=1, zorder=0)

@@ -147,11 +147,7 @@ class _Lowering:
         mine = [m for m in messages if m.row.dst == self.rank and m.row.src != self.rank]
         read = [(m.src_start, m.src_start + m.count) for m in messages if m.row.src == self.rank]
         read += [(m.dst_start, m.dst_start + m.count) for m in mine if m.row.reduce]
-        return [
-            m
-            for m in mine
-            if m.row.reduce or any(a < m.dst_start + m.count and m.dst_start < b for a, b in read)
-        ]
+        return [m for m in mine if m.row.reduce or any(a < m.dst_start + m.count and m.dst_start < b for a, b in read)]
 
     def _inboxes(self) -> tuple[int, int]:
         """The sizes of the two inboxes that steps use in turn, so that one fills while the other is emptied."""
@@ -252,7 +248,7 @@ def in_order(operations: tuple[Operation, ...]) -> list[tuple[Act, int]]:
             unblocks[dependency].append(number)
         if op.kind in (Kind.SEND, Kind.RECV):
             queues.setdefault((op.kind, op.peer), []).append(number)
-    heads = {key: 0 for key in queues}
+    heads = dict.fromkeys(queues, 0)
     position = {number: i for numbers in queues.values() for i, number in enumerate(numbers)}
     startable: list[tuple[int, bool, int]] = []
     started, complete = [False] * len(operations), [False] * len(operations)

@@ -8,6 +8,8 @@ schedule passes with a chance below 2**-40.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,7 +41,10 @@ def check_form(schedule: Schedule) -> None:
     for number, step in enumerate(schedule.steps):
         rows = step.rows()
         for bad, why in (
-            ((rows.src < 0) | (rows.src >= schedule.size), f"sends from a rank outside 0..{schedule.size - 1}"),
+            (
+                (rows.src < 0) | (rows.src >= schedule.size),
+                f"sends from a rank outside 0..{schedule.size - 1}",
+            ),
             ((rows.dst < 0) | (rows.dst >= schedule.size), f"sends to a rank outside 0..{schedule.size - 1}"),
             (rows.count < 1, "moves no chunk"),
             (_outside(schedule, rows.src_chunk, rows.count), "reads chunks that do not exist"),
@@ -108,7 +113,7 @@ def _before(schedule: Schedule, tokens: NDArray) -> NDArray:
     return held
 
 
-def _after(schedule: Schedule, tokens: NDArray) -> tuple[NDArray, NDArray]:
+def _after(schedule: Schedule, tokens: NDArray) -> tuple[Any, Any]:
     """(what cells must hold at last, which cells matter), both to broadcast to [rank, chunk(, k)]."""
     size, chunks = schedule.size, schedule.chunks
     kind, owner = schedule.contract.kind, schedule.contract.owner

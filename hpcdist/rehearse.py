@@ -84,7 +84,9 @@ class _Player:
 
     def _error(self, op: Operation, what: str) -> ScheduleError:
         name = self.program.schedule.name
-        return ScheduleError(f"{name}, rank {self.program.rank}, step {op.step}: {op.kind.value} {op.start}..{op.stop - 1} {what}.")
+        return ScheduleError(
+            f"{name}, rank {self.program.rank}, step {op.step}: {op.kind.value} {op.start}..{op.stop - 1} {what}."
+        )
 
 
 def rehearse(schedule: Schedule, count: int, segment: int, seed: int = 0, driver: str = "any") -> None:
@@ -109,18 +111,21 @@ def rehearse(schedule: Schedule, count: int, segment: int, seed: int = 0, driver
         players.append(_Player(program, memory, driver))
     flights: dict[tuple[int, int], tuple[deque[int], deque[int]]] = {}
     while moves := list(_moves(players, flights)):
-        player, act, number = random.choice(moves)
+        rank, act, number = random.choice(moves)
         if act is not None:
-            players[player].act(act, number)
-            _take_off(players[player], number, act, flights)
+            players[rank].act(act, number)
+            _take_off(players[rank], number, act, flights)
         else:
             _land(players, *divmod(number, len(players)), flights)
     for player in players:
         if not all(player.complete) or player.script:
-            raise ScheduleError(f"{schedule.name} on {schedule.size} ranks: nobody can go on, and rank {player.program.rank} is not done.")
+            where = f"{schedule.name} on {schedule.size} ranks"
+            raise ScheduleError(f"{where}: nobody can go on, and rank {player.program.rank} is not done.")
     for rank, player in enumerate(players):
         if not np.array_equal(player.memory[:count], values.sum(axis=0)):
-            raise ScheduleError(f"{schedule.name} on {schedule.size} ranks: rank {rank} ends with a wrong sum (seed {seed}).")
+            raise ScheduleError(
+                f"{schedule.name} on {schedule.size} ranks: rank {rank} ends with a wrong sum (seed {seed})."
+            )
 
 
 def _moves(players: list[_Player], flights: dict) -> Iterator[tuple[int, Act | None, int]]:
@@ -148,6 +153,8 @@ def _land(players: list[_Player], src: int, dst: int, flights: dict) -> None:
     sent, received = sends.popleft(), receives.popleft()
     a, b = players[src].operations[sent], players[dst].operations[received]
     if a.count != b.count or a.step != b.step:
-        raise ScheduleError(f"rank {src} sends {a.count} elements of step {a.step}; rank {dst} expects {b.count} of step {b.step}.")
+        raise ScheduleError(
+            f"rank {src} sends {a.count} elements of step {a.step}; rank {dst} expects {b.count} of step {b.step}."
+        )
     players[dst].memory[b.start : b.stop] = players[src].memory[a.start : a.stop]
     players[src].complete[sent] = players[dst].complete[received] = True

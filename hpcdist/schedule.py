@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,7 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 Ints = NDArray[np.int64]
 
 
-class Transfer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Transfer:
     """One message: `count` chunks from rank `src` to rank `dst`, added to what `dst` holds or overwriting it."""
 
     src: int
@@ -65,8 +66,8 @@ class Rows:
     ) -> Rows:
         """Build rows from columns that broadcast together; `dst_chunk` is `chunk` unless given."""
         columns = (src, dst, chunk, chunk if dst_chunk is None else dst_chunk, count)
-        *ints, flags = np.broadcast_arrays(*(np.atleast_1d(np.asarray(c, np.int64)) for c in columns), reduce)
-        return cls(*ints, flags.astype(bool))
+        s, d, sc, dc, n, add = np.broadcast_arrays(*(np.atleast_1d(np.asarray(c, np.int64)) for c in columns), reduce)
+        return cls(s, d, sc, dc, n, add.astype(bool))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Rows]) -> Rows:
@@ -88,15 +89,13 @@ class Rows:
     def __iter__(self) -> Iterator[Transfer]:
         return (Transfer(*row) for row in zip(*(c.tolist() for c in self.columns), strict=True))
 
-    def select(self, which: NDArray) -> Rows:
+    def select(self, which: NDArray | slice) -> Rows:
         """The rows that a mask or an index array picks."""
         return Rows(*(column[which] for column in self.columns))
 
     def mirrored(self) -> Rows:
         """The same transfers backwards, overwriting."""
-        return Rows(
-            self.dst, self.src, self.dst_chunk, self.src_chunk, self.count, np.zeros_like(self.reduce)
-        )
+        return Rows(self.dst, self.src, self.dst_chunk, self.src_chunk, self.count, np.zeros_like(self.reduce))
 
 
 NO_ROWS = Rows.of([], [], [], reduce=[])
@@ -144,7 +143,7 @@ class Contract:
     """
 
     kind: str
-    owner: Ints | None = field(default=None, compare=False)
+    owner: Any = field(default=None, compare=False)  # Ints, or None where no chunk is anybody's
 
 
 ALLREDUCE = Contract("allreduce")

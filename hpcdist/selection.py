@@ -21,7 +21,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -176,10 +176,11 @@ def choose_by_price(size: int, topology: Sequence[int] | None, nbytes: int, mode
         The choice, whose `why` lists the three lowest prices.
     """
     places = None if topology is None else tuple(topology)
-    schedules = {name: _schedule(name, size, places) for name in ALLREDUCE}
-    prices = sorted(
-        (cost.predict(schedule, nbytes, model, places), name) for name, schedule in schedules.items()
-    )
+    prices = []
+    for name in ALLREDUCE:
+        with suppress(ValueError):  # an algorithm with too many transfers to price makes no sense at this size
+            prices.append((cost.predict(_schedule(name, size, places), nbytes, model, places), name))
+    prices.sort()
     best = ", ".join(f"{name} {seconds * 1e6:.4g} us" for seconds, name in prices[:3])
     why = f"lowest predicted time for {format_bytes(nbytes)} over {size} ranks: {best}"
     return Choice(prices[0][1], None, why)
@@ -217,9 +218,7 @@ class _Place:
     def require(self, holds: bool, wanted: str) -> None:
         """Raise ValueError unless `holds`."""
         if not holds:
-            raise ValueError(
-                f"{self.path}: {self.key or 'table'}: expected {wanted}; found {self.value!r:.60}"
-            )
+            raise ValueError(f"{self.path}: {self.key or 'table'}: expected {wanted}; found {self.value!r:.60}")
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -260,9 +259,7 @@ def _rule(place: _Place) -> Rule:
     brackets = tuple(map(_bracket, choose))
     ascending = all(low.bound < high.bound for low, high in pairwise(brackets))
     choose.require(ascending, "max_bytes in ascending order, null at the end")
-    return Rule(
-        place["size"].natural(), place["nodes"].natural(), place["dtype"].one_of(tuple(DTYPES)), brackets
-    )
+    return Rule(place["size"].natural(), place["nodes"].natural(), place["dtype"].one_of(tuple(DTYPES)), brackets)
 
 
 def _bracket(place: _Place) -> Bracket:
@@ -270,9 +267,7 @@ def _bracket(place: _Place) -> Bracket:
     algorithm.require(isinstance(algorithm.value, str), "the name of an algorithm")
     with algorithm.named():
         allreduce(algorithm.value, 1)
-    return Bracket(
-        place["max_bytes"].natural_or_null(), algorithm.value, place["segment_nbytes"].natural_or_null()
-    )
+    return Bracket(place["max_bytes"].natural_or_null(), algorithm.value, place["segment_nbytes"].natural_or_null())
 
 
 def _model(place: _Place) -> cost.Model | None:

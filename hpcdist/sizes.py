@@ -26,9 +26,7 @@ def parse_bytes(text: str) -> int:
         raise ValueError(f"{text!r} is no size in bytes; write for example 8, 4K, 64KiB or 1.5MiB")
     number, prefix, unit = match[1], match[2].upper(), (match[3] or "").upper()
     if prefix and unit == "B":
-        raise ValueError(
-            f"{text!r} may mean powers of 1000 or of 1024; write {number}{prefix}iB for powers of 1024"
-        )
+        raise ValueError(f"{text!r} may mean powers of 1000 or of 1024; write {number}{prefix}iB for powers of 1024")
     if unit == "IB" and not prefix:
         raise ValueError(f"{text!r} is no size in bytes; write {number} or {number}B")
     nbytes = float(number) * 1024 ** _POWER[prefix]

@@ -6,6 +6,9 @@ float16 and bfloat16 loops do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
@@ -40,10 +43,33 @@ def binary(op: str) -> np.ufunc:
     return _UFUNCS[op]
 
 
+def combination(op: str, left: NDArray, right: NDArray, out: NDArray) -> Callable[[], object]:
+    """A call without arguments that puts `left` op `right` into `out`, which is one of the two.
+
+    It computes the same bits whichever of the two that is. NumPy does not for a single element: with `out` on the left
+    it runs its loop for reductions over an axis, which keeps the other one of two NaNs.
+    """
+    combine = binary(op)
+    if out.size != 1:
+        return partial(combine, left, right, out=out)
+    result = np.empty_like(out)
+
+    def combine_one() -> None:
+        combine(left, right, out=result)
+        out[...] = result
+
+    return combine_one
+
+
 def average(total: NDArray, size: int) -> None:
     """Divide a sum over `size` ranks in place; integers are rounded toward zero."""
     if total.dtype.kind == "i":
         np.subtract(total, np.fmod(total, size), out=total)
         np.floor_divide(total, size, out=total)
     else:
-        np.divide(total, np.asarray(size, total.dtype) if total.dtype.itemsize > 2 else np.float32(size), out=total, casting="unsafe")
+        np.divide(
+            total,
+            np.asarray(size, total.dtype) if total.dtype.itemsize > 2 else np.float32(size),
+            out=total,
+            casting="unsafe",
+        )

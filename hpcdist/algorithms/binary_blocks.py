@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from hpcdist.algorithms.halving import bit_reversed, halving_steps
-from hpcdist.schedule import NO_ROWS, Rows, Schedule, Step, beside, mirror, on_groups, place, reduce_scatter_to, then
+from hpcdist.schedule import (
+    NO_ROWS,
+    Rows,
+    Schedule,
+    Step,
+    beside,
+    mirror,
+    on_groups,
+    place,
+    reduce_scatter_to,
+    then,
+)
 
 
 def blocks(size: int) -> list[range]:

@@ -15,7 +15,9 @@ def scatter_reduce(size: int) -> Schedule:
     Bytes sent per rank: (p - 1) / p * nbytes by those who stay, nbytes by those who fold away.
     """
     p = largest_power(size)
-    halving = Schedule("halving scatter_reduce", p, p, halving_steps(p), reduce_scatter_to(bit_reversed(p.bit_length() - 1)))
+    halving = Schedule(
+        "halving scatter_reduce", p, p, halving_steps(p), reduce_scatter_to(bit_reversed(p.bit_length() - 1))
+    )
     if size == p:
         return replace(halving, alike=True)
     among_kept = relabel(halving, kept_by_fold(size), size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def _runs(owners: Ints) -> list[tuple[int, int, list[int]]]:
     """(first part, end, one rank per node) for each run of parts that the same ranks own; owners: [nodes, parts]."""
     changes = np.flatnonzero((owners[:, 1:] != owners[:, :-1]).any(axis=0)) + 1
     bounds = [0, *changes.tolist(), owners.shape[1]]
-    return [(a, b, owners[:, a].tolist()) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [(a, b, owners[:, a].tolist()) for a, b in pairwise(bounds)]
 
 
 def hierarchical(

@@ -27,11 +27,7 @@ def draft_suffix(token: str) -> str:
 
 def digest(values: np.ndarray | bytes) -> str:
     """Checksum of an array's bytes in C order; it finds damage, not malice."""
-    raw = (
-        np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-        if isinstance(values, np.ndarray)
-        else values
-    )
+    raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data if isinstance(values, np.ndarray) else values
     return f"xxh64:{xxhash.xxh64_hexdigest(raw)}"
 
 
@@ -82,9 +78,7 @@ class Manifest:
         body = outer["manifest"]
         if digest(canonical(body)) != outer["digest"]:
             raise ValueError("the manifest does not fit its digest")
-        entries = {
-            name: Entry(**{**entry, "shape": tuple(entry["shape"])}) for name, entry in body["arrays"].items()
-        }
+        entries = {name: Entry(**{**entry, "shape": tuple(entry["shape"])}) for name, entry in body["arrays"].items()}
         return cls(**{**body, "arrays": entries})
 
 

@@ -61,10 +61,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Entry]:
     with h5py.File(path, "w-", libver=("v108", "v110"), locking=False, **align) as file:
         for name, values in arrays.items():
             file.create_dataset(name, data=values)
-    return {
-        name: Entry(path.name, values.shape, values.dtype.str, digest(values))
-        for name, values in arrays.items()
-    }
+    return {name: Entry(path.name, values.shape, values.dtype.str, digest(values)) for name, values in arrays.items()}
 
 
 def commit(fence: Fence, draft: Path, final: Path) -> None:

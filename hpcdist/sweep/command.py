@@ -28,9 +28,7 @@ class Names(click.ParamType):
     def __init__(self, check: Callable[[str], object]):
         self.check = check
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         """Split and check; a default is a tuple already."""
         if isinstance(value, tuple):
             return value
@@ -67,9 +65,7 @@ def _check_dtype(name: str) -> None:
     help="Measure the MPI library's Allreduce, too.",
     show_default=True,
 )
-@click.option(
-    "--min-bytes", type=BYTES, default=8, show_default=True, help="Smallest size, as 8, 4K or 1MiB."
-)
+@click.option("--min-bytes", type=BYTES, default=8, show_default=True, help="Smallest size, as 8, 4K or 1MiB.")
 @click.option("--max-bytes", type=BYTES, default="4MiB", show_default=True, help="Largest size.")
 @click.option(
     "--step-factor",
@@ -86,9 +82,7 @@ def _check_dtype(name: str) -> None:
     metavar="LIST",
     help="Types of the elements.",
 )
-@click.option(
-    "--op", type=Names(binary), default="sum", show_default=True, metavar="LIST", help="Operations."
-)
+@click.option("--op", type=Names(binary), default="sum", show_default=True, metavar="LIST", help="Operations.")
 @click.option("--segment-bytes", type=BYTES, help="Size of a pipeline segment.  [default: the executor's]")
 @click.option(
     "--timing",
@@ -114,9 +108,7 @@ def _check_dtype(name: str) -> None:
     help="At most so many operations per sample.",
 )
 @click.option("--warmup", type=click.IntRange(min=1), default=3, show_default=True, help="Operations before.")
-@click.option(
-    "--check/--no-check", default=True, show_default=True, help="Check every result, element by element."
-)
+@click.option("--check/--no-check", default=True, show_default=True, help="Check every result, element by element.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the numbers to check with.")
 @click.option(
     "--format",

@@ -64,9 +64,7 @@ def draw(records: Sequence[Record]) -> Figure:
 def _title(records: Sequence[Record]) -> str:
     first = records[0]
     nodes = f"{first.nodes} node{'s' if first.nodes > 1 else ''}"
-    return (
-        f"All-reduce on {first.ranks} ranks, {nodes}, {first.placement.replace('_', ' ')} ({first.library})"
-    )
+    return f"All-reduce on {first.ranks} ranks, {nodes}, {first.placement.replace('_', ' ')} ({first.library})"
 
 
 def _panel(axes: Axes, records: Sequence[Record]) -> None:
@@ -90,7 +88,7 @@ def _axes(axes: Axes, sizes: Sequence[int]) -> None:
     """Both scales logarithmic, so that small sizes show, too; bytes are written in binary units."""
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    step = max(1, len(sizes) // 7)
+    step = -(-len(sizes) // 6)  # six labels fit
     ticks = sizes[::-1][::step][::-1]
     axes.set_xticks(ticks, [format_bytes(size) for size in ticks])
     axes.minorticks_off()

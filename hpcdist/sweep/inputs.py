@@ -32,14 +32,10 @@ SUM_BITS = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8, "int64":
 # Largest |exponent| e such that 2**e and 2**-e are normal numbers; integers hold no negative powers.
 PROD_BITS = {"float64": 1022, "float32": 126, "float16": 14, "bfloat16": 126, "int64": 62, "int32": 30}
 
-BLOCK = (
-    1 << 16
-)  # elements handled at once: the temporaries of a check stay in the cache, however long the buffer
+BLOCK = 1 << 16  # elements handled at once: the temporaries of a check stay in the cache, however long the buffer
 
 
-def inputs(
-    rank: int, size: int, count: int, dtype: np.dtype, op: str, seed: int = 0, start: int = 0
-) -> NDArray:
+def inputs(rank: int, size: int, count: int, dtype: np.dtype, op: str, seed: int = 0, start: int = 0) -> NDArray:
     """What `rank` of `size` contributes at indices start .. start + count - 1.
 
     Args:

@@ -54,9 +54,7 @@ class Options:
     def points(self) -> list[Point]:
         """All types, operations and sizes, the sizes of each in ascending order."""
         dtypes = [np.dtype(DTYPES[name]) for name in self.dtype]
-        return [
-            Point(count, dtype, op) for dtype in dtypes for op in self.op for count in self._counts(dtype)
-        ]
+        return [Point(count, dtype, op) for dtype in dtypes for op in self.op for count in self._counts(dtype)]
 
     def _counts(self, dtype: np.dtype) -> Iterable[int]:
         """Sizes in whole elements, one at the least."""
@@ -68,6 +66,4 @@ class Options:
 
     def as_json(self) -> dict[str, Any]:
         """The options as JSON holds them."""
-        return {
-            name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()
-        }
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}

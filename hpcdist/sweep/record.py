@@ -79,9 +79,7 @@ class Record:
     def row(self) -> dict[str, Any]:
         """The record as one flat row, in the order of the fields."""
         nested = {field.name: getattr(self, field.name) for field in fields(self)}
-        parts = (
-            asdict(value) if isinstance(value, Times) else {name: value} for name, value in nested.items()
-        )
+        parts = (asdict(value) if isinstance(value, Times) else {name: value} for name, value in nested.items())
         return {name: value for part in parts for name, value in part.items()}
 
 

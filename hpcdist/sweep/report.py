@@ -24,11 +24,7 @@ def head(report: Report) -> Iterator[str]:
     yield f"# Collective test starting: {PROGRAM}"
     yield f"# {machine['mpi']}, {machine['ranks']} ranks on {', '.join(machine['hosts'])} ({machine['cpu']})"
     yield BUSBW.format(ranks=machine["ranks"])
-    unit = (
-        "batches of operations back to back"
-        if config["timing"] == "pipelined"
-        else "operations after a barrier"
-    )
+    unit = "batches of operations back to back" if config["timing"] == "pipelined" else "operations after a barrier"
     yield f"# time = median over samples ({unit}); a sample is the maximum over ranks"
     yield f"# price model: {prices(report.model)}"
     if machine["ranks"] == 1:

@@ -177,9 +177,7 @@ class Sweep:
             "machine": self.report.machine,
             "date": self.report.start_time.isoformat(timespec="seconds"),
         }
-        return selection.Selection(
-            tune.rules(self.report.results), self.model, provenance, str(self.options.tune)
-        )
+        return selection.Selection(tune.rules(self.report.results), self.model, provenance, str(self.options.tune))
 
     def _draw(self) -> None:
         if self.comm.rank != 0 or not self.options.figure or not self.report.results:

@@ -16,9 +16,7 @@ def rules(records: Sequence[Record]) -> tuple[Rule, ...]:
     wrong = {record.algorithm for record in records if record.wrong}
     ours = [record for record in records if record.algorithm not in wrong | {LIBRARY}]
     keys = dict.fromkeys((record.ranks, record.nodes, record.dtype) for record in ours)
-    return tuple(
-        Rule(*key, brackets([r for r in ours if (r.ranks, r.nodes, r.dtype) == key])) for key in sorted(keys)
-    )
+    return tuple(Rule(*key, brackets([r for r in ours if (r.ranks, r.nodes, r.dtype) == key])) for key in sorted(keys))
 
 
 def brackets(records: Sequence[Record]) -> tuple[Bracket, ...]:

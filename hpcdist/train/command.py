@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from hpcdist.errors import AgreedError
+from hpcdist.errors import AgreedError, LaunchError
 from hpcdist.train.config import Config, ConfigError, options, parse
 from hpcdist.train.signals import STOPPED
 
@@ -39,7 +39,10 @@ def train(file: Path | None, explain: bool, **flags: Any) -> None:
     from hpcdist.train import loop, root  # here, as they start MPI, which --help must not need
     from hpcdist.transport.startup import world
 
-    comm = world()
+    try:
+        comm = world()
+    except LaunchError as error:
+        raise click.ClickException(str(error)) from error
     try:
         text = root.on_root(comm, lambda: file.read_text(encoding="utf-8") if file else "")
         settings = parse(text) | {name: value for name, value in flags.items() if value is not None}

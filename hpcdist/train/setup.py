@@ -25,9 +25,7 @@ def open_data(comm: MPI.Intracomm, config: Config) -> Dataset:
     return on_all(comm, lambda: Dataset(path))
 
 
-def prepare(
-    comm: MPI.Intracomm, start: resume.Start, data: Dataset, console: Console, explain: bool
-) -> Trainer:
+def prepare(comm: MPI.Intracomm, start: resume.Start, data: Dataset, console: Console, explain: bool) -> Trainer:
     """Make the trainer, in the state of the checkpoint if there is one. Collective."""
     config = start.config
     how = resume.execution(config, comm.size, share(comm), start.checkpoint)

@@ -49,9 +49,7 @@ class Trainer:
         execution: How to add up gradients; its algorithm may be "auto".
     """
 
-    def __init__(
-        self, comm: MPI.Intracomm, config: Config, model: Model, data: Dataset, execution: Execution
-    ) -> None:
+    def __init__(self, comm: MPI.Intracomm, config: Config, model: Model, data: Dataset, execution: Execution) -> None:
         self.comm, self.config, self.model, self.data = comm, config, model, data
         self.sampler = Sampler(data.sizes["train"], config.batch, config.seed)
         self.parameters = self.model.initialize(config.seed)
@@ -71,9 +69,7 @@ class Trainer:
             topology=execution.topology,
             selection=config.selection or None,
         )
-        self.score_plan = hpcdist.plan(
-            comm, self.scores, algorithm=self.plan.algorithm, topology=self.plan.topology
-        )
+        self.score_plan = hpcdist.plan(comm, self.scores, algorithm=self.plan.algorithm, topology=self.plan.topology)
         self.execution = Execution(
             comm.size, self.plan.algorithm, self.plan.segment_nbytes, self.plan.topology, execution.threads
         )

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from numpy.typing import NDArray
 
 
 class Request(Protocol):
-    """A message that is bound to its memory once and then sent (or received) any number of times."""
+    """A message that is bound to its memory once and then sent (or received) any number of times.
 
-    def start(self) -> None:
-        """Begin; the memory belongs to the transport until `wait` returns or `test` says True."""
+    `start` begins: the memory belongs to the transport until `wait` returns or `test` says True. A receive raises
+    TransferError there unless exactly the bytes expected came. `free` gives the binding up.
+    """
 
-    def wait(self) -> None:
-        """Block until complete. A receive raises TransferError unless exactly the bytes expected came."""
+    @property
+    def start(self) -> Callable[[], None]:
+        """Begin."""
 
-    def test(self) -> bool:
-        """Whether it is complete; raises as `wait`."""
+    @property
+    def wait(self) -> Callable[[], object]:
+        """Block until complete."""
 
-    def free(self) -> None:
+    @property
+    def test(self) -> Callable[[], bool]:
+        """Whether it is complete."""
+
+    @property
+    def free(self) -> Callable[[], None]:
         """Give up the binding."""
 
 

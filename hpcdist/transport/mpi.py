@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ class MpiTransport:
         self.cache: OrderedDict[Any, Any] = OrderedDict()  # the plans of one-line calls
         self._free_tags: list[int] = []
         self._next_tag = 0
-        self._last_tag = self.comm.Get_attr(MPI.TAG_UB)
+        self._last_tag = int(MPI.COMM_WORLD.Get_attr(MPI.TAG_UB) or 32767)  # Open MPI knows it there only
 
     def send(self, memory: NDArray, peer: int, tag: int) -> _Send:
         """Bind a send."""
@@ -68,14 +68,18 @@ class _Send:
     """A persistent send; its methods are the request's own, to save a call."""
 
     def __init__(self, request: MPI.Prequest) -> None:
-        self.start, self.wait, self.test, self.free = request.Start, request.Wait, request.Test, request.Free
+        self.start: Callable[[], None] = request.Start
+        self.wait: Callable[[], object] = request.Wait
+        self.test: Callable[[], bool] = request.Test
+        self.free: Callable[[], None] = request.Free
 
 
 class _Receive:
     """A persistent receive that compares what came with what was due; too long a message is an error of MPI's own."""
 
     def __init__(self, request: MPI.Prequest, nbytes: int, peer: int) -> None:
-        self.start, self.free = request.Start, request.Free
+        self.start: Callable[[], None] = request.Start
+        self.free: Callable[[], None] = request.Free
         status = MPI.Status()
         count, byte = status.Get_count, MPI.BYTE
 
@@ -94,7 +98,8 @@ class _Receive:
                 check()
             return done
 
-        self.wait, self.test = wait, test
+        self.wait: Callable[[], object] = wait
+        self.test: Callable[[], bool] = test
 
 
 def _bytes_of(memory: NDArray) -> list[Any]:
@@ -116,7 +121,7 @@ def transport_of(comm: MPI.Intracomm) -> MpiTransport:
         raise TypeError(f"comm must be an mpi4py intracommunicator, not {type(comm).__name__}.")
     if comm == MPI.COMM_NULL:
         raise ValueError("comm is MPI.COMM_NULL: this rank is not in the group and must not make the call.")
-    transport = comm.Get_attr(_KEYVAL)
+    transport: Any = comm.Get_attr(_KEYVAL)
     if transport is None:
         transport = MpiTransport(comm)
         comm.Set_attr(_KEYVAL, transport)

@@ -59,7 +59,7 @@ def check_launcher(size: int, environment: dict[str, str]) -> None:
 
 
 def abort_on_error() -> None:
-    """Make an uncaught exception on one rank end the whole job, after its traceback, instead of leaving the rest hang."""
+    """Make an uncaught exception on one rank end the whole job, after its traceback, instead of hanging the rest."""
     if sys.excepthook is _abort or MPI.COMM_WORLD.size == 1:
         return
     sys.excepthook = _abort

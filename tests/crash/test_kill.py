@@ -26,10 +26,10 @@ from hpcdist.checkpoint import committed, read
 pytest.importorskip("sklearn", reason="trains on the digits")
 
 TRIALS = int(os.environ.get("HPCDIST_KILL_TRIALS", "3"))
-RANKS, EVERY, STEPS = 4, 3, 480
+RANKS, EVERY, STEPS = 4, 3, 240
 COMMAND = [sys.executable, "-c", "from hpcdist.cli import main; main()"]
 LAUNCH = [*COMMAND, "run", "-n", str(RANKS), "--", *COMMAND]
-TRAIN = ["train", "--epochs", "40", "--batch", "128", "--seed", "5", "--model", "softmax"]
+TRAIN = ["train", "--epochs", "20", "--batch", "128", "--seed", "5", "--model", "softmax"]
 PATIENCE = 120.0  # seconds, for a machine that is busy with other things
 
 # Who is killed: the launcher alone, which leaves orphans; the launcher and all ranks at once; or one rank.
@@ -42,9 +42,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(
-    tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
-) -> list[dict[str, str]]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> list[dict[str, str]]:
     """The log of a run that nobody killed."""
     out = tmp_path_factory.mktemp("uninterrupted")
     finish(out, environment, "never")
@@ -120,9 +118,7 @@ def test_a_rank_told_to_stop_makes_all_save_and_exit_with_85(
 ) -> None:
     process = start(tmp_path, environment, "never")
     wait_for_step(process, tmp_path, 50)
-    ranks = [
-        child for child in psutil.Process(process.pid).children(recursive=True) if "python" in child.name()
-    ]
+    ranks = [child for child in psutil.Process(process.pid).children(recursive=True) if "python" in child.name()]
     ranks[-1].send_signal(signal.SIGUSR1)
     assert process.wait(PATIENCE) == 85
     assert not (tmp_path / "summary.json").exists()

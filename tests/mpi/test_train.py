@@ -168,9 +168,7 @@ def test_stop_asked_of_one_rank_stops_all_with_a_checkpoint(shared: Path) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_signal_is_a_request_to_stop(
-    shared: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_is_a_request_to_stop(shared: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Trainer.step
 
     def signalled(trainer: Trainer, stop: bool) -> tuple[Row, bool]:
@@ -193,9 +191,7 @@ def test_a_checkpoint_that_cannot_be_written_is_everybodys_error(shared: Path) -
         train(shared, checkpoint_dir=str(shared / "file" / "checkpoints"))
 
 
-def test_being_replaced_by_another_run_is_everybodys_error(
-    shared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_being_replaced_by_another_run_is_everybodys_error(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Trainer.step
 
     def replaced(trainer: Trainer, stop: bool) -> tuple[Row, bool]:

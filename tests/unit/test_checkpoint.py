@@ -257,9 +257,7 @@ def test_a_run_that_was_replaced_cannot_commit(tmp_path: Path) -> None:
     assert json.loads((tmp_path / fence.OWNER).read_text())["token"] == new.fence.token
 
 
-def test_a_run_replaced_while_it_writes_cannot_commit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_replaced_while_it_writes_cannot_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = Store(tmp_path)
     flush = writer.fsync
 

@@ -70,9 +70,7 @@ def test_digits_are_all_there(tmp_path: Path) -> None:
     assert found == sorted(zip(map(bytes, images.astype(np.uint8)), labels, strict=True))
 
 
-def test_without_scikit_learn_the_error_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_scikit_learn_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'hpcdist\[digits\]'"):
         digits.convert(tmp_path / "digits.h5")

@@ -69,10 +69,7 @@ def test_float32_stays_float32(name: str) -> None:
     model = make(name)
     at = model.initialize(1)
     assert at.dtype == np.float32
-    assert all(
-        layer.dtype == np.float32
-        for layer in model.forward(views(at, model.shapes), samples(2, np.float32)[0])
-    )
+    assert all(layer.dtype == np.float32 for layer in model.forward(views(at, model.shapes), samples(2, np.float32)[0]))
 
 
 def test_initial_parameters_follow_the_seed() -> None:

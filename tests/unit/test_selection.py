@@ -9,9 +9,7 @@ from hpcdist.algorithms import ALLREDUCE, allreduce
 from hpcdist.selection import Bracket, Rule, Selection, choose_by_price, resolve
 
 MODEL = cost.Model(1e-6, 1e-10, 1e-11)
-RULE = Rule(
-    4, 2, "float32", (Bracket(1024, "tree", 0), Bracket(4096, "direct", 512), Bracket(None, "ring", 65536))
-)
+RULE = Rule(4, 2, "float32", (Bracket(1024, "tree", 0), Bracket(4096, "direct", 512), Bracket(None, "ring", 65536)))
 TABLE = Selection((RULE,), MODEL, {"date": "2026-01-02"}, "a.json")
 
 
@@ -65,9 +63,7 @@ def test_a_bracket_that_the_type_itself_lacks_is_looked_up_in_its_stand_in():
     assert Selection((own, RULE)).choose(4, 2, "int32", 9).algorithm == "tree"
 
 
-@pytest.mark.parametrize(
-    ("size", "nodes", "dtype"), [(5, 2, "float32"), (4, 1, "float32"), (4, 2, "float64")]
-)
+@pytest.mark.parametrize(("size", "nodes", "dtype"), [(5, 2, "float32"), (4, 1, "float32"), (4, 2, "float64")])
 def test_another_case_is_none_of_the_table_s_business(size, nodes, dtype):
     assert TABLE.choose(size, nodes, dtype, 9) is None
 
@@ -94,9 +90,7 @@ def test_an_argument_goes_before_the_environment(written, monkeypatch):
 def test_without_a_rule_the_table_s_own_model_decides():
     choice = resolve(TABLE, 3, (0, 0, 0), "float32", 1 << 20)
     assert choice.algorithm == choose_by_price(3, (0, 0, 0), 1 << 20, MODEL).algorithm
-    assert choice.why.startswith(
-        "a.json has no rule for 3 ranks on 1 node and float32; lowest predicted time"
-    )
+    assert choice.why.startswith("a.json has no rule for 3 ranks on 1 node and float32; lowest predicted time")
 
 
 @pytest.mark.parametrize("nbytes", [8, 4096, 1 << 26])
@@ -172,17 +166,13 @@ def test_a_malformed_table_is_refused_with_file_place_and_what_was_expected(chan
 
 def test_an_unknown_algorithm_is_refused_with_those_there_are(tmp_path):
     (tmp_path / "bad.json").write_text(edited(lambda d: d["rules"][0]["choose"][1].update(algorithm="rign")))
-    with pytest.raises(
-        ValueError, match=r"bad\.json: rules\[0\].choose\[1\].algorithm: .*'rign'; choose from ring"
-    ):
+    with pytest.raises(ValueError, match=r"bad\.json: rules\[0\].choose\[1\].algorithm: .*'rign'; choose from ring"):
         Selection.load(tmp_path / "bad.json")
 
 
 def test_a_malformed_model_is_refused_with_the_file(tmp_path):
     (tmp_path / "bad.json").write_text(edited(lambda d: d["model"].update(alpha=-1)))
-    with pytest.raises(
-        ValueError, match=r"bad\.json: model: .*alpha must be a number of seconds >= 0, not -1"
-    ):
+    with pytest.raises(ValueError, match=r"bad\.json: model: .*alpha must be a number of seconds >= 0, not -1"):
         Selection.load(tmp_path / "bad.json")
 
 

@@ -76,9 +76,7 @@ def test_a_buffer_made_in_blocks_is_the_same_buffer(op):
     whole = inputs(3, 5, count, dtype, op)
     parts = [inputs(3, 5, high - low, dtype, op, start=low) for low, high in blocks(count)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
-    np.testing.assert_array_equal(
-        expected(5, 9, dtype, op, start=BLOCK), expected(5, count, dtype, op)[BLOCK:][:9]
-    )
+    np.testing.assert_array_equal(expected(5, 9, dtype, op, start=BLOCK), expected(5, count, dtype, op)[BLOCK:][:9])
 
 
 def test_the_numbers_never_change():

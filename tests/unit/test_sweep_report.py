@@ -71,9 +71,7 @@ def test_no_results_are_no_error():
 
 
 def test_the_wide_table_has_one_width():
-    rows = [
-        report.wide_row(r) for r in (record(), record("MPI_Allreduce", 8, sent_bytes=None, predicted_us=None))
-    ]
+    rows = [report.wide_row(r) for r in (record(), record("MPI_Allreduce", 8, sent_bytes=None, predicted_us=None))]
     assert {len(line) for line in rows} == {len(report.WIDE_HEADER[-1])}
     assert "1.75 MiB" in rows[0]
 

@@ -8,12 +8,7 @@ from hpcdist.sweep import tune
 
 def measured(times):
     """Records from {algorithm: {nbytes: microseconds}}."""
-    return [
-        row
-        for name, line in times.items()
-        for nbytes, us in line.items()
-        for row in pair(name, nbytes, (us, us))
-    ]
+    return [row for name, line in times.items() for nbytes, us in line.items() for row in pair(name, nbytes, (us, us))]
 
 
 def test_winners_meet_halfway_on_a_logarithmic_scale():

@@ -37,9 +37,7 @@ def test_a_bad_file_is_refused(text: str, why: str) -> None:
 
 
 def test_all_bad_values_are_named_at_once() -> None:
-    with pytest.raises(
-        ConfigError, match=r"model must be one of .* got 'cnn'; .*momentum must be .* got 1.5; keep"
-    ):
+    with pytest.raises(ConfigError, match=r"model must be one of .* got 'cnn'; .*momentum must be .* got 1.5; keep"):
         Config(model="cnn", momentum=1.5, keep=0)
 
 
@@ -87,9 +85,7 @@ def test_the_log_reads_back_bit_for_bit(tmp_path: Path) -> None:
 def test_a_resumed_log_has_every_step_once(tmp_path: Path, torn: int) -> None:
     path = tmp_path / "log.csv"
     write(path, ROWS[:4])
-    path.write_bytes(
-        path.read_bytes()[:-torn] if torn else path.read_bytes()
-    )  # never into the first two rows
+    path.write_bytes(path.read_bytes()[:-torn] if torn else path.read_bytes())  # never into the first two rows
     write(path, ROWS[2:], done=2)
     assert read(path) == ROWS
 

