@@ -49,7 +49,7 @@ demo: $(STAMP)
 	@echo "  $(DEMO)/train/checkpoints/   HDF5 checkpoints"
 	@echo "  $(DEMO)/sweep.png, .svg      bandwidth of every algorithm over size;  sweep.json, sweep.csv: all numbers"
 	@echo "  $(DEMO)/selection.json       what algorithm=\"auto\" reads: export HPCDIST_SELECTION=$(DEMO)/selection.json"
-	@$(BIN)/python -c "import json; s = json.load(open('$(DEMO)/train/summary.json')); print(f\"  test accuracy {s['accuracy']:.1%} after {s['steps']} steps on {s['ranks']} ranks\")"
+	@$(BIN)/python -c "import json; s = json.load(open('$(DEMO)/train/summary.json')); print(f\"  test accuracy {s['test_accuracy']:.1%} after {s['steps']} steps on {s['execution']['ranks']} ranks, resumed from step {s['resumed_from']}\")"
 
 test: lint test-unit test-jobs test-mpi
 	@echo "all tests passed; not run here: rings that need several hosts, Slurm or a GPU"

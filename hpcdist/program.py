@@ -13,8 +13,10 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import cycle
+from typing import Any
 
-from hpcdist.schedule import Layout, Schedule, Transfer
+from hpcdist.schedule import Layout, Rows, Schedule, Transfer
 
 
 class Kind(Enum):
@@ -124,75 +126,83 @@ class _Lowering:
     def __init__(self, schedule: Schedule, rank: int, layout: Layout, segment: int) -> None:
         self.rank, self.layout, self.segment = rank, layout, segment
         self.steps = [(number, self._messages(rows)) for number, rows in schedule.rows_of(rank)]
+        self.staged = [self._staged(messages) for _, messages in self.steps]
+        self.inboxes = self._inboxes()
         self.hazards = _Hazards()
         self.operations: list[Operation] = []
-        self.inboxes = self._inboxes()
 
-    def _messages(self, rows: object) -> list[_Message]:
+    def _messages(self, rows: Rows) -> list[_Message]:
         """The rows of a step that move any element at all."""
         start = self.layout.start
         messages = []
-        for row in rows:  # type: ignore[attr-defined]
+        for row in rows:
             dst_start = start(row.dst_chunk)
             count = start(row.dst_chunk + row.count) - dst_start
             if count:
                 messages.append(_Message(row, start(row.src_chunk), dst_start, count))
         return messages
 
-    def _staged(self, messages: list[_Message]) -> list[_Message]:
-        """The messages that cannot be received in place: those to be reduced, and those whose place is still read.
+    def _receives(self, m: _Message) -> bool:
+        return m.row.dst == self.rank != m.row.src
+
+    def _staged(self, messages: list[_Message]) -> set[int]:
+        """Which messages of a step cannot be received in place: those to be reduced, or whose place is still read.
 
         Receiving over what the same step sends would have to wait for the send, and the peer, doing the same, for ours.
         """
-        mine = [m for m in messages if m.row.dst == self.rank and m.row.src != self.rank]
-        read = [(m.src_start, m.src_start + m.count) for m in messages if m.row.src == self.rank]
-        read += [(m.dst_start, m.dst_start + m.count) for m in mine if m.row.reduce]
-        return [m for m in mine if m.row.reduce or any(a < m.dst_start + m.count and m.dst_start < b for a, b in read)]
+        reads = [(m.src_start, m.src_start + m.count) for m in messages if m.row.src == self.rank]
+        staged = set()
+        for index, m in enumerate(messages):
+            start, stop = m.dst_start, m.dst_start + m.count
+            if self._receives(m) and (m.row.reduce or any(a < stop and start < b for a, b in reads)):
+                staged.add(index)
+        return staged
 
     def _inboxes(self) -> tuple[int, int]:
         """The sizes of the two inboxes that steps use in turn, so that one fills while the other is emptied."""
-        needs = [sum(m.count for m in self._staged(messages)) for _, messages in self.steps]
-        needs = [need for need in needs if need]
+        needs = [
+            sum(messages[index].count for index in staged)
+            for (_, messages), staged in zip(self.steps, self.staged, strict=True)
+            if staged
+        ]
         return max(needs[::2], default=0), max(needs[1::2], default=0)
 
-    def _add(self, before: set[int], operation: Operation) -> None:
-        object.__setattr__(operation, "after", tuple(sorted(before)))
-        self.operations.append(operation)
+    def _add(self, kind: Kind, step: int, start: int, count: int, before: set[int], **more: Any) -> None:
+        after = tuple(sorted(before))
+        self.operations.append(Operation(kind, step, start, start + count, after=after, **more))
 
     def run(self) -> tuple[Operation, ...]:
         """All operations, each after those it depends on."""
-        used = 0  # steps that filled an inbox
-        for number, messages in self.steps:
-            staged = self._staged(messages)
-            inbox = self.layout.length + (self.inboxes[0] if used % 2 else 0)
-            used += bool(staged)
+        inboxes = cycle((self.layout.length, self.layout.length + self.inboxes[0]))
+        for (number, messages), staged in zip(self.steps, self.staged, strict=True):
             for m in messages:
-                if m.row.src == self.rank and m.row.dst != self.rank:
+                if m.row.src == self.rank != m.row.dst:
                     self._send(number, m)
             for m in messages:
                 if m.row.src == m.row.dst:
                     self._take(number, m, m.src_start)
+            free = next(inboxes) if staged else 0
             places = {}
-            for m in messages:
-                if m.row.dst == self.rank and m.row.src != self.rank:
-                    places[m] = inbox if m in staged else m.dst_start
-                    inbox += m.count if m in staged else 0
-                    self._receive(number, m, places[m])
-            for m in staged:
-                self._take(number, m, places[m])
+            for index, m in enumerate(messages):
+                if index in staged:
+                    places[index], free = free, free + m.count
+                if self._receives(m):
+                    self._receive(number, m, places.get(index, m.dst_start))
+            for index, place in places.items():
+                self._take(number, messages[index], place)
         return tuple(self.operations)
 
     def _send(self, step: int, m: _Message) -> None:
         for offset, count in m.segments(self.segment):
             start = m.src_start + offset
             before = self.hazards.read(len(self.operations), start, start + count)
-            self._add(before, Operation(Kind.SEND, step, start, start + count, m.row.dst))
+            self._add(Kind.SEND, step, start, count, before, peer=m.row.dst)
 
     def _receive(self, step: int, m: _Message, place: int) -> None:
         for offset, count in m.segments(self.segment):
             start = place + offset
             before = self.hazards.write(len(self.operations), start, start + count)
-            self._add(before, Operation(Kind.RECV, step, start, start + count, m.row.src))
+            self._add(Kind.RECV, step, start, count, before, peer=m.row.src)
 
     def _take(self, step: int, m: _Message, operand: int) -> None:
         """Reduce or copy what lies at `operand` into its place."""
@@ -203,7 +213,7 @@ class _Lowering:
             before = self.hazards.read(number, taken, taken + count)
             before |= self.hazards.write(number, start, start + count)
             first = m.row.src < m.row.dst
-            self._add(before, Operation(kind, step, start, start + count, m.row.src, taken, first))
+            self._add(kind, step, start, count, before, peer=m.row.src, operand=taken, incoming_first=first)
 
 
 def lower(schedule: Schedule, rank: int, layout: Layout, segment: int) -> Program:

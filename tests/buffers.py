@@ -40,7 +40,7 @@ def distinct(size, count, dtype, op="sum", seed=0):
 
 
 def special(size, count, dtype, seed=0):
-    """Values [size, count] of which many are +0, -0, an infinity or a NaN that carries its rank and index."""
+    """Values [size, count] of which many are +0, -0, an infinity or a NaN, with 31 payloads of each sign."""
     dtype = DTYPES[dtype]
     kind = np.random.default_rng(seed).integers(0, 8, (size, count))
     values = np.select(

@@ -10,12 +10,10 @@ from typing import Any
 import click
 
 from hpcdist.algorithms import ALLREDUCE, allreduce
+from hpcdist.errors import AgreedError, LaunchError
 from hpcdist.kernels.reduce import DTYPES, binary
 from hpcdist.sizes import BYTES
-from hpcdist.sweep.options import Options
 from hpcdist.sweep.record import LIBRARY
-from hpcdist.sweep.run import Sweep
-from hpcdist.transport.startup import world
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -133,4 +131,18 @@ def sweep(**options: Any) -> None:
     """
     if options["min_bytes"] > options["max_bytes"] or options["min_bytes"] < 1:
         raise click.UsageError("--min-bytes must be at least 1 and at most --max-bytes")
-    sys.exit(Sweep(world(), Options(**options)).run())
+    from hpcdist.sweep.options import Options  # here, as they start MPI, which --help must not need
+    from hpcdist.sweep.run import Sweep
+    from hpcdist.transport.startup import world
+
+    try:
+        comm = world()
+    except LaunchError as error:
+        raise click.ClickException(str(error)) from None
+    try:
+        code = Sweep(comm, Options(**options)).run()
+    except AgreedError as error:
+        if comm.rank == 0:
+            click.echo(f"Error: {error}", err=True)
+        code = 1
+    sys.exit(code)

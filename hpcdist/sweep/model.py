@@ -44,13 +44,13 @@ def fit(comm: MPI.Intracomm, topology: Sequence[int]) -> Model:
     return Model(alpha, beta, gamma, node_alpha, node_beta)
 
 
-def _exchange(comm: MPI.Intracomm) -> tuple[float, float]:
+def _exchange(comm: MPI.Comm) -> tuple[float, float]:
     """(alpha, beta) of sending to the next rank while receiving from the one before."""
     small, large = (_seconds(comm, _neighbours(comm, nbytes)) for nbytes in (SMALL, LARGE))
     return small, max(0.0, large - small) / (LARGE - SMALL)
 
 
-def _neighbours(comm: MPI.Intracomm, nbytes: int) -> Callable[[], object]:
+def _neighbours(comm: MPI.Comm, nbytes: int) -> Callable[[], object]:
     out, into = np.zeros(nbytes, np.uint8), np.zeros(nbytes, np.uint8)
     after, before = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
     return lambda: comm.Sendrecv(out, after, 0, into, before, 0)
@@ -62,13 +62,13 @@ def _addition() -> Callable[[], object]:
     return lambda: np.add(ours, theirs, out=ours)
 
 
-def _seconds(comm: MPI.Intracomm, call: Callable[[], object]) -> float:
+def _seconds(comm: MPI.Comm, call: Callable[[], object]) -> float:
     """Seconds of one call within a batch, the median over batches."""
     calls = max(3, int(SECONDS / comm.allreduce(_batch(comm, call, 3), MPI.MAX)))
     return float(np.median([_batch(comm, call, calls) for _ in range(BATCHES)]))
 
 
-def _batch(comm: MPI.Intracomm, call: Callable[[], object], calls: int) -> float:
+def _batch(comm: MPI.Comm, call: Callable[[], object], calls: int) -> float:
     comm.Barrier()
     start = perf_counter()
     for _ in range(calls):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,6 +64,17 @@ class Options:
             counts.append(max(1, nbytes // dtype.itemsize))
             nbytes *= self.step_factor
         return dict.fromkeys(counts)
+
+    def problem_with_files(self) -> str | None:
+        """Why a file that was asked for cannot be written, or None; missing folders are made."""
+        for path in filter(None, (self.json, self.csv, self.figure, self.tune)):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                return f"{path} cannot be written: {error}"
+            if not os.access(path.parent, os.W_OK):
+                return f"{path} cannot be written: {path.parent} is not writable"
+        return None
 
     def as_json(self) -> dict[str, Any]:
         """The options as JSON holds them."""

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 import click
@@ -38,7 +39,13 @@ class Sweep:
         )
 
     def run(self) -> int:
-        """Measure all points and write all that is asked for; returns the exit code."""
+        """Measure all points and write all that is asked for; returns the exit code.
+
+        Raises:
+            AgreedError: on all ranks, before anything is measured, if a file cannot be written.
+        """
+        problem = self.options.problem_with_files() if self.comm.rank == 0 else None
+        mpi.agree(self.comm, problem is None, problem or "")
         with Interrupt(self.comm) as interrupt:
             self._say([*report.head(self.report), *self._left_out()])
             self._measure(interrupt)
@@ -148,9 +155,14 @@ class Sweep:
     def _explanations(self) -> Iterator[str]:
         """What "auto" takes at each size, by the table of this sweep, or else as a plan would choose now."""
         table = self._selection() if self.options.tune else None
-        for point in self.options.points():
-            choice = selection.resolve(table, self.comm.size, self.topology, point.dtype.name, point.nbytes)
-            yield f"# auto, {point}: {choice.algorithm}, because {choice.why}"
+        choices = [
+            (selection.resolve(table, self.comm.size, self.topology, point.dtype.name, point.nbytes), point)
+            for point in self.options.points()
+        ]
+        for choice, same in groupby(choices, key=lambda pair: pair[0]):
+            first, *others = (point for _, point in same)
+            last = f" to {others[-1]}" if others else ""
+            yield f"# auto, {first}{last}: {choice.algorithm}, because {choice.why}"
 
     def _say(self, lines: Iterable[str], err: bool = False) -> None:
         if self.comm.rank == 0:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from mpi4py import MPI
 
 from hpcdist.algorithms import ALLREDUCE
+from hpcdist.errors import AgreedError
 from hpcdist.kernels.reduce import DTYPES, OPS
 from hpcdist.selection import Selection
 from hpcdist.sweep import inputs, measure, model
@@ -191,7 +192,7 @@ def test_a_sweep_writes_what_it_measured(folder, capsys):
     )
     assert (folder / "f.svg").exists() == (WORLD.size > 1)
     assert ("Out of bounds values : 0 OK" in text) == (WORLD.rank == 0)
-    assert ("auto, 8 B float32 sum:" in text) == (WORLD.rank == 0)
+    assert ("auto, 8 B float32 sum" in text) == (WORLD.rank == 0)
 
 
 def test_the_bytes_on_the_wire_are_those_of_the_schedule(folder):
@@ -202,6 +203,14 @@ def test_the_bytes_on_the_wire_are_those_of_the_schedule(folder):
         least = 2 * (WORLD.size - 1) / WORLD.size * row["nbytes"]
         assert row["sent_bytes"] == (pytest.approx(least) if ours else None)
         assert (row["predicted_us"] is not None) == ours
+
+
+def test_a_file_that_cannot_be_written_ends_the_sweep_on_all_ranks_before_it_begins(folder):
+    if WORLD.rank == 0:
+        (folder / "taken").write_text("a file, no folder")
+    WORLD.Barrier()
+    with pytest.raises(AgreedError, match=r"rank 0: .*taken/s.json cannot be written"):
+        Sweep(WORLD, options(json=folder / "taken" / "s.json")).run()
 
 
 def test_half_types_are_measured_without_the_library(capsys, folder):

@@ -1,6 +1,6 @@
 """The proof itself is on trial: it must reject every schedule that is wrong, and point at the step that is."""
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 from itertools import product
 
 import numpy as np
@@ -19,7 +19,7 @@ def play(transfers, size, chunks, inputs):
     for step in transfers:
         before = [list(row) for row in state]
         touched = {}
-        for src, dst, src_chunk, dst_chunk, count, reduce in step:
+        for src, dst, src_chunk, dst_chunk, count, reduce in map(astuple, step):
             if not (0 <= src < size and 0 <= dst < size and src != dst):
                 return None
             if min(src_chunk, dst_chunk) < 0 or max(src_chunk, dst_chunk) + count > chunks:
@@ -52,17 +52,20 @@ def mutations(steps, size):
         where = f"step {number}, {row}"
         yield f"drop {where}", with_rows([])
         yield f"duplicate {where}", with_rows([row, row])
-        yield f"flip reduce of {where}", with_rows([row._replace(reduce=not row.reduce)])
+        yield f"flip reduce of {where}", with_rows([replace(row, reduce=not row.reduce)])
         for field in ("src_chunk", "dst_chunk"):
             for by in (-1, 1):
-                yield f"shift {field} by {by} of {where}", with_rows([row._replace(**{field: getattr(row, field) + by})])
-        both = row._replace(src_chunk=row.src_chunk + 1, dst_chunk=row.dst_chunk + 1)
+                yield (
+                    f"shift {field} by {by} of {where}",
+                    with_rows([replace(row, **{field: getattr(row, field) + by})]),
+                )
+        both = replace(row, src_chunk=row.src_chunk + 1, dst_chunk=row.dst_chunk + 1)
         yield f"shift both chunks of {where}", with_rows([both])
         for by in (-1, 1):
-            yield f"change count by {by} of {where}", with_rows([row._replace(count=row.count + by)])
+            yield f"change count by {by} of {where}", with_rows([replace(row, count=row.count + by)])
         for field, rank in product(("src", "dst"), range(size)):
             if rank != getattr(row, field):
-                yield f"set {field} to {rank} of {where}", with_rows([row._replace(**{field: rank})])
+                yield f"set {field} to {rank} of {where}", with_rows([replace(row, **{field: rank})])
 
 
 def rows_of(schedule):
@@ -71,7 +74,7 @@ def rows_of(schedule):
 
 def scheduled(schedule, steps):
     """`schedule` with other steps, whose rows are given."""
-    columns = [list(zip(*rows, strict=True)) or [()] * 6 for rows in steps]
+    columns = [list(zip(*map(astuple, rows), strict=True)) or [()] * 6 for rows in steps]
     made = [Rows(*(np.array(c, np.int64) for c in cs[:5]), np.array(cs[5], bool)) for cs in columns]
     return replace(schedule, steps=tuple(map(Step.of, made)), alike=False)
 
@@ -129,14 +132,14 @@ def test_an_all_gather_with_two_chunks_exchanged_is_rejected():
     """Every rank hears from every other, but puts the chunks in the wrong places."""
     schedule = algorithms.ALL_GATHER["direct"](3)
     (step,) = rows_of(schedule)
-    twisted = [row._replace(dst_chunk=3 - row.src - row.dst) for row in step]
+    twisted = [replace(row, dst_chunk=3 - row.src - row.dst) for row in step]
     assert not accepts(scheduled(schedule, [twisted]))
 
 
 def test_an_alltoall_that_sends_the_wrong_part_is_rejected():
     schedule = algorithms.pairwise(3)
     steps = rows_of(schedule)
-    steps[1][0] = steps[1][0]._replace(src_chunk=3)
+    steps[1][0] = replace(steps[1][0], src_chunk=3)
     assert not accepts(scheduled(schedule, steps))
 
 
@@ -193,15 +196,15 @@ GOOD = Transfer(0, 1, 0, 0, 1, True)
 @pytest.mark.parametrize(
     ("row", "why"),
     [
-        (GOOD._replace(src=-1), r"sends from a rank outside 0\.\.2"),
-        (GOOD._replace(src=3), r"sends from a rank outside 0\.\.2"),
-        (GOOD._replace(dst=3), r"sends to a rank outside 0\.\.2"),
-        (GOOD._replace(dst=0), "sends to itself"),
-        (GOOD._replace(count=0), "moves no chunk"),
-        (GOOD._replace(count=-1), "moves no chunk"),
-        (GOOD._replace(src_chunk=-1), "reads chunks that do not exist"),
-        (GOOD._replace(src_chunk=3), "reads chunks that do not exist"),
-        (GOOD._replace(dst_chunk=2, count=2), "writes chunks that do not exist"),
+        (replace(GOOD, src=-1), r"sends from a rank outside 0\.\.2"),
+        (replace(GOOD, src=3), r"sends from a rank outside 0\.\.2"),
+        (replace(GOOD, dst=3), r"sends to a rank outside 0\.\.2"),
+        (replace(GOOD, dst=0), "sends to itself"),
+        (replace(GOOD, count=0), "moves no chunk"),
+        (replace(GOOD, count=-1), "moves no chunk"),
+        (replace(GOOD, src_chunk=-1), "reads chunks that do not exist"),
+        (replace(GOOD, src_chunk=3), "reads chunks that do not exist"),
+        (replace(GOOD, dst_chunk=2, count=2), "writes chunks that do not exist"),
     ],
 )
 def test_a_malformed_transfer_is_named_with_its_step(row, why):
