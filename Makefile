@@ -63,7 +63,7 @@ test-jobs: $(STAMP)
 
 test-mpi: $(STAMP)
 	set -e; for n in $(SIZES); do echo "== tests/mpi on $$n ranks"; \
-	    timeout -k 10 300 $(HPCDIST) run -n $$n -- python -m pytest -q -p no:cacheprovider --with-mpi tests/mpi; done
+	    timeout -k 10 300 $(HPCDIST) run -n $$n -- python -m pytest -q --color=no -p no:cacheprovider --with-mpi tests/mpi; done
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,24 +7,21 @@ on (count, dtype, op, algorithm) is compared before any data moves, and all rank
 from __future__ import annotations
 
 import os
-import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from hpcdist import algorithms, selection, watch
-from hpcdist.device import problem_with
+from hpcdist import selection
+from hpcdist.agreement import Signature, agree_on, problem_of, same_everywhere, schedule_of, signature_of
 from hpcdist.errors import ArgumentError
 from hpcdist.execute import BoundProgram
-from hpcdist.kernels.reduce import OPS
 from hpcdist.program import Program, lower
-from hpcdist.schedule import Layout, Schedule
-from hpcdist.transport.mpi import MpiTransport, naming, raise_together, transport_of
+from hpcdist.schedule import Layout
+from hpcdist.transport.mpi import MpiTransport, transport_of
 
 SEGMENT = 1 << 22  # bytes of a segment unless told otherwise; networks like smaller ones, which a sweep finds
 LARGEST_MESSAGE = 1 << 30  # bytes; MPI counts of many libraries end at 2**31 - 1
@@ -32,24 +29,6 @@ CACHED_PLANS = 64  # per communicator, for the one-line calls
 CACHED_BUFFERS = 4  # per cached plan
 
 Table = selection.Selection | str | os.PathLike[str] | None
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What all ranks must agree on before they can work together. Never an address: those differ."""
-
-    call: str
-    count: int
-    dtype: str
-    op: str
-    algorithm: str
-    root: int = 0
-    segment_nbytes: int | None = None
-    topology: tuple[int, ...] | None = None
-
-    def number(self) -> int:
-        """The signature as a number that is the same on every rank."""
-        return zlib.crc32(repr(self).encode())
 
 
 class Plan(BoundProgram):
@@ -100,7 +79,7 @@ class _Collective:
         self.signature, segment, self.why = _choose(transport, signature, self.topology, table)
         self.segment_nbytes = min(segment or LARGEST_MESSAGE, LARGEST_MESSAGE) if segment is not None else SEGMENT
         dtype = np.dtype(selection.DTYPES[signature.dtype])
-        schedule = _schedule(self.signature, transport.size, self.topology)
+        schedule = schedule_of(self.signature, transport.size, self.topology)
         layout = Layout.near_equal(schedule, signature.count, signature.count if schedule.input_chunks else 0)
         segment_count = max(1, self.segment_nbytes // dtype.itemsize)
         self.program: Program = lower(schedule, transport.rank, layout, segment_count)
@@ -155,77 +134,6 @@ def _choose(
     return replace(signature, algorithm=choice.algorithm), segment, choice.why
 
 
-def _schedule(signature: Signature, size: int, topology: Sequence[int]) -> Schedule:
-    """The schedule behind a signature."""
-    match signature.call:
-        case "allreduce":
-            return algorithms.allreduce(signature.algorithm, size, topology)
-        case "reduce_scatter":
-            return algorithms.reduce_scatter(signature.algorithm, size)
-        case "allgather":
-            return algorithms.allgather(signature.algorithm, size)
-        case "reduce":
-            return algorithms.reduce(size, signature.root)
-        case "bcast":
-            return algorithms.bcast(size, signature.root)
-        case _:
-            return algorithms.pairwise(size)
-
-
-# --- agreement ---
-
-
-def _problem(signature: Signature, transport: MpiTransport, buffer: Any, out: Any) -> str | None:
-    """What is wrong with this rank's arguments, in words."""
-    found = problem_with("buffer", buffer, writable=out is None)
-    if found is None and out is not None:
-        found = problem_with("out", out, writable=True)
-        if found is None and (out.shape != buffer.shape or out.dtype != buffer.dtype):
-            found = f"out is {out.dtype}{list(out.shape)}, but buffer is {buffer.dtype}{list(buffer.shape)}"
-        if found is None and np.may_share_memory(buffer, out):
-            found = "out overlaps buffer; leave out away to work in place"
-    if found is None and signature.call == "alltoall" and signature.count % transport.size:
-        found = f"an all-to-all of {signature.count} elements cannot be cut into {transport.size} equal parts"
-    if found is None and signature.op not in OPS:
-        found = f"there is no operation {signature.op!r}; choose from {', '.join(OPS)}"
-    if found is None and not 0 <= signature.root < transport.size:
-        found = f"there is no rank {signature.root} to be the root; ranks are 0..{transport.size - 1}"
-    if found is None and signature.segment_nbytes is not None and signature.segment_nbytes < 0:
-        found = f"segment_nbytes must be >= 0 (0: whole messages), not {signature.segment_nbytes}"
-    if found is None and signature.algorithm != "auto":
-        try:
-            _schedule(signature, transport.size, signature.topology or transport.topology)
-        except ValueError as error:
-            found = str(error)
-    return found
-
-
-def _compare(signatures: Sequence[Signature]) -> None:
-    """Raise if ranks made different calls; the same text everywhere, with the fields that differ."""
-    if len(set(signatures)) == 1:
-        return
-    differing = [f.name for f in fields(Signature) if len({getattr(s, f.name) for s in signatures}) > 1]
-    groups: dict[str, list[int]] = {}
-    for rank, signature in enumerate(signatures):
-        said = asdict(signature)
-        groups.setdefault(", ".join(f"{name}={said[name]!r}" for name in differing), []).append(rank)
-    text = "; ".join(f"{naming(ranks)}: {said}" for said, ranks in groups.items())
-    raise ArgumentError(f"the ranks do not make the same call. {text}. All must agree before data can move.")
-
-
-def _agree(transport: MpiTransport, signature: Signature, problem: str | None) -> None:
-    """Collective: raise on all ranks alike if one has a problem or they made different calls."""
-    answers = transport.exchange((problem, signature), f"agree on {signature.call}")
-    raise_together([answer[0] for answer in answers], ArgumentError)
-    _compare([answer[1] for answer in answers])
-
-
-def _signature(call: str, buffer: Any, op: str, algorithm: str, **more: Any) -> Signature:
-    count = buffer.size if isinstance(buffer, np.ndarray) else -1
-    dtype = buffer.dtype.name if isinstance(buffer, np.ndarray) else type(buffer).__name__
-    return Signature(call, count, dtype, str(op), str(algorithm), **more)
-
-
 # --- plans ---
 
 
@@ -258,7 +166,7 @@ def plan(
     Raises: ArgumentError, on all ranks alike, if a rank's argument cannot be used or the ranks do not agree.
     """
     transport = transport_of(comm)
-    signature = _signature(
+    signature = signature_of(
         "allreduce",
         buffer,
         op,
@@ -266,7 +174,7 @@ def plan(
         segment_nbytes=segment_nbytes,
         topology=None if topology is None else tuple(map(int, topology)),
     )
-    _agree(transport, signature, _problem(signature, transport, buffer, out))
+    agree_on(transport, signature, problem_of(signature, transport, buffer, out))
     return Plan(_Collective(transport, signature, selection), buffer, out)
 
 
@@ -287,27 +195,17 @@ def _call(
     if known is not None and out is None and buffer.flags.c_contiguous and buffer.flags.writeable:
         problem = None
     else:
-        signature = _signature(call, buffer, op, algorithm, root=root)
-        problem = _problem(signature, transport, buffer, out)
+        signature = signature_of(call, buffer, op, algorithm, root=root)
+        problem = problem_of(signature, transport, buffer, out)
     number = -1 if problem else known.number if known else signature.number()
-    if not _same_everywhere(transport, number) or problem:
-        _agree(transport, _signature(call, buffer, op, algorithm, root=root), problem)
+    if not same_everywhere(transport, number) or problem:
+        agree_on(transport, signature_of(call, buffer, op, algorithm, root=root), problem)
     if known is None:
         if len(cache) == CACHED_PLANS:
             cache.popitem(last=False)[1].free()
         known = cache[key] = _Collective(transport, signature, None)
     cache.move_to_end(key)
     known.plan_for(buffer, out)()
-
-
-def _same_everywhere(transport: MpiTransport, number: int) -> bool:
-    """Collective: whether all ranks have the same number."""
-    if transport.size == 1:
-        return True
-    extremes = np.array([number, -number])
-    with watch.waiting(f"rank {transport.rank} of {transport.size} waits for all ranks to make the same call"):
-        transport.comm.Allreduce(MPI.IN_PLACE, extremes, MPI.MAX)
-    return bool(extremes[0] == -extremes[1])
 
 
 # --- one-line calls ---

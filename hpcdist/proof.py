@@ -1,13 +1,14 @@
 """The proof that a schedule keeps its contract: play it on symbols and look at what every rank ends with.
 
-Each rank contributes a token of its own, and a cell (rank, chunk) holds how many of each token it has: 0 is missing,
-2 was added twice. That is exact for every operation that is commutative and associative. For large worlds the tokens
-are random 64-bit numbers instead of unit vectors, added modulo 2**64: every cell is still checked, and a wrong
-schedule passes with a chance below 2**-40.
+Each rank contributes a token of its own to each chunk, and a cell (rank, chunk) holds the sum of the tokens that came:
+of each rank how many (0 is missing, 2 was added twice) and of which chunks. That is exact for every operation that is
+commutative and associative. For large worlds the tokens are random 64-bit numbers instead of unit vectors, added modulo
+2**64: every cell is still checked, and a wrong schedule passes with a chance below 2**-40.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from hpcdist.errors import ScheduleError
 from hpcdist.schedule import Ints, Rows, Schedule
 
-EXACT_CELLS = 1 << 26  # counters up to which unit vectors are played
+EXACT_CELLS = 1 << 25  # counters up to which unit vectors are played
+ONE = 1 << 16  # one token as a counter has it; the number of its chunk is added below
 
 
 def verify(schedule: Schedule) -> None:
@@ -25,8 +27,8 @@ def verify(schedule: Schedule) -> None:
     Raises: ScheduleError with the schedule printed and the guilty step marked.
     """
     check_form(schedule)
-    exact = schedule.size**2 * schedule.line <= EXACT_CELLS
-    wrong = _wrong_cells(schedule, _unit_tokens(schedule.size) if exact else _random_tokens(schedule.size))
+    exact = schedule.size**2 * schedule.line <= EXACT_CELLS and schedule.line < ONE
+    wrong = _wrong_cells(schedule, (_Tokens.exact if exact else _Tokens.random)(schedule.size, schedule.line))
     if len(wrong):
         _blame(schedule, *wrong[0].tolist())
 
@@ -82,16 +84,28 @@ def _clash(schedule: Schedule, rows: Rows) -> tuple[int, int] | None:
     return rank, chunk
 
 
-def _unit_tokens(size: int) -> NDArray:
-    return np.eye(size, dtype=np.uint16)
+@dataclass(frozen=True)
+class _Tokens:
+    """What rank r contributes to chunk c: unit[r] * mark[c], a vector of k numbers. unit: [size, k], mark: [line, 1]."""
+
+    unit: NDArray
+    mark: NDArray
+    rubbish: int
+
+    @classmethod
+    def exact(cls, size: int, line: int) -> _Tokens:
+        """A counter for each source, of tokens in its upper half; if that is 1, the lower half is the token's chunk."""
+        return cls(np.eye(size, dtype=np.uint32), (np.arange(line, dtype=np.uint32) + ONE)[:, None], ONE * 0x7FFF)
+
+    @classmethod
+    def random(cls, size: int, line: int) -> _Tokens:
+        """Two sums are equal by chance only if they are not made of the same tokens."""
+        odd = np.random.default_rng(0).integers(1 << 63, size=(size + line + 1, 1), dtype=np.uint64) * 2 + 1
+        return cls(odd[:size], odd[size : size + line], int(odd[-1, 0]))
 
 
-def _random_tokens(size: int) -> NDArray:
-    return np.random.default_rng(0).integers(1 << 63, size=(size, 1), dtype=np.uint64) * 2 + 1
-
-
-def _wrong_cells(schedule: Schedule, tokens: NDArray) -> Ints:
-    """Cells [rank, chunk] that do not hold what the contract says, after playing the schedule on tokens [rank, k]."""
+def _wrong_cells(schedule: Schedule, tokens: _Tokens) -> Ints:
+    """Cells [rank, chunk] that do not hold what the contract says, after playing the schedule on tokens."""
     held = _before(schedule, tokens)
     for step in schedule.steps:
         _play(held, step.rows())
@@ -99,39 +113,36 @@ def _wrong_cells(schedule: Schedule, tokens: NDArray) -> Ints:
     return np.argwhere((held[:, : schedule.chunks] != want).any(axis=2) & matters)
 
 
-def _before(schedule: Schedule, tokens: NDArray) -> NDArray:
+def _before(schedule: Schedule, tokens: _Tokens) -> NDArray:
     """What every rank holds at first: [rank, chunk of the line, k]. A cell nobody filled holds rubbish."""
     size, line, chunks = schedule.size, schedule.line, schedule.chunks
     kind, owner = schedule.contract.kind, schedule.contract.owner
-    held = np.full((size, line, tokens.shape[1]), 7, tokens.dtype)
+    unit, mark = tokens.unit, tokens.mark
+    held = np.full((size, line, unit.shape[1]), tokens.rubbish, unit.dtype)
     if kind in ("allreduce", "reduce_scatter"):
-        held[:] = tokens[:, None]
+        held[:, :chunks] = unit[:, None] * mark[:chunks]
     elif kind == "allgather":
-        held[owner, np.arange(chunks)] = tokens[owner] * _chunk_factor(chunks, tokens.dtype)
+        held[owner, np.arange(chunks)] = unit[owner] * mark[:chunks]
     elif kind == "alltoall":
-        held[:, chunks:] = tokens[:, None] * _chunk_factor(schedule.input_chunks, tokens.dtype)
+        held[:, chunks:] = unit[:, None] * mark[: schedule.input_chunks]
     return held
 
 
-def _after(schedule: Schedule, tokens: NDArray) -> tuple[Any, Any]:
+def _after(schedule: Schedule, tokens: _Tokens) -> tuple[Any, Any]:
     """(what cells must hold at last, which cells matter), both to broadcast to [rank, chunk(, k)]."""
     size, chunks = schedule.size, schedule.chunks
     kind, owner = schedule.contract.kind, schedule.contract.owner
-    total = tokens.sum(axis=0, dtype=tokens.dtype)
+    unit, mark = tokens.unit, tokens.mark
+    total = unit.sum(axis=0, dtype=unit.dtype) * mark[:chunks]
     if kind == "allreduce":
         return total, np.True_
     if kind == "reduce_scatter":
         return total, np.asarray(owner) == np.arange(size)[:, None]
     if kind == "allgather":
-        return tokens[owner] * _chunk_factor(chunks, tokens.dtype), np.True_
-    if kind == "alltoall":  # chunk s of rank d: the token of s, marked as its chunk d
-        return tokens[None] * _chunk_factor(size, tokens.dtype)[:, None], np.True_
+        return unit[owner] * mark[:chunks], np.True_
+    if kind == "alltoall":  # chunk s of rank d: what s had as its input chunk d
+        return unit * mark[:size, None], np.True_
     raise ScheduleError(f"{schedule.name} has an unknown contract: {kind}.")
-
-
-def _chunk_factor(chunks: int, dtype: np.dtype) -> NDArray:
-    """Marks the chunks of one rank apart from each other, [chunks, 1]; without it a permuted gather would pass."""
-    return (np.arange(chunks, dtype=dtype) * 2 + 1)[:, None]
 
 
 def _play(held: NDArray, rows: Rows) -> None:
@@ -160,6 +171,8 @@ def _blame(schedule: Schedule, rank: int, chunk: int) -> None:
         raise _error(schedule, 0 if last is None else last[0], f"rank {rank} ends without the right chunk {chunk}")
     history = _history(schedule, chunk)
     counts = history[-1][rank]
+    if (counts == 1).all():
+        raise _error(schedule, _first_foreign(schedule, chunk), f"rank {rank} ends with more than chunk {chunk} in it")
     source = int(np.flatnonzero(counts != 1)[0])
     step = _first_double(history, source) if counts[source] > 1 else _trail(schedule, history, rank, chunk, source)
     what = f"rank {rank} ends with {counts[source]} copies of rank {source}'s chunk {chunk}, not 1"
@@ -167,15 +180,30 @@ def _blame(schedule: Schedule, rank: int, chunk: int) -> None:
 
 
 def _history(schedule: Schedule, chunk: int) -> list[NDArray]:
-    """How many of each rank's tokens [rank, source] each rank holds in one chunk, before step 0, 1, ... and at last."""
-    held = _unit_tokens(schedule.size)[:, None]
-    states = [held[:, 0].copy()]
+    """How many of each rank's tokens [rank, source] each rank holds in one chunk, before step 0, 1, ... and at last.
+
+    Tokens of other chunks do not count: they come from one more rank, which holds nothing.
+    """
+    size = schedule.size
+    held = np.eye(size + 1, size, dtype=np.uint16)[:, None]
+    states = [held[:size, 0].copy()]
     for step in schedule.steps:
-        rows = step.rows()
-        rows = rows.select((rows.dst_chunk <= chunk) & (chunk < rows.dst_chunk + rows.count))
-        _play(held, Rows.of(rows.src, rows.dst, 0, reduce=rows.reduce))
-        states.append(held[:, 0].copy())
+        rows = _into(step.rows(), chunk)
+        src = np.where(rows.src_chunk == rows.dst_chunk, rows.src, size)
+        _play(held, Rows.of(src, rows.dst, 0, reduce=rows.reduce))
+        states.append(held[:size, 0].copy())
     return states
+
+
+def _into(rows: Rows, chunk: int) -> Rows:
+    """The rows that write a chunk."""
+    return rows.select((rows.dst_chunk <= chunk) & (chunk < rows.dst_chunk + rows.count))
+
+
+def _first_foreign(schedule: Schedule, chunk: int) -> int:
+    """The first step that puts another chunk's data into a chunk."""
+    written = (_into(step.rows(), chunk) for step in schedule.steps)
+    return next(number for number, rows in enumerate(written) if (rows.src_chunk != rows.dst_chunk).any())
 
 
 def _first_double(history: list[NDArray], source: int) -> int:
@@ -198,8 +226,8 @@ def _trail(schedule: Schedule, history: list[NDArray], rank: int, chunk: int, so
 def _last_write(schedule: Schedule, rank: int, chunk: int, before: int) -> tuple[int, int] | None:
     """(step, sender) of the last transfer into a cell before step `before`, or None."""
     for number in reversed(range(before)):
-        rows = schedule.steps[number].rows_of(rank)
-        into = (rows.dst == rank) & (rows.dst_chunk <= chunk) & (chunk < rows.dst_chunk + rows.count)
-        if into.any():
-            return number, int(rows.src[into][-1])
+        rows = _into(schedule.steps[number].rows_of(rank), chunk)
+        src = rows.src[rows.dst == rank]
+        if len(src):
+            return number, int(src[-1])
     return None

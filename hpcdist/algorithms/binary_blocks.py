@@ -49,7 +49,7 @@ def _hand_up(small: range, large: range, chunks: int) -> Step:
 def scatter_reduce(size: int) -> Schedule:
     """Halving in every block at once; then each block, from the smallest, hands its sums to the next larger one.
 
-    Steps: t(largest), where t(b) = max(log2(b), t(next smaller) + 1) and t(smallest) = log2(smallest); the step of
+    Steps: t(largest), where t(b) = max(log2(b), t(next smaller)) + 1 and t(smallest) = log2(smallest); the step of
     handing from b to the next larger c has c / b messages per rank of b.
     Bytes sent per rank: (b - 1) / b * nbytes in the largest block, nbytes in the others.
     """

@@ -48,9 +48,9 @@ class Record:
     """One (algorithm, size, dtype, op, placement): how long it took, what it sent, and whether it was right.
 
     `iterations` operations ran back to back in each of `samples` samples; bandwidths are of the median time.
-    `sent_bytes` is what a rank sends, the mean over ranks, and `sent_bytes_max` what the busiest one sends;
-    these, the prediction and the segment are None for the MPI library, which does not tell. `wrong` counts
-    elements over all ranks, and is None if nothing was checked.
+    `sent_bytes` is what a rank sends, the mean over ranks, and `sent_bytes_max` what the busiest one sends,
+    both counted as if chunks were of equal length. These, the prediction and the segment are None for the MPI
+    library, which does not tell. `wrong` counts elements over all ranks, and is None if nothing was checked.
     """
 
     algorithm: str

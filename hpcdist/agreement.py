@@ -1,0 +1,120 @@
+"""What the ranks of a collective call must agree on before data moves, and the errors they all raise if they do not."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from hpcdist import algorithms, watch
+from hpcdist.device import problem_with
+from hpcdist.errors import ArgumentError
+from hpcdist.kernels.reduce import OPS
+from hpcdist.schedule import Schedule
+from hpcdist.transport.mpi import MpiTransport, naming, raise_together
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What all ranks must agree on before they can work together. Never an address: those differ."""
+
+    call: str
+    count: int
+    dtype: str
+    op: str
+    algorithm: str
+    root: int = 0
+    segment_nbytes: int | None = None
+    topology: tuple[int, ...] | None = None
+
+    def number(self) -> int:
+        """The signature as a number that is the same on every rank."""
+        return zlib.crc32(repr(self).encode())
+
+
+def signature_of(call: str, buffer: Any, op: str, algorithm: str, **more: Any) -> Signature:
+    """The signature of a call; of an argument that is no array it says what it is."""
+    count = buffer.size if isinstance(buffer, np.ndarray) else -1
+    dtype = buffer.dtype.name if isinstance(buffer, np.ndarray) else type(buffer).__name__
+    return Signature(call, count, dtype, str(op), str(algorithm), **more)
+
+
+def schedule_of(signature: Signature, size: int, topology: Sequence[int]) -> Schedule:
+    """The schedule behind a signature."""
+    match signature.call:
+        case "allreduce":
+            return algorithms.allreduce(signature.algorithm, size, topology)
+        case "reduce_scatter":
+            return algorithms.reduce_scatter(signature.algorithm, size)
+        case "allgather":
+            return algorithms.allgather(signature.algorithm, size)
+        case "reduce":
+            return algorithms.reduce(size, signature.root)
+        case "bcast":
+            return algorithms.bcast(size, signature.root)
+        case _:
+            return algorithms.pairwise(size)
+
+
+def problem_of(signature: Signature, transport: MpiTransport, buffer: Any, out: Any) -> str | None:
+    """The first thing that is wrong with this rank's arguments, in words."""
+    return next(_problems(signature, transport, buffer, out), None)
+
+
+def _problems(signature: Signature, transport: MpiTransport, buffer: Any, out: Any) -> Iterator[str]:
+    if found := problem_with("buffer", buffer, writable=out is None):
+        yield found
+    if out is not None:
+        if found := problem_with("out", out, writable=True):
+            yield found
+        if out.shape != buffer.shape or out.dtype != buffer.dtype:
+            yield f"out is {out.dtype}{list(out.shape)}, but buffer is {buffer.dtype}{list(buffer.shape)}"
+        if np.may_share_memory(buffer, out):
+            yield "out overlaps buffer; leave out away to work in place"
+    if signature.call == "alltoall" and signature.count % transport.size:
+        yield f"an all-to-all of {signature.count} elements cannot be cut into {transport.size} equal parts"
+    if signature.op not in OPS:
+        yield f"there is no operation {signature.op!r}; choose from {', '.join(OPS)}"
+    if not 0 <= signature.root < transport.size:
+        yield f"there is no rank {signature.root} to be the root; ranks are 0..{transport.size - 1}"
+    if signature.segment_nbytes is not None and signature.segment_nbytes < 0:
+        yield f"segment_nbytes must be >= 0 (0: whole messages), not {signature.segment_nbytes}"
+    if signature.algorithm != "auto":
+        try:
+            schedule_of(signature, transport.size, signature.topology or transport.topology)
+        except ValueError as error:
+            yield str(error)
+
+
+def _compare(signatures: Sequence[Signature]) -> None:
+    """Raise if ranks made different calls; the same text everywhere, with the fields that differ."""
+    if len(set(signatures)) == 1:
+        return
+    differing = [f.name for f in fields(Signature) if len({getattr(s, f.name) for s in signatures}) > 1]
+    groups: dict[str, list[int]] = {}
+    for rank, signature in enumerate(signatures):
+        said = asdict(signature)
+        groups.setdefault(", ".join(f"{name}={said[name]!r}" for name in differing), []).append(rank)
+    text = "; ".join(f"{naming(ranks)}: {said}" for said, ranks in groups.items())
+    raise ArgumentError(f"the ranks do not make the same call. {text}. All must agree before data can move.")
+
+
+def agree_on(transport: MpiTransport, signature: Signature, problem: str | None) -> None:
+    """Collective: raise on all ranks alike if one has a problem or they made different calls."""
+    answers = transport.exchange((problem, signature), f"agree on {signature.call}")
+    raise_together([answer[0] for answer in answers], ArgumentError)
+    _compare([answer[1] for answer in answers])
+
+
+def same_everywhere(transport: MpiTransport, number: int) -> bool:
+    """Collective: whether all ranks have the same number."""
+    if transport.size == 1:
+        return True
+    extremes = np.array([number, -number])
+    with watch.waiting(f"rank {transport.rank} of {transport.size} waits for all ranks to make the same call"):
+        transport.comm.Allreduce(MPI.IN_PLACE, extremes, MPI.MAX)
+    return bool(extremes[0] == -extremes[1])
