@@ -192,7 +192,13 @@ def _call(
     cache: OrderedDict[tuple, _Collective] = transport.cache
     key = (call, getattr(buffer, "size", -1), getattr(buffer, "dtype", None), op, algorithm, root)
     known = cache.get(key)
-    if known is not None and out is None and buffer.flags.c_contiguous and buffer.flags.writeable:
+    if (
+        known
+        and out is None
+        and isinstance(buffer, np.ndarray)
+        and buffer.flags.c_contiguous
+        and buffer.flags.writeable
+    ):
         problem = None
     else:
         signature = signature_of(call, buffer, op, algorithm, root=root)

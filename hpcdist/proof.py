@@ -86,7 +86,7 @@ def _clash(schedule: Schedule, rows: Rows) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class _Tokens:
-    """What rank r contributes to chunk c: unit[r] * mark[c], a vector of k numbers. unit: [size, k], mark: [line, 1]."""
+    """Rank r contributes unit[r] * mark[c] to chunk c, a vector of k numbers; unit: [size, k], mark: [line, 1]."""
 
     unit: NDArray
     mark: NDArray

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable, Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Watched(Protocol):
@@ -45,45 +45,71 @@ def _end_process() -> None:
     os._exit(70)
 
 
+def action() -> str:
+    """What follows a warning: "warn" for nothing, or "abort".
+
+    Raises: ValueError if HPCDIST_TIMEOUT_ACTION is neither.
+    """
+    text = os.environ.get("HPCDIST_TIMEOUT_ACTION", "warn")
+    if text not in ("warn", "abort"):
+        raise ValueError(f"HPCDIST_TIMEOUT_ACTION must be 'warn' or 'abort', not {text!r}.")
+    return text
+
+
+class _Seen(NamedTuple):
+    """How far something was, since when [s], and when to warn [s]."""
+
+    progress: Hashable | None
+    since: float
+    due: float
+
+
 class Watchdog:
-    """A thread that looks at everything watched about four times within the timeout."""
+    """A thread that looks at everything watched, about four times within the timeout."""
 
     def __init__(self) -> None:
         self.abort: Callable[[], None] = _end_process
-        self._watched: weakref.WeakSet[Watched] = weakref.WeakSet()
+        self._watched: weakref.WeakKeyDictionary[Watched, _Seen | None] = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._limit = float("inf")
+        self._action = "warn"
 
     def watch(self, thing: Watched) -> None:
         """Look after `thing` for as long as it lives."""
         if self._thread is None:
-            self._limit = timeout()
+            self._limit, self._action = timeout(), action()
             if self._limit == float("inf"):
                 return
             self._thread = threading.Thread(target=self._look, name="hpcdist watchdog", daemon=True)
             self._thread.start()
-        self._watched.add(thing)
+        with self._lock:
+            self._watched[thing] = None
 
     def _look(self) -> None:
-        seen: dict[int, tuple[Hashable, float, float]] = {}  # thing -> progress, since when, when to warn
         while True:
             time.sleep(min(1.0, self._limit / 4))
-            now = time.monotonic()
-            for thing in list(self._watched):
-                progress = thing.progress()
-                known, since, due = seen.get(id(thing), (None, now, 0.0))
-                if progress is None or progress != known:
-                    seen[id(thing)] = (progress, now, now + self._limit)
-                elif now >= due:
-                    self._bark(thing, now - since)
-                    seen[id(thing)] = (progress, since, now + (now - since))
+            self._look_once()
 
-    def _bark(self, thing: Watched, seconds: float) -> None:
-        action = os.environ.get("HPCDIST_TIMEOUT_ACTION", "warn")
-        print(f"hpcdist: no progress for {seconds:.0f} s: {thing.describe()}", file=sys.stderr, flush=True)
-        if action == "abort":
+    def _look_once(self) -> None:
+        """A call of its own, so that nothing is kept alive while the thread sleeps."""
+        with self._lock:
+            for thing, seen in list(self._watched.items()):
+                self._watched[thing] = self._judge(thing, seen, time.monotonic())
+
+    def _judge(self, thing: Watched, seen: _Seen | None, now: float) -> _Seen:
+        """Warn if `thing` is where it was, and is due; the next warning comes after twice the time."""
+        progress = thing.progress()
+        if progress is None or seen is None or seen.progress != progress:
+            return _Seen(progress, now, now + self._limit)
+        if now < seen.due:
+            return seen
+        waited = now - seen.since
+        print(f"hpcdist: no progress for {waited:.0f} s: {thing.describe()}", file=sys.stderr, flush=True)
+        if self._action == "abort":
             print("hpcdist: HPCDIST_TIMEOUT_ACTION=abort ends the job.", file=sys.stderr, flush=True)
             self.abort()
+        return seen._replace(due=now + waited)
 
 
 WATCHDOG = Watchdog()

@@ -7,7 +7,7 @@ from typing import Any
 
 from mpi4py import MPI
 from rich.console import Console
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from hpcdist.checkpoint import Store
 from hpcdist.train import resume

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 
 from mpi4py import MPI
-from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_info
 
 
 def share(comm: MPI.Intracomm) -> int:

@@ -117,13 +117,16 @@ _KEYVAL = MPI.Comm.Create_keyval(delete_fn=_free_transport)
 
 def transport_of(comm: MPI.Intracomm) -> MpiTransport:
     """Collective the first time: the transport of a communicator, made once and kept with it."""
+    if isinstance(comm, MPI.Comm) and comm == MPI.COMM_NULL:
+        raise ValueError("comm is MPI.COMM_NULL: this rank is not in the group and must not make the call.")
     if not isinstance(comm, MPI.Intracomm):
         raise TypeError(f"comm must be an mpi4py intracommunicator, not {type(comm).__name__}.")
-    if comm == MPI.COMM_NULL:
-        raise ValueError("comm is MPI.COMM_NULL: this rank is not in the group and must not make the call.")
     transport: Any = comm.Get_attr(_KEYVAL)
     if transport is None:
-        transport = MpiTransport(comm)
+        with watch.waiting(
+            f"rank {comm.rank} of {comm.size} waits for all ranks to use a communicator for the first time"
+        ):
+            transport = MpiTransport(comm)
         comm.Set_attr(_KEYVAL, transport)
     return transport
 

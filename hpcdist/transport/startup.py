@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -80,7 +81,8 @@ def exit_with_launcher(every: float = 0.5) -> None:
     def look() -> None:
         while os.getppid() == launcher:
             time.sleep(every)
-        print("hpcdist: the launcher is gone; this rank exits.", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # what it read our output with is gone as well
+            print("hpcdist: the launcher is gone; this rank exits.", file=sys.stderr, flush=True)
         os._exit(70)
 
     threading.Thread(target=look, name="hpcdist launcher watch", daemon=True).start()

@@ -42,7 +42,7 @@ def _own_folder(config):
 
 def _quiet(config):
     """Only rank 0 reports; what went wrong elsewhere reaches it in `_agree`."""
-    sys.stdout = open(os.devnull, "w")
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until pytest ends
     config.add_cleanup(sys.stdout.close)
     if getattr(config.option, "xmlpath", None):
         config.option.xmlpath = None

@@ -8,7 +8,7 @@ import pytest
 
 from hpcdist import algorithms, verify
 from hpcdist.errors import ScheduleError
-from hpcdist.schedule import Rows, Schedule, Step, Transfer
+from hpcdist.schedule import Rows, Schedule, Step, Transfer, reduce_scatter_to
 
 # --- mutations, judged by arithmetic that knows nothing of the proof ---
 
@@ -98,12 +98,14 @@ def test_every_change_of_one_transfer_is_rejected_or_harmless(name, size):
         assert accepts(scheduled(schedule, mutant)) == harmless, f"{name} on {size} ranks: {what}"
 
 
-def test_almost_no_mutation_is_harmless():
-    """The judge above is no yes-man: of the ring's mutants all are wrong."""
-    steps = rows_of(algorithms.ring(4))
-    mutants = list(mutations(steps, 4))
+def test_the_judge_of_mutations_is_neither_a_yes_man_nor_a_no_man():
+    """The few harmless ones write only what is overwritten later, or bring a contribution by a shorter way."""
+    mutants = list(mutations(rows_of(algorithms.ring(4)), 4))
+    harmless = [what for what, mutant in mutants if is_all_reduce(mutant, 4, 4)]
     assert len(mutants) == 24 * (3 + 4 + 1 + 2 + 6)
-    assert not [what for what, mutant in mutants if is_all_reduce(mutant, 4, 4)]
+    assert "set dst to 2 of step 0, 0->1 c0+" in harmless
+    assert 0 < len(harmless) < len(mutants) / 8
+    assert not [what for what in harmless if what.startswith(("drop", "duplicate", "flip"))]
 
 
 @pytest.mark.parametrize("phase", algorithms.SCATTER_REDUCE)
@@ -174,14 +176,36 @@ def test_a_missing_contribution_is_traced_to_the_step_that_lost_it():
 
 
 @pytest.mark.parametrize("number", range(6))
-def test_a_transfer_missing_from_a_ring_is_found_in_its_step_or_where_it_was_to_go_on(number):
+def test_a_transfer_missing_from_a_ring_is_missed_with_one_step_marked(number):
     steps = rows_of(algorithms.ring(4))
     del steps[number][0]
-    with pytest.raises(ScheduleError, match=r"ends with \d copies of rank \d's chunk") as raised:
+    with pytest.raises(ScheduleError, match=r"ends with 0 copies of rank \d's chunk \d, not 1") as raised:
         verify(scheduled(algorithms.ring(4), steps))
-    guilty = int(str(raised.value).split("step ")[1].split(":")[0])
-    assert guilty >= number - 1
     assert str(raised.value).count("<-- here") == 1
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_wrong_chunk_is_traced_to_the_step_that_sent_it(number):
+    steps = rows_of(algorithms.ring(4))
+    row = steps[number][0]
+    steps[number][0] = replace(row, src_chunk=(row.src_chunk + 1) % 4)
+    with pytest.raises(ScheduleError, match=rf"step {number}: rank \d ends with 0 copies of rank 0's chunk"):
+        verify(scheduled(algorithms.ring(4), steps))
+
+
+def test_a_foreign_chunk_on_top_of_a_right_sum_is_traced_to_its_step():
+    steps = [*rows_of(algorithms.ring(3)), [Transfer(0, 1, 0, 2, 1, True)]]
+    with pytest.raises(ScheduleError, match="step 4: rank 1 ends with more than chunk 2 in it"):
+        verify(scheduled(algorithms.ring(3), steps))
+
+
+@pytest.mark.parametrize("size", [4, 700], ids=["exact", "random"])
+def test_three_of_one_chunk_are_not_taken_for_one_of_another(size):
+    """Nor may any other sum of wrong tokens equal the right one."""
+    away = [Transfer(rank, 0, 0, 1, 1, True) for rank in range(1, size)]
+    wrong = Schedule("mine", size, 2000, (), reduce_scatter_to([0] * 2000))
+    with pytest.raises(ScheduleError, match="ends with 0 copies"):
+        verify(scheduled(wrong, [away, away, away]))
 
 
 def test_a_schedule_without_steps_reduces_nothing():

@@ -1,0 +1,129 @@
+"""Prices: the published table is met, and every short cut gives what the long way gives."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hpcdist import algorithms, cost
+from hpcdist.cost import Model
+
+# 5 us a message, 12.5 GB/s, 5 ps to reduce a byte
+TABLE_MODEL = Model(alpha=5e-6, beta=1 / 12.5e9, gamma=5e-12)
+SIZES = {64 << 10: 1e-6, 1 << 20: 1e-6, 64 << 20: 1e-4}  # nbytes -> the last digit printed [s]
+# ring, halving-doubling with fold, binary blocks: in us, us and ms
+TABLE = {
+    12: ((120, 60, 51), (269, 364, 212), (10.3, 20.8, 11.1)),
+    96: ((961, 91, 81), (1121, 413, 243), (11.9, 22.0, 11.1)),
+    600: ((6001, 122, 182), (6163, 446, 356), (17.0, 22.2, 12.1)),
+    31: ((310, 71, 100), (467, 385, 399), (11.0, 21.5, 20.5)),
+    33: ((330, 81, 330), (488, 401, 488), (11.1, 21.9, 11.1)),
+}
+NAMES = ("ring", "halving_doubling", "binary_blocks")
+
+
+def published(size, name):
+    """(nbytes, seconds, last digit) of one algorithm."""
+    column = NAMES.index(name)
+    for (nbytes, digit), prices in zip(SIZES.items(), TABLE[size], strict=True):
+        yield nbytes, prices[column] * (1e-3 if nbytes == 64 << 20 else 1e-6), digit
+
+
+@pytest.mark.parametrize("size", TABLE)
+@pytest.mark.parametrize("name", ["ring", "halving_doubling"])
+def test_the_published_prices_are_met_to_the_last_digit(name, size):
+    schedule = algorithms.allreduce(name, size)
+    for nbytes, seconds, digit in published(size, name):
+        assert cost.predict(schedule, nbytes, TABLE_MODEL) == pytest.approx(seconds, abs=0.51 * digit)
+
+
+@pytest.mark.parametrize("size", TABLE)
+def test_the_published_prices_of_binary_blocks_are_met_within_what_the_two_models_let_overlap(size):
+    """The table lets a rank receive while it still reduces, which costs us up to 2 % more.
+
+    And it lets a block pass anything on only when all before it is over. Here each rank has a clock of its own, so that
+    with many blocks (31 and 600) those that are done go on, and the end comes up to a quarter earlier.
+    """
+    lowest = 0.75 if size in (31, 600) else 1.0
+    for nbytes, seconds, digit in published(size, "binary_blocks"):
+        price = cost.predict(algorithms.binary_blocks(size), nbytes, TABLE_MODEL)
+        assert lowest * (seconds - digit / 2) <= price <= 1.02 * (seconds + digit / 2)
+
+
+@pytest.mark.parametrize("size", [2, 3, 8, 13])
+def test_the_price_of_a_ring_is_its_formula(size):
+    model, nbytes = Model(3e-6, 2e-10, 7e-11), 10**6
+    share = (size - 1) / size * nbytes
+    seconds = 2 * (size - 1) * model.alpha + 2 * share * model.beta + share * model.gamma
+    assert cost.predict(algorithms.ring(size), nbytes, model) == pytest.approx(seconds)
+
+
+def test_without_ranks_to_talk_to_nothing_costs_anything():
+    for name in algorithms.ALLREDUCE:
+        assert cost.predict(algorithms.allreduce(name, 1), 10**9) == 0
+
+
+@pytest.mark.parametrize("topology", [None, "one node", "a node each"])
+@pytest.mark.parametrize("size", [2, 3, 4, 8, 12])
+@pytest.mark.parametrize("name", ["ring", "direct", "halving_doubling", "recursive_doubling", "binary_blocks"])
+def test_ranks_that_are_alike_are_priced_and_counted_as_if_each_were_looked_at(name, size, topology):
+    nodes = {None: None, "one node": (0,) * size, "a node each": tuple(range(size))}[topology]
+    schedule = algorithms.allreduce(name, size)
+    model = Model(5e-6, 1e-10, 1e-11, node_alpha=1e-6, node_beta=3e-11)
+    one_by_one = replace(schedule, alike=False)
+    assert cost.predict(schedule, 10**6, model, nodes) == pytest.approx(cost.predict(one_by_one, 10**6, model, nodes))
+    for short, long in zip(cost.count(schedule), cost.count(one_by_one), strict=True):
+        np.testing.assert_array_equal(short, long)
+
+
+def test_messages_inside_a_node_have_prices_of_their_own():
+    model = Model(1.0, 1e-3, 0.0, node_alpha=0.25, node_beta=1e-6)
+    exchange = algorithms.recursive_doubling(2)
+    assert cost.predict(exchange, 1000, model, (0, 1)) == pytest.approx(2.0)
+    assert cost.predict(exchange, 1000, model, (0, 0)) == pytest.approx(0.251)
+
+
+def test_the_ranks_of_a_node_share_its_link():
+    """Four ranks, two on each node: in the step between the nodes two messages go through each link."""
+    model = Model(1.0, 1e-3, 0.0, node_alpha=0.0, node_beta=0.0)
+    schedule = algorithms.recursive_doubling(4)
+    assert cost.predict(schedule, 1000, model, (0, 0, 1, 1)) == pytest.approx(1.0 + 2.0)
+
+
+def test_hierarchical_is_cheaper_where_nodes_are_slow_to_reach():
+    model = Model(50e-6, 1e-9, 0.0, node_alpha=1e-6, node_beta=1e-11)
+    nodes = tuple(rank // 8 for rank in range(32))
+    flat = cost.predict(algorithms.ring(32), 1 << 24, model, nodes)
+    assert cost.predict(algorithms.hierarchical(32, nodes), 1 << 24, model, nodes) < flat
+
+
+def test_very_large_worlds_of_ranks_that_are_alike_are_counted():
+    counts = cost.count(algorithms.ring(2048))
+    assert counts.steps == 2 * 2047
+    assert (counts.sent == 2 * 2047).all()
+    assert (cost.count(algorithms.halving_doubling(1 << 14)).messages == 28).all()
+
+
+def test_what_would_take_minutes_is_refused():
+    with pytest.raises(ValueError, match=r"ring on 20000 ranks has about .* transfers: too many"):
+        cost.predict(algorithms.ring(20_000), 1 << 20, topology=tuple(rank // 8 for rank in range(20_000)))
+
+
+def test_a_model_is_rebuilt_from_its_fields():
+    model = Model(1e-6, 2e-10, 3e-11, node_beta=4e-11)
+    assert Model.from_dict(model.as_dict()) == model
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"alpah": 1.0}, "has no alpah; it has alpha, beta, gamma"),
+        ({"alpha": -1.0}, "alpha must be a number of seconds >= 0, not -1.0"),
+        ({"beta": float("nan")}, "beta must be a number"),
+        ({"gamma": float("inf")}, "gamma must be a number"),
+        ({"beta": "fast"}, "beta must be a number of seconds >= 0, not 'fast'"),
+    ],
+)
+def test_a_model_of_nonsense_is_refused(fields, said):
+    with pytest.raises(ValueError, match=said):
+        Model.from_dict(fields)

@@ -1,0 +1,212 @@
+"""What lowering makes of a schedule is rehearsed in many legal orders; and the rehearsal finds broken lowering."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from hpcdist import algorithms, program, rehearse, verify
+from hpcdist.errors import ScheduleError
+from hpcdist.program import Act, Kind, lower
+from hpcdist.rehearse import rehearse as play
+from hpcdist.schedule import Layout, Rows, Step
+
+DRIVERS = ["any", "in_order"]
+
+
+def lowered(schedule, count, segment, rank=0):
+    return lower(schedule, rank, Layout.near_equal(schedule, count), segment)
+
+
+# --- rehearsals ---
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 8])
+@pytest.mark.parametrize("name", algorithms.ALLREDUCE)
+def test_no_order_that_the_dependencies_allow_is_wrong_or_stuck(name, size, driver):
+    schedule = algorithms.allreduce(name, size, [rank % 2 for rank in range(size)])
+    for count in {0, 1, size - 1, 2 * size + 1}:
+        for segment in (1, 2, 100):
+            play(schedule, count, segment, seed=count + segment, driver=driver)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("name", algorithms.ALLREDUCE)
+def test_many_random_orders_end_alike(name, driver):
+    schedule = algorithms.allreduce(name, 4, [0, 0, 0, 1])
+    for seed in range(25):
+        play(schedule, 9, 1, seed, driver)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("name", ["ring", "binary_blocks", "hierarchical"])
+def test_larger_worlds_are_rehearsed_too(name, driver):
+    play(algorithms.allreduce(name, 13, [rank // 4 for rank in range(13)]), 40, 3, driver=driver)
+
+
+def swapping():
+    """An all-reduce of two ranks that then exchange their results, each receiving over what it sends."""
+    schedule = algorithms.recursive_doubling(2)
+    swap = Step.of(Rows.of([0, 1], [1, 0], 0, reduce=False))
+    return replace(schedule, name="swapping", steps=(*schedule.steps, swap, swap))
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_ranks_that_receive_over_what_they_send_are_rehearsed(driver):
+    verify(swapping())
+    for seed in range(10):
+        play(swapping(), 5, 2, seed, driver)
+
+
+# --- the rehearsal on trial: each of these breaks one rule of lowering or of the driver ---
+
+
+def found(schedule, driver, seeds=range(10)):
+    """What the rehearsal says, over some seeds, of a lowering that was broken."""
+    said = []
+    for seed in seeds:
+        try:
+            play(schedule, 9, 2, seed, driver)
+        except ScheduleError as error:
+            said.append(str(error))
+    return said
+
+
+@pytest.mark.parametrize("name", algorithms.ALLREDUCE)
+def test_operations_without_dependencies_are_found_out(name, monkeypatch):
+    def careless(*arguments):
+        made = lower(*arguments)
+        return replace(made, operations=tuple(replace(op, after=()) for op in made.operations))
+
+    monkeypatch.setattr(rehearse, "lower", careless)
+    assert found(algorithms.allreduce(name, 4, [0, 0, 1, 1]), "any")
+
+
+def test_a_write_that_does_not_wait_for_readers_is_found_out(monkeypatch):
+    keep = program._Hazards.write
+
+    def careless(hazards, operation, start, stop):
+        writers = {hazards.writer[part] for part in hazards._parts(start, stop)} - {None}
+        return keep(hazards, operation, start, stop) & writers
+
+    monkeypatch.setattr(program._Hazards, "write", careless)
+    assert found(algorithms.recursive_doubling(4), "any")
+
+
+def test_a_read_that_does_not_wait_for_the_writer_is_found_out(monkeypatch):
+    keep = program._Hazards.read
+
+    def careless(*arguments):
+        keep(*arguments)
+        return set()
+
+    monkeypatch.setattr(program._Hazards, "read", careless)
+    assert found(algorithms.ring(4), "any")
+
+
+def test_a_receive_over_what_is_being_sent_is_found_to_deadlock(monkeypatch):
+    """Each rank's receive waits for its send to be complete, and its send for the other's receive."""
+
+    def careless(self, messages):
+        return {index for index, m in enumerate(messages) if self._receives(m) and m.row.reduce}
+
+    monkeypatch.setattr(program._Lowering, "_staged", careless)
+    for driver in DRIVERS:
+        assert all("nobody can go on" in said for said in found(swapping(), driver))
+        assert found(swapping(), driver)
+
+
+def test_a_driver_that_does_not_wait_is_found_out(monkeypatch):
+    def hasty(operations):
+        return [(act, number) for act, number in program.in_order(operations) if act is not Act.WAIT]
+
+    monkeypatch.setattr(rehearse, "in_order", hasty)
+    assert any("before what it depends on is complete" in said for said in found(algorithms.ring(4), "in_order"))
+
+
+def test_a_driver_that_lets_messages_of_a_pair_overtake_is_found_out(monkeypatch):
+    def unordered(operations):
+        order = program.in_order(operations)
+        sends = [i for i, (act, n) in enumerate(order) if act is Act.START and operations[n].kind is Kind.SEND]
+        order[sends[0]], order[sends[1]] = order[sends[1]], order[sends[0]]
+        return order
+
+    monkeypatch.setattr(rehearse, "in_order", unordered)
+    assert any("overtakes an earlier message" in said for said in found(algorithms.tree(2), "in_order"))
+
+
+# --- the program itself ---
+
+
+def test_with_segments_a_chunk_is_forwarded_as_soon_as_its_own_segment_is_there():
+    operations = lowered(algorithms.ring(4), 40, 2, rank=1).operations
+    forwarded = [op for op in operations if op.kind is Kind.SEND and op.step > 0]
+    assert len(forwarded) == 5 * 5
+    for op in forwarded:
+        (number,) = op.after
+        source = operations[number]
+        assert (source.start, source.stop, source.step) == (op.start, op.stop, op.step - 1)
+        assert source.kind is (Kind.REDUCE if op.step <= 3 else Kind.RECV)
+
+
+def test_every_message_is_received_in_as_many_pieces_as_it_is_sent():
+    schedule = algorithms.binary_blocks(6)
+    programs = [lowered(schedule, 31, 3, rank).operations for rank in range(6)]
+    for src, operations in enumerate(programs):
+        for dst in range(6):
+            sent = [op.count for op in operations if op.kind is Kind.SEND and op.peer == dst]
+            received = [op.count for op in programs[dst] if op.kind is Kind.RECV and op.peer == src]
+            assert sent == received
+
+
+def test_no_operation_depends_on_a_later_one():
+    for name in algorithms.ALLREDUCE:
+        for rank in range(5):
+            operations = lowered(algorithms.allreduce(name, 5), 23, 2, rank).operations
+            assert all(dependency < number for number, op in enumerate(operations) for dependency in op.after)
+
+
+def test_chunks_without_elements_move_nothing():
+    operations = lowered(algorithms.ring(8), 1, 1, rank=3).operations
+    assert {(op.kind, op.count) for op in operations} <= {(kind, 1) for kind in Kind}
+    assert lowered(algorithms.ring(8), 0, 1).operations == ()
+
+
+def test_the_operand_of_the_lower_rank_comes_first():
+    for rank in range(4):
+        for op in lowered(algorithms.recursive_doubling(4), 4, 4, rank).operations:
+            if op.kind is Kind.REDUCE:
+                assert op.incoming_first == (op.peer < rank)
+
+
+def test_an_inbox_holds_two_steps_and_no_more():
+    assert lowered(algorithms.ring(8), 80, 3).inbox == 20
+    assert lowered(algorithms.recursive_doubling(8), 80, 3).inbox == 160
+    assert lowered(algorithms.bcast(8, 0), 80, 3).inbox == 0
+
+
+def test_in_order_starts_each_message_waits_for_it_and_does_everything_once():
+    for name in algorithms.ALLREDUCE:
+        operations = lowered(algorithms.allreduce(name, 5), 23, 2, rank=2).operations
+        order = program.in_order(operations)
+        for number, op in enumerate(operations):
+            messages = op.kind in (Kind.SEND, Kind.RECV)
+            acts = [act for act, n in order if n == number]
+            assert acts == ([Act.START, Act.WAIT] if messages else [Act.DO])
+
+
+def test_a_rank_or_segment_that_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match=r"for ranks 0\.\.3; there is no rank 4"):
+        lowered(algorithms.ring(4), 8, 1, rank=4)
+    with pytest.raises(ValueError, match="at least 1 element, not 0"):
+        lowered(algorithms.ring(4), 8, 0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 6, 7, 8, 1 << 40])
+def test_chunks_are_near_equal_and_leave_nothing_out(count):
+    layout = Layout(7, count)
+    starts = [layout.start(chunk) for chunk in range(8)]
+    sizes = {b - a for a, b in pairwise(starts)}
+    assert (starts[0], starts[-1]) == (0, count)
+    assert max(sizes) - min(sizes) <= 1

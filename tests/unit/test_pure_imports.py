@@ -1,0 +1,72 @@
+"""What needs no MPI must not import it: proofs, prices and pictures work where there is none."""
+
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import hpcdist
+
+NEED_MPI = ("agreement", "checkpoint", "collectives", "sweep", "train", "transport.mpi", "transport.startup")
+WITHOUT_MPI = "import sys; sys.modules['mpi4py'] = None\n"  # importing it raises ModuleNotFoundError
+
+
+def modules(folder, prefix):
+    """The names of all modules of a package, found without importing any."""
+    for info in pkgutil.iter_modules([str(folder)], prefix):
+        yield info.name
+        if info.ispkg:
+            yield from modules(folder / info.name.rpartition(".")[2], f"{info.name}.")
+
+
+def needs_mpi(name):
+    room = name.removeprefix("hpcdist.")
+    return any(room == other or room.startswith(f"{other}.") for other in NEED_MPI)
+
+
+def run(program):
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_pure_room_is_imported_without_mpi4py():
+    pure = [name for name in modules(Path(hpcdist.__file__).parent, "hpcdist.") if not needs_mpi(name)]
+    assert {"hpcdist.schedule", "hpcdist.algorithms.ring", "hpcdist.kernels.reduce", "hpcdist.cli"} <= set(pure)
+    each = """
+import importlib, traceback
+failed = []
+for name in {pure}:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        failed.append(name + ": " + traceback.format_exc())
+print(*failed)
+"""
+    assert run(WITHOUT_MPI + each.format(pure=pure)).strip() == ""
+
+
+def test_mpi4py_cannot_be_imported_in_the_test_above():
+    assert run(WITHOUT_MPI + "try: import mpi4py\nexcept ModuleNotFoundError: print('none')").strip() == "none"
+
+
+def test_without_mpi4py_the_rooms_that_need_it_say_so():
+    program = "import hpcdist\ntry: hpcdist.allreduce\nexcept ModuleNotFoundError as error: print(error)"
+    assert "mpi4py" in run(WITHOUT_MPI + program)
+
+
+def test_schedules_are_proven_priced_and_shown_without_mpi4py():
+    program = """
+import hpcdist
+from click.testing import CliRunner
+from hpcdist.cli import main
+hpcdist.verify(hpcdist.algorithms.ring(4))
+for verb in (["show", "ring", "-n", "4"], ["predict", "-n", "4"], ["verify", "-n", "4"]):
+    done = CliRunner().invoke(main, verb)
+    assert done.exit_code == 0, (verb, done.output)
+"""
+    run(WITHOUT_MPI + program)
+
+
+def test_importing_hpcdist_does_not_import_mpi():
+    assert run("import sys, hpcdist, hpcdist.cli; print('mpi4py' in sys.modules)").strip() == "False"
