@@ -75,19 +75,28 @@ def _problems(signature: Signature, transport: MpiTransport, buffer: Any, out: A
             yield f"out is {out.dtype}{list(out.shape)}, but buffer is {buffer.dtype}{list(buffer.shape)}"
         if np.may_share_memory(buffer, out):
             yield "out overlaps buffer; leave out away to work in place"
-    if signature.call == "alltoall" and signature.count % transport.size:
-        yield f"an all-to-all of {signature.count} elements cannot be cut into {transport.size} equal parts"
+    if signature.call == "alltoall":
+        if out is None:
+            yield "an all-to-all needs out, an array like buffer"
+        if signature.count % transport.size:
+            yield f"an all-to-all of {signature.count} elements cannot be cut into {transport.size} equal parts"
     if signature.op not in OPS:
         yield f"there is no operation {signature.op!r}; choose from {', '.join(OPS)}"
-    if not 0 <= signature.root < transport.size:
-        yield f"there is no rank {signature.root} to be the root; ranks are 0..{transport.size - 1}"
-    if signature.segment_nbytes is not None and signature.segment_nbytes < 0:
-        yield f"segment_nbytes must be >= 0 (0: whole messages), not {signature.segment_nbytes}"
+    if not isinstance(signature.root, int) or not 0 <= signature.root < transport.size:
+        yield f"there is no rank {signature.root!r} to be the root; ranks are 0..{transport.size - 1}"
+    segment = signature.segment_nbytes
+    if segment is not None and (not isinstance(segment, int) or segment < 0):
+        yield f"segment_nbytes must be a number of bytes (0: whole messages), not {segment!r}"
+    nodes = signature.topology
+    if nodes is not None and (len(nodes) != transport.size or not all(isinstance(node, int) for node in nodes)):
+        yield f"the topology must be {transport.size} node numbers, one per rank, not {nodes!r}"
     if signature.algorithm != "auto":
         try:
-            schedule_of(signature, transport.size, signature.topology or transport.topology)
+            schedule_of(signature, transport.size, transport.topology if nodes is None else nodes)
         except ValueError as error:
             yield str(error)
+    elif signature.call != "allreduce":
+        yield f"algorithm='auto' chooses among all-reduces; name one for {signature.call}"
 
 
 def _compare(signatures: Sequence[Signature]) -> None:

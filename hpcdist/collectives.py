@@ -21,7 +21,7 @@ from hpcdist.errors import ArgumentError
 from hpcdist.execute import BoundProgram
 from hpcdist.program import Program, lower
 from hpcdist.schedule import Layout
-from hpcdist.transport.mpi import MpiTransport, transport_of
+from hpcdist.transport.mpi import MpiTransport, raise_together, transport_of
 
 SEGMENT = 1 << 22  # bytes of a segment unless told otherwise; networks like smaller ones, which a sweep finds
 LARGEST_MESSAGE = 1 << 30  # bytes; MPI counts of many libraries end at 2**31 - 1
@@ -46,6 +46,7 @@ class Plan(BoundProgram):
 
     def __init__(self, collective: _Collective, buffer: NDArray, out: NDArray | None) -> None:
         self._collective = collective
+        self._closed = False
         signature = collective.signature
         self.algorithm = signature.algorithm
         self.segment_nbytes = collective.segment_nbytes
@@ -63,10 +64,19 @@ class Plan(BoundProgram):
         )
 
     def close(self) -> None:
-        """Collective: free the plan's requests and its tag. It cannot run again."""
-        self._collective.transport.exchange(None, "close a plan")
+        """Collective: free the plan's requests and its tag. It cannot run again; to close it again does nothing.
+
+        Raises: AgreedError, on all ranks alike, if it is still running on any.
+        """
+        if self._closed:
+            return
+        transport = self._collective.transport
+        if not transport.freed:
+            running = "the plan is still running and cannot be closed; call wait() first" if self.running else None
+            raise_together(transport.exchange(running, "close a plan"))
+            transport.return_tag(self._collective.tag)
+        self._closed = True
         self.free()
-        self._collective.transport.return_tag(self._collective.tag)
 
 
 class _Collective:
@@ -74,7 +84,7 @@ class _Collective:
 
     def __init__(self, transport: MpiTransport, signature: Signature, table: Table) -> None:
         self.transport = transport
-        self.topology = signature.topology or transport.topology
+        self.topology = transport.topology if signature.topology is None else signature.topology
         self.number = signature.number()
         self.signature, segment, self.why = _choose(transport, signature, self.topology, table)
         self.segment_nbytes = min(segment or LARGEST_MESSAGE, LARGEST_MESSAGE) if segment is not None else SEGMENT
@@ -125,9 +135,9 @@ def _choose(
         nbytes = signature.count * selection.DTYPES[signature.dtype].itemsize
         try:
             choice = selection.resolve(table, transport.size, topology, signature.dtype, nbytes)
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             problem = f"the selection table cannot be used: {error}"
-    problem, choice = transport.comm.bcast((problem, choice))
+    problem, choice = transport.from_rank_0((problem, choice), "hear which algorithm auto is")
     if choice is None:
         raise ArgumentError(problem)
     segment = choice.segment_nbytes if signature.segment_nbytes is None else signature.segment_nbytes
@@ -172,7 +182,7 @@ def plan(
         op,
         algorithm,
         segment_nbytes=segment_nbytes,
-        topology=None if topology is None else tuple(map(int, topology)),
+        topology=None if topology is None else tuple(topology),
     )
     agree_on(transport, signature, problem_of(signature, transport, buffer, out))
     return Plan(_Collective(transport, signature, selection), buffer, out)
@@ -190,15 +200,9 @@ def _call(
     """Collective: run a cached plan, after a check that all ranks mean the same one."""
     transport = transport_of(comm)
     cache: OrderedDict[tuple, _Collective] = transport.cache
-    key = (call, getattr(buffer, "size", -1), getattr(buffer, "dtype", None), op, algorithm, root)
+    key = (call, getattr(buffer, "size", -1), getattr(buffer, "dtype", None), str(op), str(algorithm), str(root))
     known = cache.get(key)
-    if (
-        known
-        and out is None
-        and isinstance(buffer, np.ndarray)
-        and buffer.flags.c_contiguous
-        and buffer.flags.writeable
-    ):
+    if known and out is None and _is_plain(buffer):
         problem = None
     else:
         signature = signature_of(call, buffer, op, algorithm, root=root)
@@ -212,6 +216,11 @@ def _call(
         known = cache[key] = _Collective(transport, signature, None)
     cache.move_to_end(key)
     known.plan_for(buffer, out)()
+
+
+def _is_plain(buffer: NDArray) -> bool:
+    """A quick look that finds every buffer good of which `problem_with` has nothing to say, its dtype being known."""
+    return type(buffer) is np.ndarray and buffer.flags.c_contiguous and buffer.flags.writeable
 
 
 # --- one-line calls ---

@@ -15,6 +15,8 @@ def problem_with(name: str, array: Any, writable: bool) -> str | None:
         return f"{name} is in device memory, which this version does not move; pass host memory, such as {name}.get()"
     if not isinstance(array, np.ndarray):
         return f"{name} must be a NumPy array, not {type(array).__name__}"
+    if type(array) not in (np.ndarray, np.memmap):
+        return f"{name} is a {type(array).__name__}, which may behave otherwise; pass numpy.asarray({name})"
     if array.dtype not in DTYPES.values():
         return f"{name} has dtype {array.dtype}; supported are {', '.join(DTYPES)}, in native byte order"
     if not array.flags.c_contiguous:

@@ -47,6 +47,9 @@ class _Line:
         raise IndexError(f"the line ends {start} elements before the range")
 
 
+_STARTED: set[BoundProgram] = set()  # keeps them, and their memory, while messages are in flight
+
+
 class BoundProgram:
     """A program bound to buffers. Calling it runs it; `start`, `test` and `wait` run it beside other work.
 
@@ -91,7 +94,7 @@ class BoundProgram:
         self._rest: Iterator[Callable[[], object]] = iter(())
         self._run = 0
         self._active = self._blocking = False
-        self._broken: BaseException | None = None
+        self._unusable = ""  # why it cannot run (again)
         context = copy_context()  # in which sums may overflow without a word, as in the MPI library
         context.run(np.seterr, all="ignore")
         self._quietly = context.run
@@ -142,6 +145,7 @@ class BoundProgram:
     def start(self) -> None:
         """Begin a run; goes as far as it can without waiting."""
         self._begin()
+        _STARTED.add(self)
         self.test()
 
     def test(self) -> bool:
@@ -149,11 +153,13 @@ class BoundProgram:
         if not self._active:
             return True
         try:
-            self._active = not self._quietly(self._try_rest)
+            done = self._quietly(self._try_rest)
         except BaseException as error:
-            self._broken = error
+            self._unusable = f"its last run ended with {error!r}"
             raise
-        return not self._active
+        if done:
+            self._end()
+        return done
 
     def wait(self) -> None:
         """Block until the run that was begun is complete."""
@@ -163,11 +169,11 @@ class BoundProgram:
         try:
             self._quietly(self._run_rest)
         except BaseException as error:
-            self._broken = error
+            self._unusable = f"its last run ended with {error!r}"
             raise
         finally:
             self._blocking = False
-        self._active = False
+        self._end()
 
     def _run_rest(self) -> None:
         for call in self._rest:
@@ -175,7 +181,8 @@ class BoundProgram:
 
     def _try_rest(self) -> bool:
         """Make the calls that are left up to one that would wait; whether none was left."""
-        for call in self._calls[len(self._calls) - length_hint(self._rest) :]:
+        for index in range(len(self._calls) - length_hint(self._rest), len(self._calls)):
+            call = self._calls[index]
             if call.attempt is None:
                 call.do()
             elif not call.attempt():
@@ -184,20 +191,29 @@ class BoundProgram:
         return True
 
     def _begin(self) -> None:
-        if self._broken is not None:
-            raise RuntimeError(f"this plan cannot run again: its last run ended with {self._broken!r}.")
+        if self._unusable:
+            raise RuntimeError(f"this plan cannot run: {self._unusable}.")
         if self._active:
             raise RuntimeError("this plan is still running; call wait() before you run it again.")
         self._active = True
         self._run += 1
         self._rest = iter(self._fast)
 
+    def _end(self) -> None:
+        self._active = False
+        _STARTED.discard(self)
+
+    @property
+    def running(self) -> bool:
+        """Whether a run was begun and has not ended."""
+        return self._active
+
     def free(self) -> None:
         """Give up the bindings of all messages; the plan cannot run again."""
         for request in self._requests:
             request.free()
         self._requests = []
-        self._broken = RuntimeError("it was closed")
+        self._unusable = "it was closed"
 
     # --- for the watchdog ---
 

@@ -37,8 +37,10 @@ def timeout() -> float:
     try:
         seconds = float(text)
     except ValueError:
-        raise ValueError(f"HPCDIST_TIMEOUT must be a number of seconds or 'off', not {text!r}.") from None
-    return seconds if seconds > 0 else float("inf")
+        seconds = -1.0
+    if not seconds >= 0:
+        raise ValueError(f"HPCDIST_TIMEOUT must be a number of seconds, 0 or 'off', not {text!r}.")
+    return seconds or float("inf")
 
 
 def _end_process() -> None:
@@ -88,7 +90,7 @@ class Watchdog:
 
     def _look(self) -> None:
         while True:
-            time.sleep(min(1.0, self._limit / 4))
+            time.sleep(min(1.0, max(0.02, self._limit / 4)))
             self._look_once()
 
     def _look_once(self) -> None:
@@ -118,9 +120,10 @@ WATCHDOG = Watchdog()
 class _Wait:
     def __init__(self) -> None:
         self.what: str | None = None
+        self.entered = 0  # tells two waits for the same thing apart
 
     def progress(self) -> Hashable | None:
-        return self.what
+        return self.what and (self.entered, self.what)
 
     def describe(self) -> str:
         return self.what or "nothing"
@@ -137,6 +140,7 @@ def waiting(what: str) -> Iterator[None]:
         WATCHDOG.watch(_waits.wait)
     wait = _waits.wait
     outer, wait.what = wait.what, what
+    wait.entered += 1
     try:
         yield
     finally:

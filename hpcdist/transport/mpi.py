@@ -44,6 +44,16 @@ class MpiTransport:
         with watch.waiting(f"rank {self.rank} of {self.size} waits for all ranks to {what}"):
             return self.comm.allgather(item)
 
+    def from_rank_0(self, item: Any, what: str) -> Any:
+        """Collective: what rank 0 has."""
+        with watch.waiting(f"rank {self.rank} of {self.size} waits to {what}"):
+            return self.comm.bcast(item)
+
+    @property
+    def freed(self) -> bool:
+        """Whether the user has freed the communicator."""
+        return self.comm == MPI.COMM_NULL
+
     def take_tag(self) -> int:
         """Collective by being called in the same order everywhere: a tag that no open plan uses.
 
@@ -151,7 +161,9 @@ def agree(comm: MPI.Intracomm, ok: bool, message: str, error: type[AgreedError] 
 
     Raises: `error` on all ranks alike, naming the ranks and what they said.
     """
-    raise_together(comm.allgather(None if ok else message), error)
+    with watch.waiting(f"rank {comm.rank} of {comm.size} waits for all ranks to say whether they can go on"):
+        problems = comm.allgather(None if ok else message)
+    raise_together(problems, error)
 
 
 def raise_together(problems: Sequence[str | None], error: type[AgreedError] = AgreedError) -> None:

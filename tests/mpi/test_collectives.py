@@ -1,5 +1,8 @@
 """The collectives over a real MPI, with messages on both sides of the size up to which an MPI buffers them."""
 
+import gc
+import weakref
+
 import numpy as np
 import psutil
 import pytest
@@ -9,7 +12,7 @@ from mpi4py import MPI
 import hpcdist
 from hpcdist import algorithms
 from hpcdist.collectives import CACHED_BUFFERS, CACHED_PLANS, LARGEST_MESSAGE
-from hpcdist.errors import ArgumentError
+from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.kernels.reduce import DTYPES, OPS
 
 pytestmark = pytest.mark.mpi
@@ -284,6 +287,57 @@ def test_a_closed_plan_cannot_run(comm):
         plan()
 
 
+def test_a_plan_still_running_on_some_rank_is_not_closed_on_any(comm):
+    buffer = distinct(SIZE, 1000, "int64")[RANK].copy()
+    plan = hpcdist.plan(comm, buffer, algorithm="ring")
+    started = SIZE > 1 and RANK == LAST
+    if started:
+        plan.start()
+    if SIZE > 1:
+        with pytest.raises(AgreedError, match=f"rank {LAST}: the plan is still running"):
+            plan.close()
+    plan.wait() if started else plan()
+    plan.close()
+    np.testing.assert_array_equal(buffer, distinct(SIZE, 1000, "int64").sum(axis=0))
+
+
+def test_a_plan_closed_twice_gives_its_tag_back_once(comm):
+    plan = hpcdist.plan(comm, np.zeros(4), algorithm="ring")
+    plan.close()
+    plan.close()
+    buffers = [np.full(4, RANK + 1.0), np.full(4, 100.0 * (RANK + 1))]
+    plans = [hpcdist.plan(comm, buffer, algorithm="ring") for buffer in buffers]
+    for plan in plans[:: -1 if RANK else 1]:
+        plan.start()
+    for plan in plans:
+        plan.wait()
+    total = SIZE * (SIZE + 1) // 2
+    assert [buffer.tolist() for buffer in buffers] == [[total] * 4, [100 * total] * 4]
+
+
+def test_a_started_plan_that_is_dropped_finishes_in_memory_that_is_kept(comm):
+    plan = hpcdist.plan(comm, np.ones(1 << 16), algorithm="ring")
+    kept = weakref.ref(plan)
+    plan.start()
+    running = plan.running
+    del plan
+    gc.collect()
+    assert (kept() is not None) or not running
+    if kept() is not None:
+        kept().wait()
+    comm.Barrier()
+
+
+def test_a_plan_whose_communicator_was_freed_can_be_closed():
+    comm = COMM.Dup()
+    plan = hpcdist.plan(comm, np.zeros(4), algorithm="ring")
+    plan()
+    comm.Free()
+    plan.close()
+    with pytest.raises(RuntimeError, match="it was closed"):
+        plan()
+
+
 def test_a_communicator_can_be_freed_after_its_plans_were_used():
     for _ in range(3):
         comm = COMM.Dup()
@@ -421,6 +475,7 @@ UNUSABLE = {
     "a transposed matrix": (lambda: np.zeros((3, 4)).T, "buffer of shape (4, 3) is not contiguous"),
     "complex numbers": (lambda: np.zeros(12, complex), "buffer has dtype complex128; supported are float64"),
     "the other byte order": (lambda: np.zeros(12, ">f8"), "buffer has dtype >f8"),
+    "a masked array": (lambda: np.ma.zeros(12), "buffer is a MaskedArray"),
     "a list": (lambda: [0.0] * 12, "buffer must be a NumPy array, not list"),
     "device memory": (OnADevice, "buffer is in device memory"),
     "memory that cannot be written": (read_only, "buffer is read-only"),
@@ -465,13 +520,18 @@ def test_a_place_for_the_result_that_cannot_be_used_is_refused_on_all_ranks(out,
         ({"op": "mean"}, "there is no operation 'mean'; choose from sum, avg, max, min, prod"),
         ({"algorithm": "rong"}, "no all-reduce algorithm called 'rong'; choose from ring"),
         ({"algorithm": "hierarchical:ring+rong"}, "called 'rong'"),
-        ({"segment_nbytes": -1}, "segment_nbytes must be >= 0"),
-        ({"topology": [0] * (SIZE + 1)}, f"nodes of {SIZE + 1} ranks, but there are {SIZE}"),
+        ({"op": ["sum"]}, "there is no operation"),
+        ({"segment_nbytes": -1}, "segment_nbytes must be a number of bytes (0: whole messages), not -1"),
+        ({"segment_nbytes": "4MiB"}, "segment_nbytes must be a number of bytes"),
+        ({"topology": [0] * (SIZE + 1)}, f"the topology must be {SIZE} node numbers"),
+        ({"topology": []}, f"the topology must be {SIZE} node numbers"),
+        ({"topology": "a" * SIZE}, f"the topology must be {SIZE} node numbers"),
+        ({"selection": 5}, "the selection table cannot be used"),
         ({"selection": "no/such/table.json"}, "the selection table cannot be used"),
     ],
 )
 def test_an_argument_that_makes_no_sense_is_refused_on_all_ranks(keywords, said):
-    algorithm = {"algorithm": "hierarchical"} if "topology" in keywords else {}
+    algorithm = {"algorithm": "ring"} if "topology" in keywords else {}
     assert_same_error(lambda: hpcdist.plan(COMM, np.zeros(12), **algorithm, **keywords), said)
 
 
@@ -484,6 +544,16 @@ def test_a_root_that_does_not_exist_is_refused_on_all_ranks():
 def test_an_alltoall_that_cannot_be_cut_into_equal_parts_is_refused_on_all_ranks():
     buffer, out = np.zeros(SIZE + 1), np.zeros(SIZE + 1)
     assert_same_error(lambda: hpcdist.alltoall(COMM, buffer, out), f"{SIZE + 1} elements cannot be cut into {SIZE}")
+
+
+def test_auto_is_refused_where_there_is_nothing_to_choose_from():
+    assert_same_error(
+        lambda: hpcdist.reduce_scatter(COMM, np.zeros(4), algorithm="auto"), "name one for reduce_scatter"
+    )
+
+
+def test_an_alltoall_without_a_place_for_the_result_is_refused():
+    assert_same_error(lambda: hpcdist.alltoall(COMM, np.zeros(SIZE), None), "needs out")
 
 
 def test_something_that_is_no_communicator_is_refused():

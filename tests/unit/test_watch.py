@@ -91,9 +91,10 @@ def test_a_minute_is_waited_unless_told_otherwise(monkeypatch):
     assert timeout() == 2.5
 
 
-def test_a_timeout_that_is_no_number_is_refused(monkeypatch):
-    monkeypatch.setenv("HPCDIST_TIMEOUT", "soon")
-    with pytest.raises(ValueError, match="HPCDIST_TIMEOUT must be a number of seconds or 'off', not 'soon'"):
+@pytest.mark.parametrize("text", ["soon", "nan", "-3", ""])
+def test_a_timeout_that_is_no_time_is_refused(monkeypatch, text):
+    monkeypatch.setenv("HPCDIST_TIMEOUT", text)
+    with pytest.raises(ValueError, match=f"HPCDIST_TIMEOUT must be a number of seconds, 0 or 'off', not '{text}'"):
         timeout()
 
 
@@ -131,3 +132,12 @@ def test_without_mpi_the_process_itself_is_ended(monkeypatch):
     monkeypatch.setattr(os, "_exit", codes.append)
     Watchdog().abort()
     assert codes == [70]
+
+
+def test_two_waits_for_the_same_thing_are_not_one_long_wait():
+    seen = []
+    for _ in range(2):
+        with waiting("rank 0 waits"):
+            seen.append(watch._waits.wait.progress())
+    assert len(set(seen)) == 2
+    assert watch._waits.wait.progress() is None
