@@ -22,9 +22,11 @@ def library_name() -> str:
 
 def describe(comm: MPI.Intracomm, topology: Sequence[int]) -> dict[str, Any]:
     """Where this ran, the same on all ranks; collective. The environment is left out: it holds secrets."""
-    hosts = comm.allgather((MPI.Get_processor_name(), len(os.sched_getaffinity(0))))
     per_node = np.bincount(topology).tolist()
-    cores = dict(hosts)
+    usable: dict[str, set[int]] = {}  # a launcher may have bound each rank to cores of its own
+    for host, affinity in comm.allgather((MPI.Get_processor_name(), os.sched_getaffinity(0))):
+        usable.setdefault(host, set()).update(affinity)
+    cores = {host: len(numbers) for host, numbers in usable.items()}
     return {
         "hosts": list(cores),
         "cpu": cpu_model(),
