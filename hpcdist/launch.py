@@ -147,7 +147,8 @@ def environment(base: Mapping[str, str], variables: Mapping[str, str], terminal:
     return {"OMP_NUM_THREADS": "1", TERMINAL: str(int(terminal)), **variables, **base, "PATH": path}
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+# What follows COMMAND is its own: -n after `hpcdist show ring` is not ours, with or without a -- before it.
+@click.command(context_settings={"allow_interspersed_args": False})
 @click.option("-n", "ranks", type=click.IntRange(min=1), required=True, help="How many ranks to start.")
 @click.option("--mpirun", metavar="PATH", help="The launcher to use instead of the one found.")
 @click.option("--dry-run", is_flag=True, help="Print the command line and start nothing.")

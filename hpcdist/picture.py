@@ -10,6 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
+from hpcdist import durable
 from hpcdist.schedule import Schedule
 
 MOST_ARROWS = 4000  # more cannot be told apart
@@ -33,6 +34,8 @@ def grid(schedule: Schedule) -> str:
 
 def draw(schedule: Schedule, path: Path) -> None:
     """Draw the schedule to `path` (.png, .svg or .pdf): solid arrows add, dashed ones overwrite, colours are chunks.
+
+    Missing folders are made.
 
     Raises: ValueError if there are more transfers than an eye can follow.
     """
@@ -77,4 +80,5 @@ def draw(schedule: Schedule, path: Path) -> None:
         ticks = sorted({round(k * (schedule.chunks - 1) / 8) for k in range(9)})
         figure.colorbar(colours, ax=axes, label="chunk", ticks=ticks)
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    with durable.replacing(path) as draft:
+        figure.savefig(draft, dpi=150)

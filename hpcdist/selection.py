@@ -90,9 +90,13 @@ class Selection:
         """
         try:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
+            return _table(_Place(str(path), "", document))
+        except json.JSONDecodeError as error:
             raise ValueError(f"{path}: no JSON ({error}); hpcdist sweep --tune writes such tables") from None
-        return _table(_Place(str(path), "", document))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: no text ({error}); hpcdist sweep --tune writes such tables") from None
+        except RecursionError:
+            raise ValueError(f"{path}: nested too deeply; hpcdist sweep --tune writes such tables") from None
 
     def write(self, path: Path) -> None:
         """Put the table in a file that `load` reads, whole or not at all."""
@@ -149,7 +153,10 @@ def resolve(
 
     Raises:
         OSError, ValueError: if the table cannot be read; see `Selection.load`.
+        TypeError: if it is neither a table nor a path.
     """
+    if not isinstance(table, Selection | str | os.PathLike | None):
+        raise TypeError(f"a selection is a Selection, the path of its file, or None; {table!r:.60} is none of these")
     table = table or os.environ.get(ENVIRONMENT)
     if not table:
         return choose_by_price(size, topology, nbytes, cost.DEFAULT)
@@ -176,8 +183,10 @@ def choose_by_price(size: int, topology: Sequence[int] | None, nbytes: int, mode
         The choice, whose `why` lists the three lowest prices.
     """
     places = None if topology is None else tuple(topology)
+    # On one node, or with one rank on each, hierarchical is but another name of one of its parts.
+    layered = places is not None and 1 < len(set(places)) < size
     prices = []
-    for name in ALLREDUCE:
+    for name in ALLREDUCE if layered else sorted(set(ALLREDUCE) - {"hierarchical"}):
         with suppress(ValueError):  # an algorithm with too many transfers to price makes no sense at this size
             prices.append((cost.predict(_schedule(name, size, places), nbytes, model, places), name))
     prices.sort()
@@ -237,6 +246,11 @@ class _Place:
         """An integer of at least 0, or None."""
         return None if self.value is None else self.natural()
 
+    def object_or_null(self) -> dict[str, Any] | None:
+        """An object, or None."""
+        self.require(self.value is None or isinstance(self.value, dict), "an object")
+        return self.value
+
     def one_of(self, names: Sequence[str]) -> str:
         """One of some names."""
         self.require(self.value in names, f"one of {', '.join(names)}")
@@ -245,11 +259,13 @@ class _Place:
 
 def _table(place: _Place) -> Selection:
     version = place["hpcdist_selection"]
-    version.require(version.value == VERSION, f"{VERSION}, the version that this hpcdist reads")
+    version.require(
+        type(version.value) is int and version.value == VERSION, f"{VERSION}, the version that this hpcdist reads"
+    )
     return Selection(
         rules=tuple(map(_rule, place["rules"])),
         model=_model(place["model"]),
-        provenance=place["provenance"].value or {},
+        provenance=place["provenance"].object_or_null() or {},
         path=place.path,
     )
 
@@ -257,6 +273,7 @@ def _table(place: _Place) -> Selection:
 def _rule(place: _Place) -> Rule:
     choose = place["choose"]
     brackets = tuple(map(_bracket, choose))
+    choose.require(bool(brackets), "at least one choice")
     ascending = all(low.bound < high.bound for low, high in pairwise(brackets))
     choose.require(ascending, "max_bytes in ascending order, null at the end")
     return Rule(place["size"].natural(), place["nodes"].natural(), place["dtype"].one_of(tuple(DTYPES)), brackets)
@@ -271,8 +288,8 @@ def _bracket(place: _Place) -> Bracket:
 
 
 def _model(place: _Place) -> cost.Model | None:
-    if place.value is None:
+    fields = place.object_or_null()
+    if fields is None:
         return None
-    place.require(isinstance(place.value, dict), "an object")
     with place.named():
-        return cost.Model.from_dict(place.value)
+        return cost.Model.from_dict(fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -18,10 +19,14 @@ from hpcdist.schedule import Schedule
 from hpcdist.sizes import Bytes, format_bytes
 
 WIDEST_GRID = 24  # ranks; a wider table helps nobody
+MOST_RANKS = 2**17  # to prove for; more than any machine has processors that all-reduce over MPI
+FIGURES = (".png", ".svg", ".pdf")
 
 
 def _topology(size: int, ranks_per_node: int | None, topology: str | None) -> tuple[int, ...] | None:
-    """The node of each rank from the options, of which at most one is given."""
+    """The node of each rank from the options, of which at most one may be given."""
+    if topology is not None and ranks_per_node is not None:
+        raise click.UsageError("--topology and --ranks-per-node both place the ranks: give one of them")
     if topology is not None:
         try:
             nodes = tuple(int(node) for node in topology.split(","))
@@ -47,6 +52,13 @@ def _make(name: str, size: int, topology: tuple[int, ...] | None) -> Schedule:
         raise click.UsageError(str(error)) from None
 
 
+def _drawable(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """A path whose ending says how to draw."""
+    if path is not None and path.suffix not in FIGURES:
+        raise click.BadParameter(f"{path} must end in {', '.join(FIGURES[:-1])} or {FIGURES[-1]}", ctx, param)
+    return path
+
+
 _ranks = click.option("-n", "--ranks", type=click.IntRange(1), required=True, help="Number of ranks.")
 _per_node = click.option(
     "--ranks-per-node", type=click.IntRange(1), help="Ranks are placed on nodes in blocks of this."
@@ -59,7 +71,12 @@ _nodes = click.option("--topology", help="The node of each rank, such as 0,0,1,1
 @_ranks
 @_per_node
 @_nodes
-@click.option("--figure", type=click.Path(path_type=Path), help="Draw it to this .png, .svg or .pdf file.")
+@click.option(
+    "--figure",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_drawable,
+    help="Draw it to this .png, .svg or .pdf file.",
+)
 def show(algorithm: str, ranks: int, ranks_per_node: int | None, topology: str | None, figure: Path | None) -> None:
     """Print the steps of ALGORITHM, what each rank receives in them, and draw them.
 
@@ -94,20 +111,37 @@ def verify_(names: tuple[str, ...], ranks: str, ranks_per_node: int | None) -> N
         begun = time.perf_counter()
         for size in sizes:
             try:
-                verify(_make(name, size, _topology(size, ranks_per_node, None)))
+                verify(_bearable(_make(name, size, _topology(size, ranks_per_node, None))))
             except ScheduleError as error:
                 raise click.ClickException(str(error)) from None
         click.echo(f"{name}: proven for {len(sizes)} sizes ({ranks}) in {time.perf_counter() - begun:.1f} s")
+
+
+def _bearable(schedule: Schedule) -> Schedule:
+    """The schedule, unless to look at all its transfers takes minutes."""
+    try:
+        transfers = cost.count(schedule).messages.sum()
+    except ValueError as error:  # count has lost patience itself
+        raise click.UsageError(str(error)) from None
+    if transfers > cost.PATIENCE:
+        raise click.UsageError(
+            f"{schedule.name} on {schedule.size} ranks has {transfers:.1e} transfers, and at most {cost.PATIENCE:.0e} "
+            "are looked at: prove it for fewer ranks"
+        )
+    return schedule
 
 
 def _sizes(text: str) -> list[int]:
     """Numbers of ranks written as "6", "1-33" or "4,8,16-20"."""
     sizes: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or int(first) < 1:
+        written = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", part)
+        if not written:
             raise click.BadParameter(f"{text!r} is no list of numbers of ranks such as 6 or 1-33,600")
-        sizes.extend(range(int(first), int(last or first) + 1))
+        first, last = int(written[1]), int(written[2] or written[1])
+        if not 1 <= first <= last <= MOST_RANKS:
+            raise click.BadParameter(f"{part!r}: ranks are numbers from 1 to {MOST_RANKS}, the smaller one first")
+        sizes.extend(range(first, last + 1))
     return sizes
 
 
@@ -134,20 +168,28 @@ def predict(
 ) -> None:
     """Price every algorithm: alpha per message, beta per byte, gamma per byte reduced."""
     nodes = _topology(ranks, ranks_per_node, topology)
+    given = model is not None or any(price is not None for price in prices.values())
+    path = os.environ.get(selection.ENVIRONMENT) if explain and not given else None
     try:
-        base = _model_in(model) if model else cost.DEFAULT
+        table = selection.Selection.load(path) if path else None
+        base = _model_in(model) if model else (table and table.model) or cost.DEFAULT
         fitted = cost.Model.from_dict({**base.as_dict(), **{k: v for k, v in prices.items() if v is not None}})
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(_prices_in_words(fitted))
-    table = Table(
+    if table is not None:
+        click.echo(f"these are the prices of {table.path}" if table.model else f"{table.path} has no prices: defaults")
+    grid = Table(
         "algorithm",
         *(f"{head}" for head in ("steps", "messages", "sent [x nbytes]", "time [us]", "busbw [GB/s]")),
     )
-    for column in table.columns[1:]:
+    for column in grid.columns[1:]:
         column.justify = "right"
     rows, skipped = [], []
     for name in algorithms.ALLREDUCE:
+        if name == "hierarchical" and nodes is None:
+            skipped.append("hierarchical: not priced: it needs the ranks' nodes, by --ranks-per-node or --topology")
+            continue
         try:
             schedule = algorithms.allreduce(name, ranks, nodes)
             counts = cost.count(schedule)
@@ -158,7 +200,7 @@ def predict(
     for seconds, name, counts, chunks in sorted(rows, key=lambda row: row[0]):
         busbw = nbytes / seconds * 2 * (ranks - 1) / ranks / 1e9 if seconds else 0.0
         sent = counts.sent.max() / chunks
-        table.add_row(
+        grid.add_row(
             name,
             f"{counts.steps}",
             f"{counts.messages.max()}",
@@ -166,12 +208,12 @@ def predict(
             f"{seconds * 1e6:.1f}",
             f"{busbw:.3f}",
         )
-    Console(width=110).print(table)
+    Console(width=110).print(grid)
     for line in skipped:
         click.echo(line)
     click.echo(f"{ranks} ranks, {format_bytes(nbytes)}; messages and bytes are those of the rank that sends most")
     if explain:
-        _explain(ranks, nbytes, nodes or tuple(range(ranks)), fitted if model or any(prices.values()) else None)
+        _explain(ranks, nbytes, nodes or tuple(range(ranks)), table, fitted)
 
 
 def _model_in(path: Path) -> cost.Model:
@@ -190,14 +232,14 @@ def _prices_in_words(model: cost.Model) -> str:
     )
 
 
-def _explain(ranks: int, nbytes: int, nodes: tuple[int, ...], model: cost.Model | None) -> None:
+def _explain(
+    ranks: int, nbytes: int, nodes: tuple[int, ...], table: selection.Selection | None, model: cost.Model
+) -> None:
     """What auto would choose: by the table in HPCDIST_SELECTION, or by these prices where they were given."""
-    try:
-        if model is None:
-            choice = selection.resolve(None, ranks, nodes, "float32", nbytes)
-        else:
-            choice = selection.choose_by_price(ranks, nodes, nbytes, model)
-    except (OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from None
-    table = os.environ.get(selection.ENVIRONMENT, "none")
-    click.echo(f"auto: {choice.algorithm}, because {choice.why} (table: {table})")
+    if table is None:
+        choice = selection.choose_by_price(ranks, nodes, nbytes, model)
+    else:
+        choice = selection.resolve(table, ranks, nodes, "float32", nbytes)
+    ignored = table is None and selection.ENVIRONMENT in os.environ
+    asked = table.path if table else "not asked, as prices were given" if ignored else "none"
+    click.echo(f"auto: {choice.algorithm}, because {choice.why} (table: {asked})")

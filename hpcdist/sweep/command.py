@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,13 @@ def _check_algorithm(name: str) -> None:
 def _check_dtype(name: str) -> None:
     if name not in DTYPES:
         raise ValueError(f"there is no type {name!r}; choose from {', '.join(DTYPES)}.")
+
+
+def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    """A number of seconds that a sweep can end after; click's ranges let nan and inf pass."""
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no number of seconds", ctx, param)
+    return value
 
 
 @click.command()
@@ -95,6 +103,7 @@ def _check_dtype(name: str) -> None:
     default=0.05,
     show_default=True,
     metavar="SECONDS",
+    callback=_finite,
     help="Time for the samples of one algorithm, size, type and placement.",
 )
 @click.option("--samples", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
@@ -128,6 +137,10 @@ def sweep(**options: Any) -> None:
         hpcdist run -n 4 -- hpcdist sweep --max-bytes 1MiB --json sweep.json
 
     It exits with 1 if any element is wrong, and with 130 after Ctrl-C, which keeps what was measured.
+
+    A launcher may come between: Open MPI's mpirun ends the ranks itself on Ctrl-C, drops their last output, and
+    exits with a code of its own. The files are then those of the last size that was done, and the JSON says
+    "interrupted": true if rank 0 had the time to write it.
     """
     if options["min_bytes"] > options["max_bytes"] or options["min_bytes"] < 1:
         raise click.UsageError("--min-bytes must be at least 1 and at most --max-bytes")
@@ -135,12 +148,17 @@ def sweep(**options: Any) -> None:
     from hpcdist.sweep.run import Sweep
     from hpcdist.transport.startup import world
 
+    asked = Options(**options)
+    if asked.nothing_to_measure:
+        raise click.UsageError("nothing is left to measure: name an algorithm, or let the library take part")
+    if asked.named_twice:
+        raise click.UsageError(f"{asked.named_twice} is named for two outputs; give each a file of its own")
     try:
         comm = world()
     except LaunchError as error:
         raise click.ClickException(str(error)) from None
     try:
-        code = Sweep(comm, Options(**options)).run()
+        code = Sweep(comm, asked).run()
     except AgreedError as error:
         if comm.rank == 0:
             click.echo(f"Error: {error}", err=True)

@@ -14,24 +14,18 @@ from matplotlib.lines import Line2D
 
 from hpcdist import durable
 from hpcdist.sizes import format_bytes
-from hpcdist.sweep.record import LIBRARY, Record
+from hpcdist.sweep.record import LIBRARY, Record, figure_paths
 
 # The colours of Okabe and Ito (2008), which people with any colour vision tell apart, and two more;
 # black is kept for the library.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
 MARKERS = "osD^vP*X"
-SUFFIXES = (".png", ".svg")
-
-
-def paths(path: Path) -> list[Path]:
-    """The files to write for `--figure path`: that one, or a PNG and an SVG if it names neither."""
-    return [path] if path.suffix in SUFFIXES else [path.with_name(path.name + suffix) for suffix in SUFFIXES]
 
 
 def write(path: Path, records: Sequence[Record], placement: str = "in_place") -> list[Path]:
     """Draw the records of one placement and write the files; each is whole or absent."""
     figure = draw([record for record in records if record.placement == placement])
-    for file in paths(path):
+    for file in figure_paths(path):
         # Text stays text in an SVG, and no date is in it, so that the same numbers make the same file.
         with (
             mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hpcdist"}),
@@ -39,7 +33,7 @@ def write(path: Path, records: Sequence[Record], placement: str = "in_place") ->
         ):
             metadata = {"Date": None} if file.suffix == ".svg" else None
             figure.savefig(draft, dpi=200, metadata=metadata, bbox_inches="tight")
-    return paths(path)
+    return figure_paths(path)
 
 
 def draw(records: Sequence[Record]) -> Figure:

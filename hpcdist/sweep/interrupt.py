@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from types import FrameType
 
 from mpi4py import MPI
@@ -11,10 +12,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C reaches ranks as one or the 
 
 
 class Interrupt:
-    """A context in which the first SIGINT or SIGTERM is only noted; the second acts as it always did."""
+    """A context in which the first SIGINT or SIGTERM is only noted; the second acts as it always did.
 
-    def __init__(self, comm: MPI.Intracomm):
-        self.comm = comm
+    `seen` is called at once on a rank that was told to stop, since its launcher may not wait for all to agree.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, seen: Callable[[], object] = lambda: None):
+        self.comm, self.seen = comm, seen
         self.number = 0
 
     def __enter__(self) -> Interrupt:
@@ -27,6 +31,7 @@ class Interrupt:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         self._restore()
+        self.seen()
 
     def _restore(self) -> None:
         for number, handler in self.before.items():

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from hpcdist.kernels.reduce import DTYPES
-from hpcdist.sweep.measure import Effort, Point
-from hpcdist.sweep.record import LIBRARY
+from hpcdist.sweep.measure import Effort, Point, refused
+from hpcdist.sweep.record import LIBRARY, figure_paths
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,27 @@ class Options:
             nbytes *= self.step_factor
         return dict.fromkeys(counts)
 
+    @property
+    def nothing_to_measure(self) -> bool:
+        """Whether no algorithm that was asked for can be measured at any point."""
+        points = self.points()
+        return all(refused(name, point) for name in self.names for point in points)
+
+    @property
+    def files(self) -> list[Path]:
+        """All files to write."""
+        figures = figure_paths(self.figure) if self.figure else []
+        return [*filter(None, (self.json, self.csv, self.tune)), *figures]
+
+    @property
+    def named_twice(self) -> Path | None:
+        """A file that is to be written twice, the second time over the first, or None."""
+        resolved = [path.resolve() for path in self.files]
+        return next((path for path in resolved if resolved.count(path) > 1), None)
+
     def problem_with_files(self) -> str | None:
         """Why a file that was asked for cannot be written, or None; missing folders are made."""
-        for path in filter(None, (self.json, self.csv, self.figure, self.tune)):
+        for path in self.files:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:

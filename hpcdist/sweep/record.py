@@ -21,6 +21,7 @@ from hpcdist import durable
 
 VERSION = 1
 LIBRARY = "MPI_Allreduce"  # the name under which the MPI library's own all-reduce stands beside ours
+FIGURES = (".png", ".svg")
 PLACEMENTS = ("out_of_place", "in_place")
 
 
@@ -117,6 +118,11 @@ class Report:
             "interrupted": self.interrupted,
             "results": [record.row() for record in self.results],
         }
+
+
+def figure_paths(path: Path) -> list[Path]:
+    """The files to write for `--figure path`: that one, or a PNG and an SVG if it names neither."""
+    return [path] if path.suffix in FIGURES else [path.with_name(path.name + suffix) for suffix in FIGURES]
 
 
 def write_json(path: Path, report: Report) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,7 +16,7 @@ import numpy as np
 from mpi4py import MPI
 
 from hpcdist import cost, selection
-from hpcdist.sweep import machine, model, record, report, tune
+from hpcdist.sweep import machine, memory, model, record, report, tune
 from hpcdist.sweep.interrupt import Interrupt
 from hpcdist.sweep.measure import Bench, Case, Point, refused
 from hpcdist.sweep.options import Options
@@ -42,11 +44,13 @@ class Sweep:
         """Measure all points and write all that is asked for; returns the exit code.
 
         Raises:
-            AgreedError: on all ranks, before anything is measured, if a file cannot be written.
+            AgreedError: on all ranks, before anything is measured, if a file cannot be written or the memory of
+                a node does not hold the largest size.
         """
         problem = self.options.problem_with_files() if self.comm.rank == 0 else None
         mpi.agree(self.comm, problem is None, problem or "")
-        with Interrupt(self.comm) as interrupt:
+        memory.check(self.comm, self.topology, self.options)
+        with Interrupt(self.comm, self._mark_interrupted) as interrupt:
             self._say([*report.head(self.report), *self._left_out()])
             self._measure(interrupt)
             self._print()
@@ -177,11 +181,25 @@ class Sweep:
             return
         options = self.options
         if options.json:
-            record.write_json(options.json, self.report)
+            self._write_json(options.json)
         if options.csv:
             record.write_csv(options.csv, self.report.results)
         if options.tune:
             self._selection().write(options.tune)
+
+    def _write_json(self, path: Path) -> None:
+        """Write the report, and once more if a signal came meanwhile: the file must say so."""
+        interrupted = self.report.interrupted
+        record.write_json(path, self.report)
+        if interrupted != self.report.interrupted:
+            record.write_json(path, self.report)
+
+    def _mark_interrupted(self) -> None:
+        """Say in the JSON file that the sweep was interrupted, in the signal handler: a kill may follow."""
+        self.report.interrupted = True
+        if self.comm.rank == 0 and self.options.json:
+            with suppress(OSError):  # the next file to be written meets it again, outside of a signal handler
+                record.write_json(self.options.json, self.report)
 
     def _selection(self) -> selection.Selection:
         provenance = {

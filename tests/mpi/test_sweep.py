@@ -15,7 +15,7 @@ from hpcdist.algorithms import ALLREDUCE
 from hpcdist.errors import AgreedError
 from hpcdist.kernels.reduce import DTYPES, OPS
 from hpcdist.selection import Selection
-from hpcdist.sweep import inputs, measure, model
+from hpcdist.sweep import inputs, measure, memory, model, record
 from hpcdist.sweep.command import sweep
 from hpcdist.sweep.interrupt import Interrupt
 from hpcdist.sweep.measure import Bench, Effort, Point
@@ -213,6 +213,19 @@ def test_a_file_that_cannot_be_written_ends_the_sweep_on_all_ranks_before_it_beg
         Sweep(WORLD, options(json=folder / "taken" / "s.json")).run()
 
 
+def test_what_no_memory_holds_is_refused_on_all_ranks_before_it_begins():
+    with pytest.raises(AgreedError, match=rf"--max-bytes 100 TiB takes at least .* TiB .* {WORLD.size} rank"):
+        Sweep(WORLD, options(max_bytes=100 << 40)).run()
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_memory_needed_is_that_of_buffers_and_inboxes(size):
+    asked = options(algorithms=("recursive_doubling",), max_bytes=1 << 20, check=False)
+    buffers, inboxes = memory.needed(0, (0,) * size, asked)
+    assert buffers == 2 << 20
+    assert inboxes == {1: 0, 2: 2 << 20, 4: 4 << 20}[size]
+
+
 def test_half_types_are_measured_without_the_library(capsys, folder):
     Sweep(WORLD, options(dtype=("bfloat16",), json=folder / "s.json")).run()
     WORLD.Barrier()
@@ -255,6 +268,36 @@ def test_a_signal_to_one_rank_stops_all_and_keeps_what_was_measured(folder, monk
     assert {row["nbytes"] for row in document["results"]} == {8}
 
 
+def test_a_signal_is_in_the_file_before_the_ranks_have_agreed(folder, monkeypatch):
+    real, said = Sweep._point, []
+
+    def be_interrupted(sweep, *arguments):
+        if WORLD.rank == 0 and not said and sweep.report.results:
+            os.kill(os.getpid(), signal.SIGTERM)
+            said.append(json.loads((folder / "s.json").read_text())["interrupted"])
+        return real(sweep, *arguments)
+
+    monkeypatch.setattr(Sweep, "_point", be_interrupted)
+    assert Sweep(WORLD, options(json=folder / "s.json")).run() == 128 + signal.SIGTERM
+    assert said == ([True] if WORLD.rank == 0 else [])
+
+
+def test_a_signal_while_the_file_is_written_is_in_it(folder, monkeypatch):
+    signals = iter([signal.SIGTERM])
+
+    def be_interrupted(path, report):
+        text = json.dumps(report.as_json())
+        for number in signals:
+            os.kill(os.getpid(), number)
+        path.write_text(text)
+
+    sweep = Sweep(WORLD, options(json=folder / f"{WORLD.rank}.json"))
+    monkeypatch.setattr(record, "write_json", be_interrupted)
+    with Interrupt(WORLD, sweep._mark_interrupted):
+        sweep._write_json(sweep.options.json)
+    assert json.loads(sweep.options.json.read_text())["interrupted"] is True
+
+
 def test_the_second_signal_acts_as_it_always_did():
     with Interrupt(WORLD) as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
@@ -273,6 +316,12 @@ def test_the_second_signal_acts_as_it_always_did():
         (["--min-bytes", "16", "--max-bytes", "8"], "--min-bytes must be"),
         (["--min-bytes", "0"], "--min-bytes must be"),
         (["--step-factor", "1"], "--step-factor"),
+        (["--time-limit", "nan"], "nan is no number of seconds"),
+        (["--time-limit", "inf"], "inf is no number of seconds"),
+        (["--no-library", "--algorithms", LIBRARY], "nothing is left to measure"),
+        (["--algorithms", LIBRARY, "--dtype", "bfloat16"], "nothing is left to measure"),
+        (["--json", "a", "--tune", "./a"], "a is named for two outputs"),
+        (["--figure", "a", "--csv", "a.svg"], "a.svg is named for two outputs"),
     ],
 )
 def test_bad_arguments_exit_with_2_and_say_what_is_allowed(arguments, message):

@@ -131,6 +131,14 @@ def test_the_launcher_takes_over_with_the_command_s_own_options(machine, monkeyp
     assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
 
 
+@pytest.mark.parametrize("dashes", [[], ["--"]])
+def test_what_follows_the_command_is_the_command_s(dashes, machine):
+    machine({"/a/mpirun": "HYDRA build"}, "MPICH")
+    command = [*dashes, "hpcdist", "show", "ring", "-n", "4", "--dry-run"]
+    result = CliRunner().invoke(launch.run, ["-n", "1", "--dry-run", *command])
+    assert result.output == "/a/mpirun -n 1 hpcdist show ring -n 4 --dry-run\n"
+
+
 def test_variables_of_the_user_s_own_are_left_alone():
     made = launch.environment({"PATH": "/p", "OMP_NUM_THREADS": "4", "A": "b"}, {"A": "c", "D": "e"}, True)
     assert made == {
@@ -151,6 +159,9 @@ def test_inside_a_rank_it_refuses(name, monkeypatch):
     assert f"already a rank of a running MPI job ({name}=3)" in result.output
 
 
-@pytest.mark.parametrize("arguments", [["--", "x"], ["-n", "0", "--", "x"], ["-n", "2"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--", "x"], ["-n", "0", "--", "x"], ["-n", "2"], ["-n", "2", "--dry-runn", "--", "x"]],
+)
 def test_usage_errors_exit_with_2(arguments):
     assert CliRunner().invoke(launch.run, arguments).exit_code == 2

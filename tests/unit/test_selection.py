@@ -97,10 +97,21 @@ def test_without_a_rule_the_table_s_own_model_decides():
 @pytest.mark.parametrize("size", [1, 2, 7, 8])
 def test_the_price_chosen_is_the_lowest(size, nbytes):
     choice = choose_by_price(size, None, nbytes, MODEL)
-    prices = {name: cost.predict(allreduce(name, size), nbytes, MODEL) for name in ALLREDUCE}
+    flat = set(ALLREDUCE) - {"hierarchical"}
+    prices = {name: cost.predict(allreduce(name, size), nbytes, MODEL) for name in flat}
     assert prices[choice.algorithm] == min(prices.values())
     assert f"{choice.algorithm} {prices[choice.algorithm] * 1e6:.4g} us" in choice.why
     assert choice.why.count(" us") == 3
+
+
+@pytest.mark.parametrize("topology", [None, (0, 0, 0, 0), (0, 1, 2, 3)])
+def test_hierarchical_is_no_choice_where_there_is_no_hierarchy(topology):
+    assert "hierarchical" not in choose_by_price(4, topology, 1 << 26, cost.DEFAULT).why
+
+
+def test_hierarchical_is_a_choice_where_nodes_hold_several_ranks():
+    slow_between_nodes = cost.Model(1e-3, 1e-6, 0.0, node_alpha=1e-9, node_beta=1e-12)
+    assert choose_by_price(8, (0, 1) * 4, 1 << 20, slow_between_nodes).algorithm == "hierarchical"
 
 
 def test_without_any_table_the_default_prices_decide():
@@ -133,6 +144,9 @@ def edited(change):
     ("change", "place", "wanted"),
     [
         (lambda d: d.update(hpcdist_selection=9), "hpcdist_selection", "1, the version"),
+        (lambda d: d.update(hpcdist_selection=True), "hpcdist_selection", "1, the version .*; found True"),
+        (lambda d: d.update(provenance=7), "provenance", "an object; found 7"),
+        (lambda d: d["rules"][0].update(choose=[]), r"rules\[0\].choose", r"at least one choice; found \[\]"),
         (lambda d: d.update(rules={}), "rules", "a list; found {}"),
         (lambda d: d["rules"].append(3), r"rules\[1\]", "an object; found 3"),
         (lambda d: d["rules"][0].pop("size"), r"rules\[0\].size", "an integer of at least 0; found None"),
@@ -180,6 +194,18 @@ def test_what_is_no_json_is_refused(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ValueError, match=r"bad\.json: no JSON .* hpcdist sweep --tune"):
         Selection.load(tmp_path / "bad.json")
+
+
+def test_what_is_nested_too_deeply_is_refused(tmp_path):
+    (tmp_path / "bad.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"bad\.json: nested too deeply"):
+        Selection.load(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize("table", [5, 0, b"a.json", ["a.json"]])
+def test_what_is_neither_table_nor_path_is_refused(table):
+    with pytest.raises(TypeError, match="a selection is a Selection, the path of its file, or None"):
+        resolve(table, 4, (0, 0, 1, 1), "float32", 8)
 
 
 def test_a_table_that_is_not_there_is_an_error_and_no_default():

@@ -6,6 +6,7 @@ import pytest
 from sweep_records import record
 
 from hpcdist.sweep import figure
+from hpcdist.sweep.record import figure_paths
 
 SIZES = [8 << i for i in range(20)]
 NAMES = ("ring", "tree", "MPI_Allreduce")
@@ -29,7 +30,7 @@ def records(names=NAMES, **fields):
     ],
 )
 def test_a_name_without_suffix_means_both_files(given, made):
-    assert figure.paths(Path(given)) == [Path(name) for name in made]
+    assert figure_paths(Path(given)) == [Path(name) for name in made]
 
 
 def test_both_files_are_written(tmp_path):

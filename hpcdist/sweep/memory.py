@@ -1,0 +1,58 @@
+"""Whether the nodes have the memory that a sweep takes, asked before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psutil
+from mpi4py import MPI
+
+from hpcdist.algorithms import allreduce
+from hpcdist.program import lower
+from hpcdist.schedule import Layout
+from hpcdist.sizes import format_bytes
+from hpcdist.sweep.options import Options
+from hpcdist.sweep.record import LIBRARY, PLACEMENTS
+from hpcdist.transport import mpi
+
+BUFFERS = 2  # source and target
+CHECK_BUFFERS = 2  # a rank's own numbers and the expected result
+SAMPLE = 16  # elements per chunk: enough to see what part of a buffer an inbox is
+
+
+def check(comm: MPI.Intracomm, topology: Sequence[int], options: Options) -> None:
+    """Compare what the largest size takes with what is available on each node; collective.
+
+    Raises:
+        AgreedError: on all ranks, naming the first rank of each node that has too little.
+    """
+    needs = comm.allgather(sum(needed(comm.rank, topology, options)))
+    here = [rank for rank, node in enumerate(topology) if node == topology[comm.rank]]
+    problem = None
+    if comm.rank == here[0]:
+        problem = _problem(len(here), sum(needs[rank] for rank in here), options, psutil.virtual_memory().available)
+    mpi.agree(comm, problem is None, problem or "")
+
+
+def needed(rank: int, topology: Sequence[int], options: Options) -> tuple[int, int]:
+    """Bytes that a rank takes at the largest size, at the least: (buffers, inboxes of all plans)."""
+    buffers = BUFFERS + CHECK_BUFFERS * options.check
+    inboxes = sum(_inbox(name, rank, topology) for name in options.names if name != LIBRARY)
+    return buffers * options.max_bytes, int(len(PLACEMENTS) * inboxes * options.max_bytes)
+
+
+def _inbox(name: str, rank: int, topology: Sequence[int]) -> float:
+    """The inbox of a rank, as a part of the buffer; it depends neither on the size nor on the segments."""
+    schedule = allreduce(name, len(topology), topology)
+    count = SAMPLE * schedule.chunks
+    return lower(schedule, rank, Layout.near_equal(schedule, count), count).inbox / count
+
+
+def _problem(ranks: int, need: int, options: Options, available: int) -> str | None:
+    if need <= available:
+        return None
+    return (
+        f"--max-bytes {format_bytes(options.max_bytes)} takes at least {format_bytes(need)} on this node, for buffers "
+        f"and inboxes of {ranks} rank{'s' if ranks > 1 else ''}, and {format_bytes(available)} of its memory are "
+        "available; take a smaller --max-bytes, fewer --algorithms or fewer ranks per node"
+    )
