@@ -19,6 +19,7 @@ VERBS = {
         "Measure and check every algorithm over sizes, beside the MPI's own.",
     ),
     "train": ("hpcdist.train.command:train", "Train a model data-parallel, with checkpoints."),
+    "cluster": ("hpcdist.cluster.command:cluster", "Virtual hosts on this machine, behind links of a chosen rate."),
 }
 
 

@@ -13,7 +13,7 @@ Nothing in a checkpoint depends on the number of ranks.
 """
 
 from hpcdist.checkpoint.fence import Fence, FencedOut
-from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint, committed, read
+from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint, committed, newest, read
 from hpcdist.checkpoint.store import Store
 
-__all__ = ["Checkpoint", "DamagedCheckpoint", "Fence", "FencedOut", "Store", "committed", "read"]
+__all__ = ["Checkpoint", "DamagedCheckpoint", "Fence", "FencedOut", "Store", "committed", "newest", "read"]

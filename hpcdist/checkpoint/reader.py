@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,15 +39,30 @@ def committed(directory: Path) -> list[Path]:
     return sorted(steps, key=steps.__getitem__)
 
 
+def newest(directory: Path) -> tuple[Checkpoint | None, list[DamagedCheckpoint]]:
+    """The newest checkpoint below `directory` that is whole, and the damaged ones that are newer."""
+    damaged: list[DamagedCheckpoint] = []
+    for path in reversed(committed(directory)):
+        try:
+            return read(path), damaged
+        except (DamagedCheckpoint, FileNotFoundError) as error:
+            if not os.path.lexists(path):  # a run that is still going removed it, and so has newer ones
+                return newest(directory)
+            damaged.append(error if isinstance(error, DamagedCheckpoint) else DamagedCheckpoint(path, str(error)))
+    return None, damaged
+
+
 def read(path: Path) -> Checkpoint:
     """Read the checkpoint in the directory `path`.
 
     Raises:
-        FileNotFoundError: there is no such directory.
-        DamagedCheckpoint: something in it is missing or not as it was written.
+        FileNotFoundError: there is nothing of this name.
+        DamagedCheckpoint: something in it is missing, cannot be read, or is not as it was written.
     """
-    if not path.is_dir():
+    if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint {path}")
+    if not path.is_dir():
+        raise DamagedCheckpoint(path, "it is not a directory")
     manifest = read_manifest(path)
     for name, nbytes in manifest.files.items():
         check_size(path, name, nbytes)
@@ -60,7 +76,7 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.from_json((path / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DamagedCheckpoint(path, f"it has no {MANIFEST}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(path, f"{MANIFEST}: {error}") from error
 
 
@@ -70,6 +86,8 @@ def check_size(path: Path, name: str, nbytes: int) -> None:
         found = (path / name).stat().st_size
     except FileNotFoundError as error:
         raise DamagedCheckpoint(path, f"{name} is missing") from error
+    except OSError as error:
+        raise DamagedCheckpoint(path, f"{name}: {error}") from error
     if found != nbytes:
         raise DamagedCheckpoint(path, f"{name} has {found} bytes, {nbytes} were written")
 

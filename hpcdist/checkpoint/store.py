@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpcdist.checkpoint.fence import Fence
-from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint, committed, read
+from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint, newest
 from hpcdist.checkpoint.writer import prune, remove_leftovers, write
 
 
@@ -34,14 +34,10 @@ class Store:
 
         The damaged ones are renamed, so that the run can come to their steps again; they are not deleted.
         """
-        damaged: list[DamagedCheckpoint] = []
-        for path in reversed(committed(self.directory)):
-            try:
-                return read(path), damaged
-            except DamagedCheckpoint as error:
-                self._set_aside(path)
-                damaged.append(error)
-        return None, damaged
+        checkpoint, damaged = newest(self.directory)
+        for error in damaged:
+            self._set_aside(error.path)
+        return checkpoint, damaged
 
     def save(self, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> Path:
         """Commit a checkpoint and remove those no longer kept; see `writer.write` for the errors."""

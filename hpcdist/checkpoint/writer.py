@@ -42,12 +42,11 @@ def write(fence: Fence, step: int, arrays: dict[str, np.ndarray], facts: dict[st
     draft = final.with_name(final.name + draft_suffix(fence.token))
     draft.mkdir()
     try:
-        entries = write_arrays(draft / STATE, arrays)
-        files = {STATE: (draft / STATE).stat().st_size}
-        manifest = Manifest(step, fence.token, facts, files, entries)
-        (draft / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-        for path in (draft / STATE, draft / MANIFEST, draft):
-            fsync(path)
+        state = image(arrays)
+        manifest = Manifest(step, fence.token, facts, {STATE: len(state)}, describe(arrays))
+        write_bytes(draft / STATE, state)
+        write_bytes(draft / MANIFEST, manifest.to_json().encode())
+        fsync(draft)
         commit(fence, draft, final)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
@@ -55,13 +54,37 @@ def write(fence: Fence, step: int, arrays: dict[str, np.ndarray], facts: dict[st
     return final
 
 
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Entry]:
-    """Put arrays in a new HDF5 file that HDF5 1.10 can read, and describe them."""
+def image(arrays: dict[str, np.ndarray]) -> bytes:
+    """What an HDF5 file with these arrays holds, readable by HDF5 1.10.
+
+    It is made in memory, since HDF5 crashes the process if it has a file open on a disk that is full.
+    """
     align = {"alignment_threshold": ALIGNMENT >> 4, "alignment_interval": ALIGNMENT}
-    with h5py.File(path, "w-", libver=("v108", "v110"), locking=False, **align) as file:
+    memory = {"driver": "core", "backing_store": False, "block_size": ALIGNMENT}
+    with h5py.File(STATE, "w", libver=("v108", "v110"), **memory, **align) as file:
         for name, values in arrays.items():
             file.create_dataset(name, data=values)
-    return {name: Entry(path.name, values.shape, values.dtype.str, digest(values)) for name, values in arrays.items()}
+        file.flush()
+        return file.id.get_file_image()
+
+
+def describe(arrays: dict[str, np.ndarray]) -> dict[str, Entry]:
+    """Entries of the arrays for the manifest."""
+    return {name: Entry(STATE, values.shape, values.dtype.str, digest(values)) for name, values in arrays.items()}
+
+
+def write_bytes(path: Path, raw: bytes) -> None:
+    """Put `raw` in the new file `path`, durably.
+
+    Raises:
+        OSError: naming the file, which Python leaves out if it was open already when the disk became full.
+    """
+    try:
+        path.write_bytes(raw)
+        fsync(path)
+    except OSError as error:
+        why = f"{error.strerror}; {len(raw)} bytes could not be written, earlier checkpoints are as they were"
+        raise OSError(error.errno, why, str(path)) from error
 
 
 def commit(fence: Fence, draft: Path, final: Path) -> None:
@@ -75,7 +98,7 @@ def commit(fence: Fence, draft: Path, final: Path) -> None:
 
 def prune(fence: Fence, keep: int) -> list[Path]:
     """Remove all but the newest `keep` checkpoints, after reading the newest back; returns those removed."""
-    old = committed(fence.directory)[:-keep]
+    old = [path for path in committed(fence.directory)[:-keep] if path.is_dir()]
     if old:
         read(committed(fence.directory)[-1])
     for path in old:

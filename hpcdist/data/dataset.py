@@ -35,12 +35,23 @@ def write(file: h5py.File, *, train: Samples, test: Samples, classes: int) -> No
     file.attrs["digest"] = digest.hexdigest()
 
 
+def open_file(path: Path) -> h5py.File:
+    """Open an HDF5 file that is written once and never changed, so without a lock, which some file systems refuse.
+
+    Raises:
+        OSError: naming the file, which HDF5 may leave out.
+    """
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise OSError(f"{path} cannot be read as an HDF5 file: {error}") from error
+
+
 class Dataset:
     """A data set opened read-only; nothing is read until it is asked for."""
 
     def __init__(self, path: Path) -> None:
-        # The file is written once and never changed, so it needs no lock, which some file systems refuse.
-        self._file = h5py.File(path, "r", locking=False)
+        self._file = open_file(path)
         self.path = path
         try:
             self.classes = int(self._file.attrs["classes"])

@@ -6,6 +6,7 @@ Digits", UCI Machine Learning Repository, 1998).
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -45,10 +46,13 @@ def convert(path: Path) -> None:
     x = (images[order] / 16).astype(np.float32)
     y = labels[order].astype(np.int64)
     first = round(TEST_FRACTION * len(y))
-    with replacing(path) as draft, h5py.File(draft, "w", libver=("earliest", "v110"), locking=False) as file:
+    memory = io.BytesIO()  # since HDF5 crashes the process if it has a file open on a disk that is full
+    with h5py.File(memory, "w", libver=("earliest", "v110")) as file:
         write(file, train=(x[first:], y[first:]), test=(x[:first], y[:first]), classes=CLASSES)
         file.attrs["source"] = "sklearn.datasets.load_digits, grey levels divided by 16"
         file.attrs["split"] = f"permutation with seed {SPLIT_SEED}, its first {first} are the test set"
+    with replacing(path) as draft:
+        draft.write_bytes(memory.getvalue())
 
 
 def load() -> tuple[np.ndarray, np.ndarray]:

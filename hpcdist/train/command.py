@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from hpcdist.errors import AgreedError, LaunchError
-from hpcdist.train.config import Config, ConfigError, options, parse
+from hpcdist.train.config import Config, ConfigError, load, options
 from hpcdist.train.signals import STOPPED
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def train(file: Path | None, explain: bool, **flags: Any) -> None:
     Start it with mpirun or srun; alone it trains on one rank. Results go to OUT: config.toml, log.csv,
     training.png, and last summary.json, which is there only if the run is complete.
 
-    SIGUSR1 and SIGTERM make it write a checkpoint and exit with code 85, "run me again".
+    SIGUSR1 and SIGTERM make it write a checkpoint and exit with code 85, "run me again". A launcher that gets
+    the SIGTERM itself may report another code (Open MPI's mpirun: 1); after SIGUSR1 it is 85.
     """
     from hpcdist.train import loop, root  # here, as they start MPI, which --help must not need
     from hpcdist.transport.startup import world
@@ -44,8 +45,10 @@ def train(file: Path | None, explain: bool, **flags: Any) -> None:
     except LaunchError as error:
         raise click.ClickException(str(error)) from error
     try:
-        text = root.on_root(comm, lambda: file.read_text(encoding="utf-8") if file else "")
-        settings = parse(text) | {name: value for name, value in flags.items() if value is not None}
+        raw = root.on_root(comm, lambda: file.read_bytes() if file else b"")
+        settings = (load(file, raw) if file else {}) | {
+            name: value for name, value in flags.items() if value is not None
+        }
         Config(**settings)
         outcome = loop.train(comm, settings, Console(), explain)
     except ConfigError as error:

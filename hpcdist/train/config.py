@@ -60,7 +60,7 @@ class Config:
     resume: str = setting("never", "auto: from the newest good checkpoint if any; never; or a PATH of one.")
 
     def __post_init__(self) -> None:
-        wrong = [f"{name} must be {what}, got {getattr(self, name)!r}" for name, what in _wrong(self)]
+        wrong = [f"{name} must be {what}, got {getattr(self, name)!r}" for name, what in _wrong(self) + _no_text(self)]
         if wrong:
             raise ConfigError("; ".join(wrong))
 
@@ -106,6 +106,18 @@ def _wrong(config: Config) -> list[tuple[str, str]]:
     return [(name, what) for name, (good, what) in checks.items() if not good(getattr(config, name))]
 
 
+def _no_text(config: Config) -> list[tuple[str, str]]:
+    """Names of the settings with bytes that are no characters, as a path may have; no TOML file can hold them."""
+    return [(name, "text in UTF-8") for name, value in asdict(config).items() if not _is_text(value)]
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        return not isinstance(value, str) or bool(value.encode()) or not value
+    except UnicodeEncodeError:
+        return False
+
+
 def _is_algorithm(name: str) -> bool:
     try:
         return name == AUTO or bool(allreduce(name, size=1))
@@ -121,8 +133,24 @@ def _is_segment(text: str) -> bool:
 
 
 def _toml(value: str | int | float) -> str:
-    """One value as TOML writes it; its strings, and ours, are written as JSON's."""
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    """One value as TOML writes it; its strings are JSON's, but for surrogate pairs and a bare DEL."""
+    if not isinstance(value, str):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def load(path: Path, raw: bytes) -> dict[str, Any]:
+    """Settings from `raw`, which was read from the TOML file `path`.
+
+    Raises:
+        ConfigError: as `parse`, naming the file.
+    """
+    try:
+        return parse(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a TOML file: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def parse(text: str) -> dict[str, Any]:

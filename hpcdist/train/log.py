@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import takewhile
 from pathlib import Path
@@ -72,19 +73,37 @@ class Log:
             csv.writer(file).writerows(_cells(row) for row in earlier)
         self._file = open(path, "a", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115, kept open
         self._writer = csv.writer(self._file)
+        self._trouble: OSError | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a row could not be written; `sync` then raises why."""
+        return self._trouble is not None
 
     def append(self, row: Row) -> None:
-        """Write a row."""
-        self._writer.writerow(_cells(row))
+        """Write a row. If that fails, no more are written, as a log with a gap would be worse than a short one."""
+        if self.failed:
+            return
+        try:
+            self._writer.writerow(_cells(row))
+        except OSError as error:
+            self._trouble = OSError(error.errno, error.strerror, self._file.name)
 
     def sync(self) -> None:
-        """Make all rows durable; a checkpoint must not be newer than the log."""
+        """Make all rows durable; a checkpoint must not be newer than the log.
+
+        Raises:
+            OSError: a row could not be written, now or earlier.
+        """
+        if self._trouble:
+            raise self._trouble
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; what was worth it has been made durable by `sync`, so trouble is no news."""
+        with suppress(OSError):
+            self._file.close()
 
 
 def _cells(row: Row) -> list[str]:

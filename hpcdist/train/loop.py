@@ -13,7 +13,7 @@ from hpcdist.checkpoint import Store
 from hpcdist.train import resume
 from hpcdist.train.results import Results
 from hpcdist.train.root import on_all, on_root
-from hpcdist.train.setup import open_data, open_results, prepare
+from hpcdist.train.setup import open_data, open_results, prepare, rehearse
 from hpcdist.train.signals import StopRequest
 from hpcdist.train.trainer import Trainer
 
@@ -43,13 +43,14 @@ def train(
         AgreedError: on all ranks, whatever went wrong on any.
     """
     console = console if console and comm.rank == 0 else Console(quiet=True)
-    start = on_root(comm, lambda: resume.begin(settings))
+    rehearse(comm, settings)
+    store, start = on_root(comm, lambda: resume.take(settings))
     with open_data(comm, start.config) as data:
         trainer = prepare(comm, start, data, console, explain)
-        results = on_all(comm, lambda: open_results(start, trainer, console))
+        results = on_all(comm, lambda: open_results(store, trainer, console))
         try:
             with threadpool_limits(trainer.execution.threads, "blas"), StopRequest() as stop:
-                outcome = run(trainer, start.store, results, stop)
+                outcome = run(trainer, store, results, stop)
         finally:
             if results:
                 results.close()
@@ -65,7 +66,8 @@ def run(trainer: Trainer, store: Store, results: Results | None, stop: StopReque
     every, steps_per_epoch = trainer.config.checkpoint_every, trainer.sampler.steps_per_epoch
     tested = None
     while trainer.done < trainer.total:
-        row, stopping = trainer.step(stop.requested)
+        # A log that cannot be written is rank 0's trouble: it asks all to save, where they hear of it.
+        row, stopping = trainer.step(stop.requested or bool(results and results.failed))
         if trainer.done % steps_per_epoch == 0:
             tested = trainer.evaluate()
             row = replace(row, test_loss=tested[0], test_accuracy=tested[1])

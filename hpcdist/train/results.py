@@ -48,6 +48,11 @@ class Results:
         self._log.append(row)
         self._display.show(row)
 
+    @property
+    def failed(self) -> bool:
+        """Whether a step could not be logged; `sync` then raises why."""
+        return self._log.failed
+
     def sync(self) -> None:
         """Make the log durable up to here."""
         self._log.sync()

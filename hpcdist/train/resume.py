@@ -1,4 +1,4 @@
-"""Starting a run: take the checkpoint directory, find where to go on, and see that it fits."""
+"""Starting a run: find where to go on, see that it fits, and only then take the checkpoint directory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcdist.checkpoint import Checkpoint, Store, committed, read
+from hpcdist.checkpoint import Checkpoint, Store, committed, newest, read
 from hpcdist.train.config import Config
 from hpcdist.train.trainer import Execution, Trainer
 
@@ -24,19 +24,21 @@ class Start:
 
     Attributes:
         config: The effective settings.
-        store: Checkpoint directory, which is ours from now on.
         checkpoint: Where to go on, or None from the beginning.
         notes: What the user should know.
     """
 
     config: Config
-    store: Store
     checkpoint: Checkpoint | None
     notes: list[str]
 
 
-def begin(settings: dict[str, Any]) -> Start:
+def begin(settings: dict[str, Any], store: Store | None = None) -> Start:
     """Start, or start again, a run with these settings; others come from the checkpoint. On one rank.
+
+    Args:
+        settings: Fields of `Config` that are not to have their defaults.
+        store: Where damaged checkpoints are set aside; without it, nothing is changed on the disk.
 
     Raises:
         ResumeError: it would mix two histories.
@@ -44,16 +46,42 @@ def begin(settings: dict[str, Any]) -> Start:
         ConfigError: a setting is wrong.
     """
     config = Config(**settings)
-    asked = None if config.resume in ("auto", "never") else read(Path(config.resume))
+    asked = None if config.resume in ("auto", "never") else read_asked(Path(config.resume))
     refuse_to_mix(config, asked)
-    store = Store(config.checkpoints, config.keep)
-    checkpoint, damaged = (asked, []) if config.resume != "auto" else store.newest()
+    find = store.newest if store else lambda: newest(config.checkpoints)
+    checkpoint, damaged = find() if config.resume == "auto" else (asked, [])
     notes = [f"{error}; set aside" for error in damaged]
     if checkpoint is None:
-        return Start(config, store, None, notes)
+        return Start(config, None, notes)
     effective = Config(**{**checkpoint.facts["configuration"], **settings})
-    store.keep = effective.keep
-    return Start(effective, store, checkpoint, notes + changes(checkpoint, effective))
+    return Start(effective, checkpoint, notes + changes(checkpoint, effective))
+
+
+def take(settings: dict[str, Any]) -> tuple[Store, Start]:
+    """Take the checkpoint directory from whoever had it, and begin from what is in it now. On one rank.
+
+    This ends a run that is still going there, so a start with these settings must have been rehearsed.
+    """
+    config = Config(**settings)
+    store = Store(config.checkpoints, config.keep)
+    start = begin(settings, store)
+    store.keep = start.config.keep
+    return store, start
+
+
+def read_asked(path: Path) -> Checkpoint:
+    """The checkpoint that was asked for by its path.
+
+    Raises:
+        ResumeError: it is the directory above.
+    """
+    below = committed(path)
+    if below:
+        raise ResumeError(
+            f"--resume {path} is a directory of checkpoints: give one of them, such as {below[-1]}, or "
+            f"--resume auto with --checkpoint-dir {path}"
+        )
+    return read(path)
 
 
 def refuse_to_mix(config: Config, asked: Checkpoint | None) -> None:

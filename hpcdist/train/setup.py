@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mpi4py import MPI
 from rich.console import Console
 
+from hpcdist.checkpoint import Store
 from hpcdist.data import digits
 from hpcdist.data.dataset import Dataset
 from hpcdist.models import MODELS
@@ -42,6 +44,16 @@ def prepare(comm: MPI.Intracomm, start: resume.Start, data: Dataset, console: Co
     return trainer
 
 
+def rehearse(comm: MPI.Intracomm, settings: dict[str, Any]) -> None:
+    """Prepare as for a start, and change nothing: a mistyped start must not end a run that is going well. Collective.
+
+    What is prepared is thrown away, as the other run may write a checkpoint before we take its directory.
+    """
+    start = on_root(comm, lambda: resume.begin(settings))
+    with open_data(comm, start.config) as data:
+        prepare(comm, start, data, Console(quiet=True), explain=False).close()
+
+
 def describe(trainer: Trainer, console: Console, notes: list[str], explain: bool) -> None:
     """Say what is about to run."""
     config, how = trainer.config, trainer.execution
@@ -57,8 +69,8 @@ def describe(trainer: Trainer, console: Console, notes: list[str], explain: bool
         console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
 
 
-def open_results(start: resume.Start, trainer: Trainer, console: Console) -> Results | None:
+def open_results(store: Store, trainer: Trainer, console: Console) -> Results | None:
     """The results directory on rank 0, None elsewhere."""
     if trainer.comm.rank:
         return None
-    return Results(trainer.config, start.store.fence, console, trainer.done, trainer.total)
+    return Results(trainer.config, store.fence, console, trainer.done, trainer.total)

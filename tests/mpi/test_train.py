@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import tempfile
 import tomllib
@@ -19,12 +20,13 @@ from rich.console import Console
 
 from hpcdist.algorithms import ALLREDUCE
 from hpcdist.checkpoint import Fence, committed, read
+from hpcdist.checkpoint.fence import OWNER
 from hpcdist.data.dataset import Dataset
 from hpcdist.errors import AgreedError
 from hpcdist.models import MODELS
 from hpcdist.train import loop, resume, setup
 from hpcdist.train.config import Config
-from hpcdist.train.log import Row
+from hpcdist.train.log import Log, Row
 from hpcdist.train.log import read as read_log
 from hpcdist.train.root import on_root
 from hpcdist.train.trainer import Execution, Trainer
@@ -153,11 +155,11 @@ def test_stop_asked_of_one_rank_stops_all_with_a_checkpoint(shared: Path) -> Non
 
     out = shared / "stopped"
     settings = {**SHORT, "out": str(out)}
-    start = on_root(COMM, lambda: resume.begin(settings))
+    store, start = on_root(COMM, lambda: resume.take(settings))
     with setup.open_data(COMM, start.config) as data:
         trainer = setup.prepare(COMM, start, data, Console(quiet=True), explain=False)
-        results = setup.open_results(start, trainer, Console(quiet=True))
-        outcome = loop.run(trainer, start.store, results, Asked())  # type: ignore[arg-type]
+        results = setup.open_results(store, trainer, Console(quiet=True))
+        outcome = loop.run(trainer, store, results, Asked())  # type: ignore[arg-type]
         trainer.close()
     if results:
         results.close()
@@ -216,6 +218,61 @@ def test_a_new_run_does_not_mix_with_an_old_one(shared: Path) -> None:
         train(shared, resume="auto", epochs=1)
     with pytest.raises(AgreedError, match="went further than step 10"):
         train(shared, resume=str(shared / "checkpoints" / "step-00000010"))
+
+
+WRONG = [{"seed": 6}, {"epochs": 1}, {"data": "other"}, {"model": "softmax"}, {"resume": "never"}]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_a_wrong_start_changes_nothing(shared: Path, wrong: dict[str, Any]) -> None:
+    """A run that is going there goes on, and damaged checkpoints are left alone."""
+    train(shared, checkpoint_every=10)
+    directory = shared / "checkpoints"
+    if COMM.rank == 0:
+        (directory / "step-00000999").touch()
+    COMM.Barrier()
+    before = (directory / OWNER).read_text(), sorted(directory.rglob("*"))
+    with pytest.raises(AgreedError):
+        train(shared, **{"resume": "auto", **wrong})
+    assert ((directory / OWNER).read_text(), sorted(directory.rglob("*"))) == before
+    COMM.Barrier()
+
+
+def test_what_another_run_wrote_before_it_was_replaced_is_used(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(shared / "whole", checkpoint_every=10)
+    rehearse = setup.rehearse
+
+    def rehearse_and_wait(*arguments: Any) -> None:
+        rehearse(*arguments)
+        if COMM.rank == 0:
+            shutil.copytree(shared / "whole" / "checkpoints", shared / "late" / "checkpoints")
+        COMM.Barrier()
+
+    monkeypatch.setattr(loop, "rehearse", rehearse_and_wait)
+    assert train(shared / "late", resume="auto") == []
+    assert json.loads((shared / "late" / "summary.json").read_text())["resumed_from"] == len(whole)
+
+
+def test_the_directory_above_a_checkpoint_is_not_called_damaged(shared: Path) -> None:
+    train(shared, checkpoint_every=10)
+    with pytest.raises(AgreedError, match=r"is a directory of checkpoints: give one of them, such as .*step-00000030"):
+        train(shared / "next", resume=str(shared / "checkpoints"))
+
+
+def test_a_log_that_cannot_be_written_is_everybodys_error(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = Log.append
+
+    def fail(log: Log, row: Row) -> None:
+        if row.step == 7:
+            log._trouble = OSError(28, "No space left on device", "log.csv")
+        append(log, row)
+
+    monkeypatch.setattr(Log, "append", fail)
+    with pytest.raises(AgreedError, match=r"rank 0: OSError: .*No space left on device: 'log.csv'"):
+        train(shared)
+    COMM.Barrier()
+    assert len(rows(shared)) == 6
+    assert not (shared / "summary.json").exists()
 
 
 def test_divergence_is_everybodys_error(data: Dataset) -> None:

