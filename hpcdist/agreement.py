@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -62,10 +63,16 @@ def schedule_of(signature: Signature, size: int, topology: Sequence[int]) -> Sch
 
 def problem_of(signature: Signature, transport: MpiTransport, buffer: Any, out: Any) -> str | None:
     """The first thing that is wrong with this rank's arguments, in words."""
-    return next(_problems(signature, transport, buffer, out), None)
+    problems = chain(_buffer_problems(signature.call, buffer, out), _argument_problems(signature, transport))
+    return next(problems, None)
 
 
-def _problems(signature: Signature, transport: MpiTransport, buffer: Any, out: Any) -> Iterator[str]:
+def problem_of_buffers(call: str, buffer: Any, out: Any) -> str | None:
+    """The first thing that is wrong with the buffers of a call whose other arguments are known to be good."""
+    return next(_buffer_problems(call, buffer, out), None)
+
+
+def _buffer_problems(call: str, buffer: Any, out: Any) -> Iterator[str]:
     if found := problem_with("buffer", buffer, writable=out is None):
         yield found
     if out is not None:
@@ -75,11 +82,13 @@ def _problems(signature: Signature, transport: MpiTransport, buffer: Any, out: A
             yield f"out is {out.dtype}{list(out.shape)}, but buffer is {buffer.dtype}{list(buffer.shape)}"
         if np.may_share_memory(buffer, out):
             yield "out overlaps buffer; leave out away to work in place"
-    if signature.call == "alltoall":
-        if out is None:
-            yield "an all-to-all needs out, an array like buffer"
-        if signature.count % transport.size:
-            yield f"an all-to-all of {signature.count} elements cannot be cut into {transport.size} equal parts"
+    elif call == "alltoall":
+        yield "an all-to-all needs out, an array like buffer"
+
+
+def _argument_problems(signature: Signature, transport: MpiTransport) -> Iterator[str]:
+    if signature.call == "alltoall" and signature.count % transport.size:
+        yield f"an all-to-all of {signature.count} elements cannot be cut into {transport.size} equal parts"
     if signature.op not in OPS:
         yield f"there is no operation {signature.op!r}; choose from {', '.join(OPS)}"
     if not isinstance(signature.root, int) or not 0 <= signature.root < transport.size:

@@ -16,7 +16,15 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcdist import selection
-from hpcdist.agreement import Signature, agree_on, problem_of, same_everywhere, schedule_of, signature_of
+from hpcdist.agreement import (
+    Signature,
+    agree_on,
+    problem_of,
+    problem_of_buffers,
+    same_everywhere,
+    schedule_of,
+    signature_of,
+)
 from hpcdist.errors import ArgumentError
 from hpcdist.execute import BoundProgram
 from hpcdist.program import Program, lower
@@ -202,13 +210,14 @@ def _call(
     cache: OrderedDict[tuple, _Collective] = transport.cache
     key = (call, getattr(buffer, "size", -1), getattr(buffer, "dtype", None), str(op), str(algorithm), str(root))
     known = cache.get(key)
-    if known and out is None and _is_plain(buffer):
-        problem = None
+    if known:
+        problem = None if out is None and _is_plain(call, buffer) else problem_of_buffers(call, buffer, out)
+        number = known.number
     else:
         signature = signature_of(call, buffer, op, algorithm, root=root)
         problem = problem_of(signature, transport, buffer, out)
-    number = -1 if problem else known.number if known else signature.number()
-    if not same_everywhere(transport, number) or problem:
+        number = signature.number()
+    if not same_everywhere(transport, -1 if problem else number) or problem:
         agree_on(transport, signature_of(call, buffer, op, algorithm, root=root), problem)
     if known is None:
         if len(cache) == CACHED_PLANS:
@@ -218,9 +227,9 @@ def _call(
     known.plan_for(buffer, out)()
 
 
-def _is_plain(buffer: NDArray) -> bool:
-    """A quick look that finds every buffer good of which `problem_with` has nothing to say, its dtype being known."""
-    return type(buffer) is np.ndarray and buffer.flags.c_contiguous and buffer.flags.writeable
+def _is_plain(call: str, buffer: NDArray) -> bool:
+    """A quick look at the usual case, in place: true only if `problem_of_buffers` has nothing to say either."""
+    return type(buffer) is np.ndarray and buffer.flags.c_contiguous and buffer.flags.writeable and call != "alltoall"
 
 
 # --- one-line calls ---

@@ -117,8 +117,9 @@ class Sweep:
         if case.plan is None:
             return dict.fromkeys(("segment_nbytes", "sent_bytes", "sent_bytes_max", "predicted_us"))
         schedule = case.plan.schedule
-        sent = cost.count(schedule).sent_bytes(point.nbytes, schedule.chunks)
-        seconds = cost.predict(schedule, point.nbytes, self.model, self.topology)
+        counts = cost.count(schedule)
+        sent = counts.sent_bytes(point.nbytes, schedule.chunks)
+        seconds = cost.predict(schedule, point.nbytes, self.model, self.topology, counts)
         return {
             "segment_nbytes": case.plan.segment_nbytes,
             "sent_bytes": float(np.mean(sent)),

@@ -69,9 +69,11 @@ def abort_on_error() -> None:
 def _abort(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     rank = MPI.COMM_WORLD.rank
     text = "".join(traceback.format_exception(kind, error, trace))
-    print(f"hpcdist: rank {rank} ends the job:\n{text}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    MPI.COMM_WORLD.Abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
+    try:
+        print(f"hpcdist: rank {rank} ends the job:\n{text}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    finally:  # also where the output goes nowhere
+        MPI.COMM_WORLD.Abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
 
 
 def exit_with_launcher(every: float = 0.5) -> None:

@@ -554,6 +554,8 @@ def test_auto_is_refused_where_there_is_nothing_to_choose_from():
 
 def test_an_alltoall_without_a_place_for_the_result_is_refused():
     assert_same_error(lambda: hpcdist.alltoall(COMM, np.zeros(SIZE), None), "needs out")
+    hpcdist.alltoall(COMM, np.zeros(SIZE), np.empty(SIZE))  # from here on the call is a cached one
+    assert_same_error(lambda: hpcdist.alltoall(COMM, np.zeros(SIZE), None), "needs out")
 
 
 def test_something_that_is_no_communicator_is_refused():

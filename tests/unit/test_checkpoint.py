@@ -400,6 +400,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     if child == 0:
         with fence.lock(tmp_path):
             os._exit(KILLED)
-    os.waitpid(child, 0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == KILLED  # so it had the lock
     with fence.lock(tmp_path, patience=0.05):
         pass
