@@ -18,6 +18,7 @@ VERBS = {
         "hpcdist.sweep.command:sweep",
         "Measure and check every algorithm over sizes, beside the MPI's own.",
     ),
+    "merge": ("hpcdist.sweep.merge:merge", "Put the sweeps of several jobs together."),
     "train": ("hpcdist.train.command:train", "Train a model data-parallel, with checkpoints."),
     "cluster": ("hpcdist.cluster.command:cluster", "Virtual hosts on this machine, behind links of a chosen rate."),
 }

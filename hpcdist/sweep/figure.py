@@ -37,8 +37,8 @@ def write(path: Path, records: Sequence[Record], placement: str = "in_place") ->
 
 
 def draw(records: Sequence[Record]) -> Figure:
-    """A figure with one panel per (type, operation)."""
-    cases = list(dict.fromkeys((record.dtype, record.op) for record in records))
+    """A figure with one panel per number of ranks and nodes, type and operation."""
+    cases = list(dict.fromkeys(map(_case, records)))
     columns = min(2, len(cases))
     rows = -(-len(cases) // columns)
     figure = Figure(figsize=(2.2 + 5.2 * columns, 0.4 + 4.0 * rows), layout="constrained")
@@ -47,7 +47,7 @@ def draw(records: Sequence[Record]) -> Figure:
     for axes in grid.flat[len(cases) :]:
         axes.remove()
     for axes, case in zip(grid.flat, cases, strict=False):
-        _panel(axes, [record for record in records if (record.dtype, record.op) == case])
+        _panel(axes, [record for record in records if _case(record) == case])
     for axes in grid[:, 0]:
         axes.set_ylabel("bus bandwidth [GB/s]")
     figure.legend(*_legend(figure.axes), loc="outside right upper", frameon=False)
@@ -55,10 +55,22 @@ def draw(records: Sequence[Record]) -> Figure:
     return figure
 
 
+def _case(record: Record) -> tuple[int, int, str, str]:
+    return record.ranks, record.nodes, record.dtype, record.op
+
+
 def _title(records: Sequence[Record]) -> str:
-    first = records[0]
-    nodes = f"{first.nodes} node{'s' if first.nodes > 1 else ''}"
-    return f"All-reduce on {first.ranks} ranks, {nodes}, {first.placement.replace('_', ' ')} ({first.library})"
+    placement, library = records[0].placement.replace("_", " "), records[0].library
+    return f"All-reduce on {_ranks(records)}, {placement} ({library})"
+
+
+def _ranks(records: Sequence[Record]) -> str:
+    """How many there are, on how many nodes: "4 or 8 ranks, 2 nodes"."""
+    parts = []
+    for numbers, noun in (({r.ranks for r in records}, "rank"), ({r.nodes for r in records}, "node")):
+        plural = "s" if max(numbers) > 1 else ""
+        parts.append(f"{' or '.join(map(str, sorted(numbers)))} {noun}{plural}")
+    return ", ".join(parts)
 
 
 def _panel(axes: Axes, records: Sequence[Record]) -> None:
@@ -66,7 +78,7 @@ def _panel(axes: Axes, records: Sequence[Record]) -> None:
     for number, name in enumerate(sorted(names, key=lambda name: name == LIBRARY)):
         line = sorted((record.nbytes, record.busbw) for record in records if record.algorithm == name)
         axes.plot(*zip(*line, strict=True), label=name, **_style(name, number))
-    axes.set_title(f"{records[0].dtype}, {records[0].op}", fontsize="medium", loc="left")
+    axes.set_title(f"{_ranks(records)}, {records[0].dtype}, {records[0].op}", fontsize="medium", loc="left")
     axes.set_xlabel("size of the buffer")
     _axes(axes, sorted({record.nbytes for record in records}))
 

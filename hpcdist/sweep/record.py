@@ -83,6 +83,16 @@ class Record:
         parts = (asdict(value) if isinstance(value, Times) else {name: value} for name, value in nested.items())
         return {name: value for part in parts for name, value in part.items()}
 
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Record:
+        """The record that makes this row.
+
+        Raises: KeyError if the row lacks a column.
+        """
+        times = Times(**{field.name: row[field.name] for field in fields(Times)})
+        rest = {field.name: row[field.name] for field in fields(cls) if field.name != "times"}
+        return cls(times=times, **rest)
+
 
 def bandwidths(nbytes: int, seconds: float, ranks: int) -> tuple[float, float]:
     """(algbw, busbw) in GB/s, by nccl-tests' definition: busbw = algbw * 2(p-1)/p, zero for a lone rank.
@@ -128,6 +138,22 @@ def figure_paths(path: Path) -> list[Path]:
 def write_json(path: Path, report: Report) -> None:
     """Write the report as JSON; the file is whole or absent."""
     durable.write_text(path, json.dumps(report.as_json(), indent=1) + "\n")
+
+
+def read_json(path: Path) -> tuple[dict[str, Any], list[Record]]:
+    """What a sweep wrote: the head of its report, without `results`, and its records.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no report of a sweep.
+    """
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if report["version"] != VERSION:
+            raise ValueError(f"{path}: version {report['version']} of a sweep's report; this hpcdist reads {VERSION}")
+        return report, [Record.of(row) for row in report.pop("results")]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not what `hpcdist sweep --json` writes ({type(error).__name__}: {error})") from None
 
 
 def write_csv(path: Path, records: Sequence[Record]) -> None:

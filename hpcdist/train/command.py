@@ -11,7 +11,7 @@ from rich.console import Console
 
 from hpcdist.errors import AgreedError, LaunchError
 from hpcdist.train.config import Config, ConfigError, load, options
-from hpcdist.train.signals import STOPPED
+from hpcdist.train.signals import STOPPED, StopRequest
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -37,6 +37,11 @@ def train(file: Path | None, explain: bool, **flags: Any) -> None:
     SIGUSR1 and SIGTERM make it write a checkpoint and exit with code 85, "run me again". A launcher that gets
     the SIGTERM itself may report another code (Open MPI's mpirun: 1); after SIGUSR1 it is 85.
     """
+    with StopRequest() as stop:  # before all else: a signal may come while MPI starts
+        _train(file, explain, stop, flags)
+
+
+def _train(file: Path | None, explain: bool, stop: StopRequest, flags: dict[str, Any]) -> None:
     from hpcdist.train import loop, root  # here, as they start MPI, which --help must not need
     from hpcdist.transport.startup import world
 
@@ -50,7 +55,7 @@ def train(file: Path | None, explain: bool, **flags: Any) -> None:
             name: value for name, value in flags.items() if value is not None
         }
         Config(**settings)
-        outcome = loop.train(comm, settings, Console(), explain)
+        outcome = loop.train(comm, settings, Console(), explain, stop)
     except ConfigError as error:
         leave(comm, 2, f"Error: {error}")
     except AgreedError as error:

@@ -29,7 +29,11 @@ class Outcome:
 
 
 def train(
-    comm: MPI.Intracomm, settings: dict[str, Any], console: Console | None = None, explain: bool = False
+    comm: MPI.Intracomm,
+    settings: dict[str, Any],
+    console: Console | None = None,
+    explain: bool = False,
+    stop: StopRequest | None = None,
 ) -> Outcome:
     """Train a model on all ranks of `comm`. Collective.
 
@@ -38,6 +42,7 @@ def train(
         settings: Fields of `Config` that are not to have their defaults; the same on all ranks.
         console: Where rank 0 reports; by default it does not.
         explain: Whether rank 0 says why this algorithm was chosen.
+        stop: Asks to stop after a checkpoint; by default nothing does.
 
     Raises:
         AgreedError: on all ranks, whatever went wrong on any.
@@ -49,8 +54,8 @@ def train(
         trainer = prepare(comm, start, data, console, explain)
         results = on_all(comm, lambda: open_results(store, trainer, console))
         try:
-            with threadpool_limits(trainer.execution.threads, "blas"), StopRequest() as stop:
-                outcome = run(trainer, store, results, stop)
+            with threadpool_limits(trainer.execution.threads, "blas"):
+                outcome = run(trainer, store, results, stop or StopRequest())
         finally:
             if results:
                 results.close()

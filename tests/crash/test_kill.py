@@ -128,6 +128,21 @@ def test_a_rank_told_to_stop_makes_all_save_and_exit_with_85(
     assert log(tmp_path) == uninterrupted
 
 
+def test_a_signal_at_any_time_since_the_start_is_heard_and_breaks_nothing(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    options = ["--out", str(tmp_path), "--checkpoint-every", str(EVERY)]
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # born deaf, as job scripts see to, until it has a handler
+    process = subprocess.Popen([*COMMAND, *TRAIN, *options], env=environment)
+    signal.signal(signal.SIGUSR1, before)
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < deadline:
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.01)
+    assert process.wait(1) == 85
+    assert [read(path).step for path in committed(tmp_path / "checkpoints")] == [1]
+
+
 @pytest.mark.parametrize("trial", range(TRIALS))
 def test_a_killed_run_loses_only_the_steps_since_its_checkpoint(
     trial: int,

@@ -29,6 +29,7 @@ from hpcdist.train.config import Config
 from hpcdist.train.log import Log, Row
 from hpcdist.train.log import read as read_log
 from hpcdist.train.root import on_root
+from hpcdist.train.signals import StopRequest
 from hpcdist.train.trainer import Execution, Trainer
 
 pytest.importorskip("sklearn", reason="trains on the digits")
@@ -179,7 +180,8 @@ def test_a_signal_is_a_request_to_stop(shared: Path, number: signal.Signals, mon
         return step(trainer, stop)
 
     monkeypatch.setattr(Trainer, "step", signalled)
-    outcome = loop.train(COMM, {**SHORT, "out": str(shared)})
+    with StopRequest() as stop:
+        outcome = loop.train(COMM, {**SHORT, "out": str(shared)}, stop=stop)
     assert not outcome.completed
     assert outcome.steps in (12, 13)  # the rank may have looked just before
     assert [read(path).step for path in committed(shared / "checkpoints")] == [outcome.steps]

@@ -1,0 +1,87 @@
+"""Several sweeps as one."""
+
+import csv
+import json
+from datetime import datetime, timedelta
+
+import pytest
+from click.testing import CliRunner
+from sweep_records import pair
+
+from hpcdist.cli import main
+from hpcdist.selection import Selection
+from hpcdist.sweep.record import Report, read_json, write_json
+
+NOON = datetime.fromisoformat("2026-01-02T12:00:00+00:00")
+
+
+def swept(path, ranks, us, hour=0, algorithm="ring", **fields):
+    """A sweep of one point on `ranks` ranks, one on each node."""
+    records = pair(algorithm, us=(us, us), ranks=ranks, nodes=ranks, **fields)
+    model = {"alpha": 1e-6 * ranks, "beta": 1e-9, "gamma": 1e-10}
+    machine = {"ranks": ranks, "mpi": "Open MPI v5.0.0"}
+    write_json(path, Report(NOON + timedelta(hours=hour), ["hpcdist", "sweep"], machine, {}, model, records))
+    return records
+
+
+def merge(*arguments):
+    return CliRunner().invoke(main, ["merge", *map(str, arguments)])
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path):
+    records = swept(tmp_path / "a.json", 4, 10.0)
+    head, found = read_json(tmp_path / "a.json")
+    assert found == records
+    assert head["machine"] == {"ranks": 4, "mpi": "Open MPI v5.0.0"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', '{"version": 1, "results": [{}]}', "\x00", "3"])
+def test_what_is_no_report_is_refused_by_name(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    done = merge(tmp_path / "a.json")
+    assert done.exit_code == 1
+    assert "a.json: not what `hpcdist sweep --json` writes" in done.output
+
+
+def test_a_report_of_another_version_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{"version": 99, "results": []}')
+    assert "version 99" in merge(tmp_path / "a.json").output
+
+
+def test_all_files_hold_the_results_of_all(tmp_path):
+    wanted = [record.row() for record in swept(tmp_path / "2.json", 2, 10.0) + swept(tmp_path / "4.json", 4, 30.0)]
+    done = merge(
+        tmp_path / "4.json", tmp_path / "2.json", "--json", tmp_path / "all.json", "--csv", tmp_path / "all.csv",
+        "--figure", tmp_path / "all", "--tune", tmp_path / "selection.json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    document = json.loads((tmp_path / "all.json").read_text())
+    assert document["results"] == wanted
+    assert [sweep["machine"]["ranks"] for sweep in document["sweeps"]] == [2, 4]
+    with (tmp_path / "all.csv").open(newline="") as file:
+        assert [int(row["ranks"]) for row in csv.DictReader(file)] == [2, 2, 4, 4]
+    figure = (tmp_path / "all.svg").read_text()
+    assert "2 ranks, 2 nodes, float32, sum" in figure
+    assert "All-reduce on 2 or 4 ranks" in figure
+    table = Selection.load(tmp_path / "selection.json")
+    assert [(rule.size, rule.nodes) for rule in table.rules] == [(2, 2), (4, 4)]
+    assert table.model.alpha == pytest.approx(4e-6)
+
+
+def test_the_later_of_two_measurements_counts(tmp_path):
+    swept(tmp_path / "new.json", 4, 20.0, hour=1)
+    swept(tmp_path / "old.json", 4, 10.0)
+    assert merge(tmp_path / "new.json", tmp_path / "old.json", "--json", tmp_path / "all.json").exit_code == 0
+    results = json.loads((tmp_path / "all.json").read_text())["results"]
+    assert [row["time_us_p50"] for row in results] == pytest.approx([20.0, 20.0])
+
+
+def test_wrong_elements_are_an_exit_code(tmp_path):
+    swept(tmp_path / "a.json", 4, 20.0, wrong=3)
+    assert merge(tmp_path / "a.json").exit_code == 1
+
+
+def test_a_lone_rank_has_no_panel(tmp_path):
+    swept(tmp_path / "1.json", 1, 1.0)
+    assert merge(tmp_path / "1.json", "--figure", tmp_path / "f.svg").exit_code == 0
+    assert not (tmp_path / "f.svg").exists()
