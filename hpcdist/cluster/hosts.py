@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-from hpcdist.cluster import namespaces, plan, state
+from hpcdist.cluster import namespaces, plan, slurm, state
 from hpcdist.cluster.namespaces import Process
-from hpcdist.cluster.plan import Host, Network
+from hpcdist.cluster.plan import Equipment, Host, Network
 from hpcdist.cluster.state import Cluster, StateError
 
 # What mpirun runs instead of ssh: it is given a host's name and a command line for that host's shell.
@@ -31,24 +31,31 @@ class Condition:
     processes: int
 
 
-def up(name: str, network: Network) -> Cluster:
+def up(name: str, network: Network, equipment: Equipment | None = None) -> Cluster:
     """Make a cluster. If this fails, or its process ends half-way, the kernel clears away what was made.
+
+    Args:
+        name: by which other commands will know it.
+        network: of its hosts.
+        equipment: what a Slurm is to think that each host has; None for no Slurm.
 
     Raises: StateError if there is one of that name; NamespaceError if the machine does not allow it.
     """
     namespaces.check_tools()
+    if equipment:
+        slurm.check_tools()
     with state.lock():
         if state.find(name):
             raise StateError(f"cluster {name!r} is up already; end it with: hpcdist cluster down --name {name}")
         state.forget(name)
         try:
-            return _build(name, network)
+            return _build(name, network, equipment)
         except BaseException:
             state.forget(name)
             raise
 
 
-def _build(name: str, network: Network) -> Cluster:
+def _build(name: str, network: Network, equipment: Equipment | None) -> Cluster:
     folder = state.folder(name)
     (folder / "tmp").mkdir(parents=True)
     (folder / "hosts").write_text(plan.hosts_file(network))
@@ -56,9 +63,11 @@ def _build(name: str, network: Network) -> Cluster:
     try:
         for command in plan.switch_commands(network):
             namespaces.call(switch, command)
-        cluster = Cluster(name, network, switch, {})
+        cluster = Cluster(name, network, switch, {}, equipment)
         for host in network.hosts:
             cluster = _boot(cluster, host)
+        if equipment:
+            slurm.start(cluster, equipment)
         _save(cluster)
         pipe.write("stay\n")
     finally:
@@ -115,7 +124,7 @@ def cut(name: str, host_name: str) -> None:
     """Pull a host's cable: nothing reaches it, and it reaches nobody, but its processes go on."""
     with state.lock():
         cluster = state.load(name)
-        host = _living(cluster, host_name)
+        host = living(cluster, host_name)
         namespaces.call(cluster.switch, ("ip", "link", "set", host.port, "down"))
 
 
@@ -128,20 +137,27 @@ def heal(name: str, host_name: str) -> None:
             namespaces.call(cluster.switch, ("ip", "link", "set", host.port, "up"))
         else:
             _wait_until_unplugged(cluster, host)
-            _save(_boot(cluster, host))
+            cluster = _boot(cluster, host)
+            _save(cluster)
+            if cluster.slurm:
+                slurm.start_node(cluster, host_name)
 
 
 def kill(name: str, host_name: str) -> None:
     """End all processes of a host at once. Its peers see their connections closed."""
     with state.lock():
         cluster = state.load(name)
-        host = _living(cluster, host_name)
+        host = living(cluster, host_name)
         cluster.hosts[host_name].kill()
         _wait_until_unplugged(cluster, host)
         _save(cluster)
 
 
-def _living(cluster: Cluster, host_name: str) -> Host:
+def living(cluster: Cluster, host_name: str) -> Host:
+    """The host of that name.
+
+    Raises: StateError if it is dead; ValueError if there is none.
+    """
     host = cluster.network.host(host_name)
     if not cluster.hosts[host_name].alive():
         raise StateError(f"host {host_name} is dead; start it again with: hpcdist cluster heal {host_name}")

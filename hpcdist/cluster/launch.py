@@ -1,4 +1,4 @@
-"""Start ranks on the hosts of a cluster, by Open MPI's mpirun with a daemon of its own on every host."""
+"""Run commands in a cluster: ranks by Open MPI's mpirun with a daemon of its own on every host, or any one command."""
 
 from __future__ import annotations
 
@@ -7,13 +7,23 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import click
 
-from hpcdist.cluster import hosts, namespaces, plan
+from hpcdist.cluster import hosts, namespaces, plan, slurm
 from hpcdist.cluster.state import Cluster, StateError
 from hpcdist.launch import Launcher, environment, find
+
+# Frameworks of Open MPI -> what to take: shared memory within a host, TCP between hosts.
+MCA = {
+    "pml": "ob1",
+    "btl": "self,sm,tcp",
+    "btl_tcp_if_include": "eth0",
+    "mpi_yield_when_idle": "1",  # all hosts share this machine's cores
+}
 
 CONSENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # a user is root inside
 
@@ -30,10 +40,7 @@ def mpirun(cluster: Cluster, launcher: str, slots: Sequence[int], command: Seque
         "--prtemca", "plm_ssh_agent", f"sh {cluster.folder / 'agent'}",
         "--prtemca", "plm_ssh_no_tree_spawn", "1",  # only the head can enter hosts
         "--prtemca", "prte_tmpdir_base", str(cluster.folder / "tmp"),
-        "--mca", "pml", "ob1",
-        "--mca", "btl", "self,sm,tcp",
-        "--mca", "btl_tcp_if_include", "eth0",
-        "--mca", "mpi_yield_when_idle", "1",  # all hosts share this machine's cores
+        *(part for name, value in MCA.items() for part in ("--mca", name, value)),
         "--map-by", "slot",
         "--bind-to", "none",
         "-n", str(sum(slots)),
@@ -74,6 +81,39 @@ def _head(cluster: Cluster, argv: Sequence[str]) -> subprocess.Popen:
     inside = namespaces.enter(cluster.switch, "--net", "--uts", "--ipc", "--mount", f"--wdns={os.getcwd()}")
     variables = environment(os.environ, CONSENT, sys.stderr.isatty())
     return subprocess.Popen([*inside, "setpriv", "--pdeathsig", "KILL", "--", *argv], env=variables)
+
+
+def become(cluster: Cluster, host_name: str | None, command: Sequence[str]) -> NoReturn:
+    """Go on as a command on the head or on a host, so that signals, terminal and exit code are the command's own.
+
+    Raises: StateError if the host is dead; ValueError if there is none of that name.
+    """
+    namespaces.check_tools()
+    here = f"--wdns={os.getcwd()}"
+    if host_name is None:
+        argv = namespaces.enter(cluster.switch, "--net", "--uts", "--ipc", "--mount", here)
+    else:
+        first = cluster.hosts[hosts.living(cluster, host_name).name]
+        # nsenter waits outside of the host: Ctrl-C is not to end it, and the command is not to outlive it
+        inside = namespaces.enter(first, *namespaces.EVERY_KIND, here)
+        argv = ["env", "--ignore-signal=INT", *inside, "setpriv", "--pdeathsig", "KILL", "env", "--default-signal=INT"]
+    os.execvpe(argv[0], [*argv, *command], surroundings(cluster))
+
+
+def surroundings(cluster: Cluster) -> dict[str, str]:
+    """The environment of a command: what an administrator would set for Open MPI here, and where Slurm is.
+
+    `python` and `hpcdist` mean this installation's. sbatch and srun pass all of it on to jobs.
+    """
+    open_mpi = {
+        **CONSENT,
+        **{f"OMPI_MCA_{name}": value for name, value in MCA.items()},
+        "PRTE_MCA_prte_tmpdir_base": str(cluster.folder / "tmp"),  # each host has its own
+        "PRTE_MCA_hwloc_default_binding_policy": "none",
+    }
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    where = {"SLURM_CONF": str(slurm.configuration(cluster))} if cluster.slurm else {}
+    return {**open_mpi, **os.environ, "PATH": path, **where}
 
 
 def _wait(job: subprocess.Popen) -> int:

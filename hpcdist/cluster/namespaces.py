@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -197,14 +197,21 @@ def enter(first: Process, *namespaces: str) -> list[str]:
     return ["nsenter", "--target", str(first.pid), "--preserve-credentials", *user, *namespaces, "--"]
 
 
-def call(first: Process, command: Sequence[str]) -> str:
-    """Run a command in the network of `first` and return what it prints.
+def call(
+    first: Process,
+    command: Sequence[str],
+    kinds: Sequence[str] = ("--net",),
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """Run a command in namespaces of `first`, by default in its network only, and return what it prints.
 
-    Raises: NamespaceError if it fails, with what it said.
+    Raises: NamespaceError if it fails, with what it said, or takes longer than 20 s.
     """
-    done = subprocess.run(
-        [*enter(first, "--net"), *command], capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    argv = [*enter(first, *kinds), *command]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE, check=False, env=environment)
+    except subprocess.TimeoutExpired:
+        raise NamespaceError(f"`{' '.join(command)}` has not ended after {PATIENCE:.0f} s") from None
     if done.returncode:
         raise NamespaceError(f"`{' '.join(command)}` failed with {done.returncode}: {done.stderr.strip()}")
     return done.stdout

@@ -57,6 +57,14 @@ class Network:
         raise ValueError(f"there is no host {name!r}; the hosts are {self.hosts[0].name} to {self.hosts[-1].name}")
 
 
+@dataclass(frozen=True)
+class Equipment:
+    """What Slurm is told that every host has: cores, which the machine need not have, and GPUs, which are none."""
+
+    cores: int = 4
+    gpus: int = 0
+
+
 def parse_rate(text: str) -> int:
     """Bits per second written as `text`: "200mbit", "1gbit", "2.5 Gbit"; prefixes are powers of 1000.
 

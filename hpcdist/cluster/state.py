@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hpcdist.cluster.namespaces import Process
-from hpcdist.cluster.plan import Host, Network
+from hpcdist.cluster.plan import Equipment, Host, Network
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 
@@ -25,12 +25,16 @@ class StateError(RuntimeError):
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that is up: its network, and the first processes of its switch and of its hosts, by name."""
+    """A cluster that is up: its network, and the first processes of its switch and of its hosts, by name.
+
+    `slurm` is what its Slurm thinks that each host has, or None if it has no Slurm.
+    """
 
     name: str
     network: Network
     switch: Process
     hosts: dict[str, Process]
+    slurm: Equipment | None = None
 
     @property
     def folder(self) -> Path:
@@ -105,7 +109,8 @@ def _cluster(fields: dict) -> Cluster:
     plan = fields["network"]
     network = Network(tuple(Host(**host) for host in plan["hosts"]), plan["racks"], plan["rack_rate"])
     hosts = {name: Process(**process) for name, process in fields["hosts"].items()}
-    return Cluster(fields["name"], network, Process(**fields["switch"]), hosts)
+    slurm = Equipment(**fields["slurm"]) if fields.get("slurm") else None
+    return Cluster(fields["name"], network, Process(**fields["switch"]), hosts, slurm)
 
 
 def names() -> list[str]:

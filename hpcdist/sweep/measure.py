@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from mpi4py import MPI
@@ -115,6 +115,7 @@ class Bench:
         algorithms: names, our own and `record.LIBRARY`.
         segment_nbytes: passed on to the plans.
         seed: of the numbers to check with.
+        placements: of `record.PLACEMENTS`, those to measure.
     """
 
     def __init__(
@@ -124,13 +125,14 @@ class Bench:
         algorithms: Sequence[str],
         segment_nbytes: int | None = None,
         seed: int = 0,
+        placements: Sequence[str] = PLACEMENTS,
     ):
         self.comm, self.point, self.seed = comm, point, seed
         self.source = np.zeros(point.count, point.dtype)
         self.target = np.zeros(point.count, point.dtype)
-        self.cases = [self._case(name, place, segment_nbytes) for name in algorithms for place in PLACEMENTS]
+        self.cases = [self.case(name, place, segment_nbytes) for name in algorithms for place in placements]
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -138,7 +140,8 @@ class Bench:
             if case.plan:
                 case.plan.close()
 
-    def _case(self, algorithm: str, placement: str, segment_nbytes: int | None) -> Case:
+    def case(self, algorithm: str, placement: str, segment_nbytes: int | None) -> Case:
+        """A case on the buffers of this bench; who adds it to `cases` has it checked, timed and closed."""
         in_place = placement == "in_place"
         if algorithm == LIBRARY:
             source: Any = MPI.IN_PLACE if in_place else self.source
@@ -193,8 +196,12 @@ class Bench:
             with collector_paused():
                 for case in self.cases:
                     if number < case.samples:
-                        case.times.append(sample(self.comm, case.call, case.iterations))
+                        case.times.append(self.sample(case))
             yield number
+
+    def sample(self, case: Case) -> float:
+        """One sample of a case: seconds per operation on this rank."""
+        return sample(self.comm, case.call, case.iterations)
 
     def seconds(self, case: Case) -> NDArray[np.float64]:
         """The samples of a case, per operation, each the maximum over ranks."""

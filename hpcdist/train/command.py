@@ -34,8 +34,9 @@ def train(file: Path | None, explain: bool, **flags: Any) -> None:
     Start it with mpirun or srun; alone it trains on one rank. Results go to OUT: config.toml, log.csv,
     training.png, and last summary.json, which is there only if the run is complete.
 
-    SIGUSR1 and SIGTERM make it write a checkpoint and exit with code 85, "run me again". A launcher that gets
-    the SIGTERM itself may report another code (Open MPI's mpirun: 1); after SIGUSR1 it is 85.
+    SIGUSR1 and SIGTERM make it write a checkpoint and stopped.json, and exit with code 85, "run me again". A
+    launcher may report another code: Open MPI's mpirun 1 if it got the SIGTERM itself, srun -K that of a rank that
+    it ended because another was sooner.
     """
     with StopRequest() as stop:  # before all else: a signal may come while MPI starts
         _train(file, explain, stop, flags)

@@ -84,7 +84,7 @@ def run(trainer: Trainer, store: Store, results: Results | None, stop: StopReque
         if stopping or (every and (finished or trainer.done % every == 0)):
             save(trainer, store, results)
         if stopping:
-            return Outcome(False, trainer.done)
+            return stop_early(trainer, results, Outcome(False, trainer.done))
 
     outcome = Outcome(True, trainer.done, *(tested or trainer.evaluate()))
     finish(trainer, results, outcome)
@@ -101,6 +101,12 @@ def save(trainer: Trainer, store: Store, results: Results | None) -> None:
             store.save(trainer.done, trainer.arrays(), trainer.facts())
 
     on_all(trainer.comm, write)
+
+
+def stop_early(trainer: Trainer, results: Results | None, outcome: Outcome) -> Outcome:
+    """Note on rank 0 that the run was asked to stop. Collective."""
+    on_all(trainer.comm, lambda: results.stop(asdict(outcome)) if results else None)
+    return outcome
 
 
 def finish(trainer: Trainer, results: Results | None, outcome: Outcome) -> None:

@@ -1,4 +1,7 @@
-"""What a run leaves in its directory: settings, log, figure, and last the summary, which means success."""
+"""What a run leaves in its directory: settings, log, figure, and last the summary, which means success.
+
+Or, if it was asked to stop and has written a checkpoint, a note of that.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from hpcdist.train.config import Config
 from hpcdist.train.log import Log, Row, read
 from hpcdist.train.progress import Display
 
-LOG, SETTINGS, FIGURE, SUMMARY = "log.csv", "config.toml", "training.png", "summary.json"
+LOG, SETTINGS, FIGURE, SUMMARY, STOPPED = "log.csv", "config.toml", "training.png", "summary.json", "stopped.json"
 
 
 class Results:
@@ -38,7 +41,8 @@ class Results:
         self._fence = fence
         self._done = done
         with fence.held():
-            (self.directory / SUMMARY).unlink(missing_ok=True)  # an earlier run's success is not ours
+            for end in (SUMMARY, STOPPED):  # an earlier run's end is not ours
+                (self.directory / end).unlink(missing_ok=True)
             write_text(self.directory / SETTINGS, config.to_toml())
             self._log = Log(self.directory / LOG, done)
         self._display = Display(console, total, done)
@@ -61,6 +65,11 @@ class Results:
         """Close the log and take the progress bar away."""
         self._display.close()
         self._log.close()
+
+    def stop(self, outcome: dict[str, Any]) -> None:
+        """Note that the run ended before its time, with a checkpoint: job scripts run it again then."""
+        with self._fence.held():
+            write_text(self.directory / STOPPED, json.dumps(outcome) + "\n")
 
     def finish(self, outcome: dict[str, Any], facts: dict[str, Any], steps_per_epoch: int) -> None:
         """Draw the figure and write the summary.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import hpcdist
 
-NEED_MPI = ("agreement", "checkpoint", "collectives", "sweep", "train", "transport.mpi", "transport.startup")
+NEED_MPI = ("agreement", "checkpoint", "collectives", "doctor", "sweep", "train", "transport.mpi", "transport.startup")
 WITHOUT_MPI = "import sys; sys.modules['mpi4py'] = None\n"  # importing it raises ModuleNotFoundError
 
 

@@ -1,0 +1,116 @@
+"""GPUs: one per rank, visible to each other, and allocators that leave CUDA IPC alone."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+from hpcdist.doctor import aware, cuda
+from hpcdist.doctor.finding import FAIL, OK, SKIP, WARN, Finding, listing, plural
+from hpcdist.doctor.job import Job, Places
+from hpcdist.transport.mpi import naming
+
+# What takes device memory from pools that CUDA IPC cannot share.
+ALLOCATORS = {
+    "PYTORCH_CUDA_ALLOC_CONF": r"expandable_segments:\s*True|backend:\s*cudaMallocAsync",
+    "PYTORCH_ALLOC_CONF": r"expandable_segments:\s*True|backend:\s*cudaMallocAsync",
+    "XLA_PYTHON_CLIENT_ALLOCATOR": r"cuda_async",
+    "TF_GPU_ALLOCATOR": r"cuda_malloc_async",
+}
+
+
+def check(job: Job) -> list[Finding]:
+    """All GPUs of the job, and whether MPI takes their memory."""
+    there = job.ask("look for GPUs", cuda.likely)
+    if not any(there):
+        return [Finding(SKIP, "GPU", "no GPU here, so neither CUDA-aware MPI nor binding, peers and allocators")]
+    seen = job.ask("ask the CUDA driver for devices", lambda: cuda.devices() if cuda.likely() else cuda.Devices(()))
+    allocators = job.ask("look at allocators", lambda: unshareable(os.environ))
+    return [*aware.check(job), judge_booking(job, seen), judge_peers(job, seen), judge_allocators(allocators)]
+
+
+def device_of(job: Places, rank: int, seen: Sequence[cuda.Devices]) -> str | None:
+    """PCI address of the device a rank takes: of those it sees, the one with its number on the node."""
+    visible = seen[rank].bus_ids
+    return visible[job.nodes[job.node[rank]].index(rank) % len(visible)] if visible else None
+
+
+def judge_booking(job: Places, seen: Sequence[cuda.Devices]) -> Finding:
+    """A device of its own for every rank."""
+    without = [rank for rank in range(len(seen)) if not seen[rank].bus_ids]
+    users: dict[tuple[str, str], list[int]] = {}
+    for rank in range(len(seen)):
+        if device := device_of(job, rank, seen):
+            users.setdefault((job.host(rank), device), []).append(rank)
+    twice = [f"{host} {device}: {naming(ranks)}" for (host, device), ranks in users.items() if len(ranks) > 1]
+    if without or twice:
+        texts = [f"{naming(without)} may use no GPU"] if without else []
+        return Finding(
+            FAIL,
+            "GPU per rank",
+            "; ".join(texts + ([f"booked more than once: {listing(twice, 3)}"] if twice else [])),
+            "ranks on one device take turns on it and share its memory, without a word if its compute mode is shared",
+            "ask for as many GPUs per node as ranks (--gpus-per-node=N --ntasks-per-node=N --gpu-bind=none), and let "
+            "each rank take the device with its number on the node; CUDA_VISIBLE_DEVICES must not name the same single "
+            "one for all",
+        )
+    return Finding(OK, "GPU per rank", f"{plural(len(users), 'rank')} with a GPU each, all different")
+
+
+def judge_peers(job: Places, seen: Sequence[cuda.Devices]) -> Finding:
+    """Direct copies between GPUs of a node need devices that see each other, and processes that see both."""
+    isolated = [
+        name
+        for name, ranks in zip(job.names, job.nodes, strict=True)
+        if len(ranks) > 1 and all(len(seen[rank].bus_ids) == 1 for rank in ranks)
+        and len({seen[rank].bus_ids for rank in ranks}) > 1
+    ]  # fmt: skip
+    if isolated:
+        return Finding(
+            WARN,
+            "GPU peers",
+            f"on {listing(isolated)} each rank sees one GPU only, peers seen: 0",
+            "with --gpus-per-task or --gpu-bind the ranks' GPUs are in separate control groups: CUDA IPC between them "
+            "fails, and copies inside a node crash or go through host memory without a word",
+            "--gpus-per-node=N --gpu-bind=none, and let each rank take the device with its number on the node",
+        )
+    possible = sum(len(each.bus_ids) * (len(each.bus_ids) - 1) for each in seen)
+    able = sum(len(each.peers) for each in seen)
+    if able < possible:
+        blind = [
+            job.host(rank)
+            for rank, each in enumerate(seen)
+            if len(each.peers) < len(each.bus_ids) * (len(each.bus_ids) - 1)
+        ]
+        return Finding(
+            WARN,
+            "GPU peers",
+            f"{able} of {possible} pairs can read each other's memory; not all on {listing(blind)}",
+            "copies between the other pairs go through host memory",
+            "nvidia-smi topo -p2p r shows which; PCIe ACS and the IOMMU (virtual machines) prevent it",
+        )
+    return Finding(OK, "GPU peers", f"{able} of {possible} pairs of visible GPUs can read each other's memory")
+
+
+def unshareable(environment: Mapping[str, str]) -> list[str]:
+    """Settings of allocators whose memory CUDA IPC cannot share."""
+    return [
+        f"{name}={environment[name]}" for name, bad in ALLOCATORS.items() if re.search(bad, environment.get(name, ""))
+    ]
+
+
+def judge_allocators(settings: Sequence[Sequence[str]]) -> Finding:
+    """What the environment says; a program's own choice cannot be seen from here."""
+    found = listing(setting for each in settings for setting in each)
+    if found:
+        return Finding(
+            WARN,
+            "GPU allocator",
+            found,
+            "memory of such pools cannot be shared by CUDA IPC: MPI and NCCL crash on it or copy through host memory",
+            "unset it, or allocate the buffers that are sent from a plain pool (cupy.cuda.MemoryPool, cudaMalloc)",
+        )
+    return Finding(
+        OK, "GPU allocator", "nothing set that breaks CUDA IPC; a program may still choose cudaMallocAsync itself"
+    )
