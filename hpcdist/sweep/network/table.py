@@ -15,7 +15,7 @@ MEANING = """\
 # time = median over rounds of one operation after a barrier, each that of the slowest rank; float32, sum, in place
 # raw TCP: each rank sends 2(p-1)/p of the buffer to its right neighbour while it receives as much, without MPI
 # rounds: of all cases but those predicted to take over a second and twice the link's time, which have at most {least}
-# refill: what a link lets through at once although its bucket was emptied before; of shares of small sizes it is much
+# refill: what a link lets through at once although its bucket was emptied before; it raises the shares of small sizes
 # cores: the part of all cores that raw TCP kept busy; ranks that wait for MPI spin, so it is not told of the others
 # ratio = median over rounds of the paired ratios of times: below 1, faster than the other"""
 
