@@ -70,6 +70,13 @@ def test_the_wrong_kind_of_srun_is_refused_with_a_hint(slurm):
     assert "srun --mpi=pmix" in done.stderr
 
 
+def test_the_doctor_finds_the_wrong_kind_of_srun_once_and_says_what_to_do(slurm):
+    done = slurm.exec("srun", "--ntasks=2", "--mpi=pmi2", "hpcdist", "doctor", "--no-network", check=False)
+    assert done.returncode == 1
+    assert done.stdout.count("fail  launcher") == 1, done.stdout + done.stderr
+    assert "srun --mpi=pmix" in done.stdout
+
+
 def test_every_task_of_an_array_runs(slurm):
     script = slurm.write("array.sbatch", "hostname > task-$SLURM_ARRAY_TASK_ID")
     job = slurm.submit(script, "--array=1,2,4%2", "--nodes=1")

@@ -84,8 +84,13 @@ class Slurm:
         return self.job_state(job)
 
     def start_now(self, job):
-        """Let a requeued job start before Slurm's waiting time is over."""
+        """Let a requeued job start before Slurm's waiting time is over.
+
+        Hosts refuse a start with a credential that is no younger, in whole seconds, than the job's end, and the job
+        has then failed: this is what the waiting time is for.
+        """
         self.wait_for(job, "PENDING")
+        time.sleep(2.5)
         self.exec("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def node(self, host):
