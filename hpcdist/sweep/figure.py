@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -25,15 +26,20 @@ MARKERS = "osD^vP*X"
 def write(path: Path, records: Sequence[Record], placement: str = "in_place") -> list[Path]:
     """Draw the records of one placement and write the files; each is whole or absent."""
     figure = draw([record for record in records if record.placement == placement])
-    for file in figure_paths(path):
+    return save(figure, figure_paths(path), bbox_inches="tight")
+
+
+def save(figure: Figure, files: list[Path], **options: Any) -> list[Path]:
+    """Write a figure into files, each whole or absent; `options` are those of matplotlib's savefig."""
+    for file in files:
         # Text stays text in an SVG, and no date is in it, so that the same numbers make the same file.
         with (
             mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hpcdist"}),
             durable.replacing(file) as draft,
         ):
             metadata = {"Date": None} if file.suffix == ".svg" else None
-            figure.savefig(draft, dpi=200, metadata=metadata, bbox_inches="tight")
-    return figure_paths(path)
+            figure.savefig(draft, dpi=200, metadata=metadata, **options)
+    return files
 
 
 def draw(records: Sequence[Record]) -> Figure:

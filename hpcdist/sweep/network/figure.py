@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from hpcdist import durable
 from hpcdist.sizes import format_bytes
-from hpcdist.sweep.figure import COLOURS, MARKERS
+from hpcdist.sweep.figure import COLOURS, MARKERS, save
 from hpcdist.sweep.network.record import RAW, Record, cases
 from hpcdist.sweep.network.table import rate_text
 from hpcdist.sweep.record import FIGURES, LIBRARY
@@ -25,13 +23,7 @@ TOP = 1.25  # of the scale, at most
 
 def write(stem: Path, records: Sequence[Record], library: str) -> list[Path]:
     """Draw the records of one rate into stem.png and stem.svg; each is whole or absent."""
-    figure = draw(records, library)
-    files = [stem.with_name(stem.name + suffix) for suffix in FIGURES]
-    for file in files:
-        # Text stays text in an SVG, and no date is in it, so that the same numbers make the same file.
-        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hpcdist"}), durable.replacing(file) as draft:
-            figure.savefig(draft, dpi=200, metadata={"Date": None} if file.suffix == ".svg" else None)
-    return files
+    return save(draw(records, library), [stem.with_name(stem.name + suffix) for suffix in FIGURES])
 
 
 def draw(records: Sequence[Record], library: str) -> Figure:
