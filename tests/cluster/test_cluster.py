@@ -9,29 +9,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from virtual_hosts import missing
 
 from hpcdist.cluster import namespaces, state
-from hpcdist.cluster.namespaces import NamespaceError
 
 HPCDIST = [str(Path(sys.executable).with_name("hpcdist"))]
 NAME = f"test-{os.getpid()}"  # of the cluster that most tests share; other people's are left alone
 OWN = f"{NAME}-own"
 
 
-def _missing():
-    """Why there can be no virtual hosts here, or None."""
-    try:
-        namespaces.check_tools()
-    except NamespaceError as error:
-        return str(error)
-    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    tried = subprocess.run(["unshare", *user, "--net", "true"], capture_output=True, text=True, check=False)
-    if tried.returncode:
-        return f"neither root nor a user with namespaces: {tried.stderr.strip()}"
-    return None
-
-
-MISSING = _missing()
+MISSING = missing("--net")
 pytestmark = [
     pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
     pytest.mark.limit(90),

@@ -10,27 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from virtual_hosts import missing
 
 from hpcdist.cluster import namespaces, state
-from hpcdist.cluster.namespaces import NamespaceError
 
 HPCDIST = str(Path(sys.executable).with_name("hpcdist"))
 NAME = f"doctor-{os.getpid()}"
 
 
-def _missing():
-    """Why there can be no virtual hosts with mounts of their own here, or None."""
-    try:
-        namespaces.check_tools()
-    except NamespaceError as error:
-        return str(error)
-    if os.geteuid() != 0:
-        return "mounts inside of hosts need root"
-    tried = subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True, text=True, check=False)
-    return f"no namespaces: {tried.stderr.strip()}" if tried.returncode else None
-
-
-MISSING = _missing()
+MISSING = missing("--net", "--mount") if os.geteuid() == 0 else "mounts inside of hosts need root"
 pytestmark = [
     pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
     pytest.mark.limit(120),

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from virtual_hosts import missing
 
-from hpcdist.cluster import namespaces, state
-from hpcdist.cluster.namespaces import NamespaceError
+from hpcdist.cluster import state
 
 HPCDIST = str(Path(sys.executable).with_name("hpcdist"))
 NAME = f"report-{os.getpid()}"
@@ -21,18 +21,7 @@ CASES = {"raw TCP", "MPI_Allreduce", "ring", "ring, whole messages", "tree"}
 TINY = ["--sizes", "64,64KiB", "--algorithms", "ring,tree", "--rounds", "2", "--seconds", "5"]
 
 
-def _missing():
-    """Why there can be no virtual hosts here, or None."""
-    try:
-        namespaces.check_tools()
-    except NamespaceError as error:
-        return str(error)
-    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    tried = subprocess.run(["unshare", *user, "--net", "true"], capture_output=True, text=True, check=False)
-    return f"no namespaces: {tried.stderr.strip()}" if tried.returncode else None
-
-
-MISSING = _missing()
+MISSING = missing("--net")
 pytestmark = [
     pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
     pytest.mark.limit(180),
