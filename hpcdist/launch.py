@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,8 +170,15 @@ def run(ranks: int, mpirun: str | None, dry_run: bool, command: tuple[str, ...])
     if dry_run:
         click.echo(shlex.join([*(f"{key}={value}" for key, value in variables.items()), *argv]))
         return
+    if launcher.maker == "Open MPI":
+        _remove_leftovers(os.getpid())
     sys.stdout.flush()
     os.execve(argv[0], argv, environment(os.environ, variables, sys.stderr.isatty()))
+
+
+def _remove_leftovers(process: int) -> None:
+    """Remove what a launcher of the same number left when it was killed; Open MPI's would refuse to start there."""
+    shutil.rmtree(Path(tempfile.gettempdir()) / f"ompi.{process}", ignore_errors=True)
 
 
 def _refuse_inside_a_rank() -> None:

@@ -2,24 +2,31 @@
 
 The limit is HPCDIST_TEST_TIMEOUT seconds (default 120), or a test's own: `@pytest.mark.limit(300)`. When it is up, the
 stacks of all threads are printed and the process ends; under a launcher that ends all ranks.
+
+Launchers that tests kill leave their folders in a TMPDIR that is removed at the end.
 """
 
 import faulthandler
 import os
+import shutil
+import tempfile
 
 import pytest
 
 LIMIT = float(os.environ.get("HPCDIST_TEST_TIMEOUT", "120"))
 TERMINAL = pytest.StashKey[int]()
+FOLDER = pytest.StashKey[str]()
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "limit(seconds): how long the test may take; 0 for as long as it likes")
     config.stash[TERMINAL] = os.dup(2)  # while a test runs, file descriptor 2 belongs to pytest's capture
+    config.stash[FOLDER] = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="hpcdist-")
 
 
 def pytest_unconfigure(config):
     os.close(config.stash[TERMINAL])
+    shutil.rmtree(config.stash[FOLDER], ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -201,3 +201,13 @@ def test_processes_that_their_launcher_left_alone_say_which_flag_is_right(variab
     assert done.returncode == 1
     assert f"started 4 processes ({variable}), but each is a world of size 1 of its own" in done.stderr
     assert advice in done.stderr
+
+
+def test_the_folder_of_a_killed_launcher_of_the_same_number_is_no_hindrance(tmp_path):
+    killed_before = 'mkdir "$TMPDIR/ompi.$$" && touch "$TMPDIR/ompi.$$/pmix.vm.tool" && exec "$@"'
+    command = [*COMMAND, "run", "-n", "1", "--", "echo", "started"]
+    variables = CLEAN | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        ["sh", "-c", killed_before, "sh", *command], env=variables, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (done.returncode, done.stdout) == (0, "started\n"), done.stderr
