@@ -1,4 +1,4 @@
-"""Names and manifest of a checkpoint; `reader` and `writer` have no other agreement."""
+"""Names and manifest of a checkpoint; readers and writers have no other agreement. In prose: FORMAT.md."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import xxhash
 
-FORMAT = 1
+FORMAT = 2
 STATE, MANIFEST = "state.h5", "manifest.json"
+LAYOUTS = ("shards", "single", "collective")  # how the files of a checkpoint are written
+COMPRESSIONS = ("none", "gzip")
+PIECE = 64 << 20  # bytes of a piece at most, or one row: what is checked, and found damaged, as a whole
 COMMITTED = re.compile(r"step-(\d{8,})")
 
 
@@ -25,20 +28,55 @@ def draft_suffix(token: str) -> str:
     return f".tmp-{token}"
 
 
+def shard_name(number: int, writers: int) -> str:
+    """The file of one of several writers."""
+    return f"shard-{number:04d}-of-{writers:04d}.h5"
+
+
 def digest(values: np.ndarray | bytes) -> str:
     """Checksum of an array's bytes in C order; it finds damage, not malice."""
     raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data if isinstance(values, np.ndarray) else values
-    return f"xxh64:{xxhash.xxh64_hexdigest(raw)}"
+    return f"xxh3:{xxhash.xxh3_64_hexdigest(raw)}"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of an array, where they lie, and how to know that they are whole.
+
+    A row is what one index of the first axis selects; an array without axes is one row.
+
+    Attributes:
+        file: Name of the file, in which the data set has the array's name.
+        at: Row of the data set at which the piece begins.
+        start: Row of the array at which it begins.
+        stop: Row of the array before which it ends.
+        digest: Of its bytes.
+    """
+
+    file: str
+    at: int
+    start: int
+    stop: int
+    digest: str
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One array: where it lies and how to know that it is whole."""
+    """One array; its pieces, in order, hold every row once."""
 
-    file: str
     shape: tuple[int, ...]
     dtype: str
-    digest: str
+    pieces: tuple[Piece, ...]
+
+    @property
+    def rows(self) -> int:
+        """Length of the first axis."""
+        return rows(self.shape)
+
+
+def rows(shape: tuple[int, ...]) -> int:
+    """Rows of an array of this shape."""
+    return shape[0] if shape else 1
 
 
 @dataclass(frozen=True)
@@ -78,8 +116,11 @@ class Manifest:
         body = outer["manifest"]
         if digest(canonical(body)) != outer["digest"]:
             raise ValueError("the manifest does not fit its digest")
-        entries = {name: Entry(**{**entry, "shape": tuple(entry["shape"])}) for name, entry in body["arrays"].items()}
-        return cls(**{**body, "arrays": entries})
+        return cls(**{**body, "arrays": {name: _entry(entry) for name, entry in body["arrays"].items()}})
+
+
+def _entry(fields: dict[str, Any]) -> Entry:
+    return Entry(tuple(fields["shape"]), fields["dtype"], tuple(Piece(**piece) for piece in fields["pieces"]))
 
 
 def canonical(body: dict[str, Any]) -> bytes:

@@ -1,35 +1,48 @@
-"""Find and read checkpoints. Reading is checking: an array comes back only if it fits its digest."""
+"""Find and read checkpoints, in one process. Reading is checking: a piece comes back only if it fits its digest."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
-from hpcdist.checkpoint.layout import COMMITTED, MANIFEST, Entry, Manifest, digest
+from hpcdist.checkpoint.layout import COMMITTED, MANIFEST, Entry, Manifest, Piece, digest
 
 
 class DamagedCheckpoint(RuntimeError):
     """A checkpoint does not hold what was written to it."""
 
     def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"damaged checkpoint {path}: {why}")
+        super().__init__(path, why)
         self.path = path
         self.why = why
+
+    def __str__(self) -> str:
+        return f"damaged checkpoint {self.path}: {self.why}"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read and found whole: arrays by name, and facts as they were written."""
+    """A committed checkpoint: where it is and what its manifest says. Its arrays have not been read."""
 
     path: Path
-    step: int
-    arrays: dict[str, np.ndarray]
-    facts: dict[str, Any]
+    manifest: Manifest
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.manifest.step
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Whatever else the writer wanted back."""
+        return self.manifest.facts
 
 
 def committed(directory: Path) -> list[Path]:
@@ -40,11 +53,11 @@ def committed(directory: Path) -> list[Path]:
 
 
 def newest(directory: Path) -> tuple[Checkpoint | None, list[DamagedCheckpoint]]:
-    """The newest checkpoint below `directory` that is whole, and the damaged ones that are newer."""
+    """The newest checkpoint below `directory` that looks whole, and the damaged ones that are newer."""
     damaged: list[DamagedCheckpoint] = []
     for path in reversed(committed(directory)):
         try:
-            return read(path), damaged
+            return look(path), damaged
         except (DamagedCheckpoint, FileNotFoundError) as error:
             if not os.path.lexists(path):  # a run that is still going removed it, and so has newer ones
                 return newest(directory)
@@ -52,12 +65,12 @@ def newest(directory: Path) -> tuple[Checkpoint | None, list[DamagedCheckpoint]]
     return None, damaged
 
 
-def read(path: Path) -> Checkpoint:
-    """Read the checkpoint in the directory `path`.
+def look(path: Path) -> Checkpoint:
+    """The checkpoint in the directory `path`: its manifest is read, and its files are seen to have their sizes.
 
     Raises:
         FileNotFoundError: there is nothing of this name.
-        DamagedCheckpoint: something in it is missing, cannot be read, or is not as it was written.
+        DamagedCheckpoint: something is missing or cannot be read.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint {path}")
@@ -66,8 +79,7 @@ def read(path: Path) -> Checkpoint:
     manifest = read_manifest(path)
     for name, nbytes in manifest.files.items():
         check_size(path, name, nbytes)
-    arrays = {name: read_array(path, name, entry) for name, entry in manifest.arrays.items()}
-    return Checkpoint(path, manifest.step, arrays, manifest.facts)
+    return Checkpoint(path, manifest)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -92,13 +104,69 @@ def check_size(path: Path, name: str, nbytes: int) -> None:
         raise DamagedCheckpoint(path, f"{name} has {found} bytes, {nbytes} were written")
 
 
-def read_array(path: Path, name: str, entry: Entry) -> np.ndarray:
-    """One array, checked against its entry."""
-    try:
-        with h5py.File(path / entry.file, "r", locking=False) as file:
-            values = file[name][...]
-    except (OSError, KeyError, RuntimeError) as error:  # what h5py raises for a torn file
-        raise DamagedCheckpoint(path, f"{entry.file}: {name} cannot be read: {error}") from error
-    if (values.shape, values.dtype.str, digest(values)) != (entry.shape, entry.dtype, entry.digest):
-        raise DamagedCheckpoint(path, f"{entry.file}: {name} does not fit its digest {entry.digest}")
-    return values
+class Contents:
+    """The arrays of a checkpoint, to be read piece by piece; its files stay open until the block ends."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.path = checkpoint.path
+        self.entries = checkpoint.manifest.arrays
+        self._files: dict[str, h5py.File] = {}
+
+    def __enter__(self) -> Contents:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def read(self, name: str, piece: Piece, rows: NDArray) -> None:
+        """Read a piece of an array into `rows`, contiguous memory of the piece's rows, and check it.
+
+        Raises:
+            DamagedCheckpoint: it cannot be read, or is not as it was written.
+        """
+        entry = self.entries[name]
+        try:
+            self._transfer(name, entry, piece, rows)
+        except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:  # what h5py raises for a torn file
+            raise DamagedCheckpoint(self.path, f"{piece.file}: {name} cannot be read: {error}") from error
+        if digest(rows) != piece.digest:
+            which = f"rows {piece.start} to {piece.stop - 1} of {name}" if entry.shape else name
+            raise DamagedCheckpoint(self.path, f"{piece.file}: {which} does not fit its digest {piece.digest}")
+
+    def _transfer(self, name: str, entry: Entry, piece: Piece, rows: NDArray) -> None:
+        data = self._file(piece.file)[name]
+        if (data.dtype.str, data.shape[1:]) != (entry.dtype, entry.shape[1:]):
+            raise ValueError(f"it is {data.dtype}{list(data.shape)}, {entry.dtype}{list(entry.shape)} was written")
+        if not entry.shape:
+            rows[...] = data[()]
+        elif rows.size:
+            data.read_direct(rows, np.s_[piece.at : piece.at + piece.stop - piece.start])
+
+    def _file(self, name: str) -> h5py.File:
+        if name not in self._files:
+            # Nobody writes to it any more, and not every file system can lock.
+            self._files[name] = h5py.File(self.path / name, "r", locking=False)
+        return self._files[name]
+
+
+def read(checkpoint: Checkpoint) -> dict[str, NDArray]:
+    """All arrays by name, checked; in one process.
+
+    Raises:
+        DamagedCheckpoint: something cannot be read, or is not as it was written.
+    """
+    entries = checkpoint.manifest.arrays
+    arrays = {name: np.empty(entry.shape, entry.dtype) for name, entry in entries.items()}
+    with Contents(checkpoint) as contents:
+        for name, entry in entries.items():
+            for piece in entry.pieces:
+                contents.read(name, piece, rows_of(arrays[name], piece))
+    return arrays
+
+
+def rows_of(values: NDArray, piece: Piece) -> NDArray:
+    """The rows of an array that a piece holds, as a view."""
+    return values[piece.start : piece.stop] if values.shape else values

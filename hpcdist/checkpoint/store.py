@@ -1,50 +1,238 @@
-"""A run's view of its checkpoint directory: take it, find the newest, save, keep the last few."""
+"""A run's view of its checkpoint directory: take it, find the newest, restore, save in the background, keep a few."""
 
 from __future__ import annotations
 
-import os
+import shutil
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
 
+from hpcdist.checkpoint.collective import unavailable, write_collective
 from hpcdist.checkpoint.fence import Fence
+from hpcdist.checkpoint.layout import COMPRESSIONS, LAYOUTS, STATE
+from hpcdist.checkpoint.part import Shapes, shapes_of
 from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint, newest
-from hpcdist.checkpoint.writer import prune, remove_leftovers, write
+from hpcdist.checkpoint.restoring import restore
+from hpcdist.checkpoint.saving import Order, Saving, conclude
+from hpcdist.checkpoint.shares import PER_NODE, Writer, own_rows, spread, writers_of
+from hpcdist.checkpoint.writer import begin, claim, set_aside
+from hpcdist.errors import AgreedError
+from hpcdist.transport.mpi import topology
+from hpcdist.transport.together import on_all, on_root
+
+STORABLE = "biufc"  # kinds of dtypes that every HDF5 library knows
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a save took: bytes of the state, seconds for which the caller was held up, seconds until the commit."""
+
+    nbytes: int
+    blocking: float
+    total: float
 
 
 class Store:
-    """The checkpoints of one run. Used on one rank only; making one fences out every earlier run.
+    """The checkpoints of one run; making one fences out every earlier run. All methods are collective.
 
     Args:
-        directory: Made if it is missing.
+        comm: The ranks of the run. It is duplicated.
+        directory: Made if it is missing; on a file system that all ranks see.
         keep: How many committed checkpoints to keep, at least 1.
+        layout: "shards", a file for each of several writers and an index; "single", one file by one writer;
+            "collective", one file by all ranks through parallel HDF5, in the foreground.
+        writers: How many ranks write shards; 0 for up to 4 on a node, with at least 4 MiB each.
+        background: Whether `save` returns as soon as the state is copied.
+        compression: "none" or "gzip".
+        fence: The claim on the directory, if it was made before.
+
+    Raises:
+        AgreedError: on all ranks, if an argument or the directory cannot be used.
+
+    Attributes:
+        last: What the last finished save took.
     """
 
-    def __init__(self, directory: Path, keep: int = 3) -> None:
-        if keep < 1:
-            raise ValueError(f"keep must be at least 1, got {keep}: the newest checkpoint is never removed")
-        self.directory = directory
-        self.keep = keep
-        self.fence = Fence(directory)
-        remove_leftovers(self.fence)
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        directory: Path,
+        keep: int = 3,
+        *,
+        layout: str = "shards",
+        writers: int = 0,
+        background: bool = True,
+        compression: str = "none",
+        fence: Fence | None = None,
+    ) -> None:
+        on_all(comm, lambda: _check_arguments(keep, layout, writers, comm.size, compression))
+        self.comm = comm.Dup()
+        self.directory, self.keep, self.layout, self.compression = directory, keep, layout, compression
+        self.background = background
+        self.writers = 1 if layout == "single" else writers
+        self.fence: Fence = fence or on_root(self.comm, lambda: claim(directory))
+        self.last: Timing | None = None
+        self._ranks = spread(topology(self.comm), PER_NODE if not writers else comm.size)
+        self._saving: Saving | None = None
+        self._staged: dict[str, NDArray] = {}
+        self._blocking = 0.0
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:  # closing is collective, and an exception may be this rank's alone
+            self.close()
+
+    # --- reading ---
 
     def newest(self) -> tuple[Checkpoint | None, list[DamagedCheckpoint]]:
-        """The newest checkpoint that is whole, and the damaged ones that were newer.
+        """The newest checkpoint that looks whole, and the damaged ones that were newer, which are set aside."""
 
-        The damaged ones are renamed, so that the run can come to their steps again; they are not deleted.
+        def look() -> tuple[Checkpoint | None, list[DamagedCheckpoint]]:
+            checkpoint, damaged = newest(self.directory)
+            for error in damaged:
+                set_aside(self.fence, error.path)
+            return checkpoint, damaged
+
+        return on_root(self.comm, look)
+
+    def restore(self, checkpoint: Checkpoint, into: Mapping[str, NDArray]) -> None:
+        """Read a checkpoint into arrays on all ranks; see `restoring.restore`."""
+        restore(self.comm, checkpoint, into)
+
+    def put_aside(self, damaged: DamagedCheckpoint) -> None:
+        """Rename a checkpoint that turned out to be damaged; it is not deleted."""
+        on_root(self.comm, lambda: set_aside(self.fence, damaged.path))
+
+    # --- writing ---
+
+    def save(self, step: int, arrays: Mapping[str, NDArray], facts: dict[str, Any]) -> None:
+        """Save the state after `step` steps; then checkpoints that are no longer kept are removed.
+
+        When this returns, the arrays may be changed: the checkpoint is written from a copy in the background, and
+        committed by rank 0 as soon as all parts are there. A save that finds the one before unfinished waits for it.
+
+        Args:
+            step: Steps done; there must be no checkpoint of this step.
+            arrays: Arrays by name, equal on all ranks.
+            facts: Anything that JSON can hold; rank 0's are saved.
+
+        Raises:
+            AgreedError: on all ranks, what went wrong on any, in this save or in the one before: another run has
+                taken the directory, it cannot be written, the ranks do not save the same arrays.
         """
-        checkpoint, damaged = newest(self.directory)
-        for error in damaged:
-            self._set_aside(error.path)
-        return checkpoint, damaged
+        self.wait()
+        began = time.perf_counter()
+        on_all(self.comm, lambda: _check_dtypes(arrays))
+        shapes = shapes_of(arrays)
+        _agree_on(self.comm, step, shapes)
+        draft: Path = on_root(self.comm, lambda: begin(self.fence, step))
+        writers = self._writers(arrays)
+        order = Order(self.fence, draft, step, facts, shapes, writers, self.keep, self.compression, began)
+        try:
+            (self._write_together if self.layout == "collective" else self._start_writing)(order, arrays)
+        except AgreedError:
+            if self.comm.rank == 0:
+                shutil.rmtree(draft, ignore_errors=True)
+            raise
+        self._blocking = time.perf_counter() - began
+        if not self.background:
+            self.wait()
 
-    def save(self, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> Path:
-        """Commit a checkpoint and remove those no longer kept; see `writer.write` for the errors."""
-        path = write(self.fence, step, arrays, facts)
-        prune(self.fence, self.keep)
+    def _writers(self, arrays: Mapping[str, NDArray]) -> list[Writer]:
+        if self.layout == "collective":
+            return writers_of(arrays, range(self.comm.size), self.comm.size)
+        return writers_of(arrays, self._ranks, self.writers)
+
+    def _start_writing(self, order: Order, arrays: Mapping[str, NDArray]) -> None:
+        """Copy this rank's rows and have them written in the background."""
+        on_all(self.comm, lambda: self._copy(own_rows(arrays, order.share(self.comm.rank))))
+        self._saving = Saving(order, self.comm.rank)
+        self._saving.start(self._staged)
+
+    def _copy(self, rows: Mapping[str, NDArray]) -> None:
+        """Copy rows to where the last save's were, as new memory takes twice as long."""
+        if shapes_of(rows) != shapes_of(self._staged):
+            self._staged = {name: np.empty(values.shape, values.dtype) for name, values in rows.items()}
+        for name, values in rows.items():
+            np.copyto(self._staged[name], values)
+
+    def _write_together(self, order: Order, arrays: Mapping[str, NDArray]) -> None:
+        """Write and commit now, as parallel HDF5 needs all ranks at once."""
+        part = write_collective(order.draft / STATE, self.comm, arrays, order.share(self.comm.rank))
+        parts = self.comm.gather(part)
+        on_root(self.comm, lambda: conclude(order, parts or []))
+        seconds = time.perf_counter() - order.began
+        self.last = Timing(order.nbytes, seconds, seconds)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the save under way has failed on this rank; the next `save` or `wait` then raises why, on all."""
+        return bool(self._saving and self._saving.trouble)
+
+    def wait(self) -> Path | None:
+        """Wait until the save under way is committed; returns its directory, None if none is under way.
+
+        Raises:
+            AgreedError: on all ranks, what went wrong on any.
+        """
+        if self._saving is None:
+            return None
+        saving, self._saving = self._saving, None
+        began = time.perf_counter()
+        saving.wait_written()
+        try:
+            on_all(self.comm, saving.check)
+            path, total = on_root(self.comm, saving.outcome)
+        except AgreedError:
+            if self.comm.rank == 0:
+                saving.abandon()
+            raise
+        self.last = Timing(saving.order.nbytes, self._blocking + time.perf_counter() - began, total)
         return path
 
-    def _set_aside(self, path: Path) -> None:
-        with self.fence.held():
-            os.rename(path, path.with_name(f"{path.name}.damaged-{self.fence.token}"))
+    def close(self) -> None:
+        """Wait for the save under way, and give the communicator back."""
+        self.wait()
+        self.comm.Free()
+
+
+def _check_arguments(keep: int, layout: str, writers: int, size: int, compression: str) -> None:
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1, got {keep}: the newest checkpoint is never removed")
+    if layout not in LAYOUTS:
+        raise ValueError(f"there is no checkpoint layout {layout!r}; choose from {', '.join(LAYOUTS)}")
+    if not 0 <= writers <= size:
+        raise ValueError(f"{writers} of {size} ranks cannot write; give 0 to have it chosen, or 1 to {size}")
+    if compression not in COMPRESSIONS:
+        raise ValueError(f"there is no compression {compression!r}; choose from {', '.join(COMPRESSIONS)}")
+    if layout == "collective" and (why := unavailable()):
+        raise ValueError(f"the collective layout cannot be used: {why}")
+
+
+def _check_dtypes(arrays: Mapping[str, NDArray]) -> None:
+    for name, values in arrays.items():
+        if values.dtype.kind not in STORABLE:
+            raise TypeError(
+                f"{name} is of dtype {values.dtype}, which HDF5 does not know; save it as another, for example "
+                "bfloat16 as a view of uint16"
+            )
+
+
+def _agree_on(comm: MPI.Intracomm, step: int, shapes: Shapes) -> None:
+    """See that all ranks save the same step and arrays of the same shapes."""
+    said = comm.allgather(zlib.crc32(repr((step, list(shapes.items()))).encode()))
+    other = next((rank for rank, number in enumerate(said) if number != said[0]), None)
+    if other is not None:
+        raise AgreedError(f"rank {other} saves another step, or arrays of other names, shapes or dtypes, than rank 0")

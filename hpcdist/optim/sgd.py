@@ -33,9 +33,5 @@ class SGD:
         self.parameters -= self._scratch
 
     def state(self) -> dict[str, np.ndarray]:
-        """What a checkpoint must hold, by name: the arrays themselves, not copies."""
+        """What a checkpoint must hold, by name: the arrays themselves, into which a checkpoint may be read."""
         return {"velocity": self.velocity}
-
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Take over the values of a `state()`."""
-        self.velocity[:] = state["velocity"]

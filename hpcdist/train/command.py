@@ -43,15 +43,16 @@ def train(file: Path | None, explain: bool, **flags: Any) -> None:
 
 
 def _train(file: Path | None, explain: bool, stop: StopRequest, flags: dict[str, Any]) -> None:
-    from hpcdist.train import loop, root  # here, as they start MPI, which --help must not need
+    from hpcdist.train import loop  # here, as they start MPI, which --help must not need
     from hpcdist.transport.startup import world
+    from hpcdist.transport.together import on_root
 
     try:
         comm = world()
     except LaunchError as error:
         raise click.ClickException(str(error)) from error
     try:
-        raw = root.on_root(comm, lambda: file.read_bytes() if file else b"")
+        raw = on_root(comm, lambda: file.read_bytes() if file else b"")
         settings = (load(file, raw) if file else {}) | {
             name: value for name, value in flags.items() if value is not None
         }

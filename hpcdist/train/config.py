@@ -14,11 +14,13 @@ from typing import Any
 import click
 
 from hpcdist.algorithms import ALLREDUCE, allreduce
+from hpcdist.checkpoint.layout import COMPRESSIONS, LAYOUTS
 from hpcdist.models import MODELS
 from hpcdist.optim.policy import POLICIES
 from hpcdist.sizes import parse_bytes
 
 AUTO = "auto"
+BACKGROUND, WAIT = "background", "wait"
 PLACES = ("out", "checkpoint_dir", "resume")  # where things lie, which may change from one start to the next
 
 
@@ -55,7 +57,13 @@ class Config:
     threads: int = setting(0, "BLAS threads per rank; 0 for this rank's share of the cores.")
     out: str = setting("run", "Directory for results.")
     checkpoint_dir: str = setting("", "Directory for checkpoints; empty for OUT/checkpoints.")
-    checkpoint_every: int = setting(0, "Steps between checkpoints; 0 for one only when asked to stop.")
+    checkpoint_every: int = setting(0, "Steps between checkpoints; 0 for none, but when asked to stop.")
+    checkpoint_budget: float = setting(0.0, "Instead: save as often as this share of the time allows, such as 0.01.")
+    checkpoint_mtbf: float = setting(0.0, "Instead: save as is best if the run fails every so many hours.")
+    checkpoint_layout: str = setting("shards", f"How checkpoints are written: {', '.join(LAYOUTS)}.")
+    checkpoint_writers: int = setting(0, "Ranks that write shards; 0 for up to 4 on a node.")
+    checkpoint_mode: str = setting(BACKGROUND, f"Whether training goes on meanwhile: {BACKGROUND}, or {WAIT}.")
+    checkpoint_compression: str = setting("none", f"Of the arrays in a checkpoint: {', '.join(COMPRESSIONS)}.")
     keep: int = setting(3, "Checkpoints to keep.")
     resume: str = setting("never", "auto: from the newest good checkpoint if any; never; or a PATH of one.")
 
@@ -100,6 +108,18 @@ def _wrong(config: Config) -> list[tuple[str, str]]:
         "threads": (lambda value: value >= 0, "at least 0"),
         "out": (bool, "a path"),
         "checkpoint_every": (lambda value: value >= 0, "at least 0"),
+        "checkpoint_budget": (
+            lambda value: 0 <= value < 1 and not (value and config.checkpoint_every),
+            "at least 0 and below 1, and 0 if checkpoint_every is given",
+        ),
+        "checkpoint_mtbf": (
+            lambda value: 0 <= value < math.inf and not (value and config.checkpoint_every),
+            "at least 0, and 0 if checkpoint_every is given",
+        ),
+        "checkpoint_layout": (LAYOUTS.__contains__, f"one of {', '.join(LAYOUTS)}"),
+        "checkpoint_writers": (lambda value: value >= 0, "at least 0"),
+        "checkpoint_mode": ((BACKGROUND, WAIT).__contains__, f"{BACKGROUND} or {WAIT}"),
+        "checkpoint_compression": (COMPRESSIONS.__contains__, f"one of {', '.join(COMPRESSIONS)}"),
         "keep": (lambda value: value >= 1, "at least 1, as the newest checkpoint is never removed"),
         "resume": (bool, "auto, never or a path"),
     }

@@ -10,12 +10,14 @@ from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 from hpcdist.checkpoint import Store
-from hpcdist.train import resume
+from hpcdist.checkpoint.writer import claim
+from hpcdist.train.config import Config
 from hpcdist.train.results import Results
-from hpcdist.train.root import on_all, on_root
-from hpcdist.train.setup import open_data, open_results, prepare, rehearse
+from hpcdist.train.saver import Saver
+from hpcdist.train.setup import open_results, rehearse, started
 from hpcdist.train.signals import StopRequest
 from hpcdist.train.trainer import Trainer
+from hpcdist.transport.together import on_all, on_root
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,15 @@ def train(
     """
     console = console if console and comm.rank == 0 else Console(quiet=True)
     rehearse(comm, settings)
-    store, start = on_root(comm, lambda: resume.take(settings))
-    with open_data(comm, start.config) as data:
-        trainer = prepare(comm, start, data, console, explain)
+    fence = on_root(comm, lambda: claim(Config(**settings).checkpoints))
+    with started(comm, settings, fence, console, explain) as (trainer, store):
         results = on_all(comm, lambda: open_results(store, trainer, console))
         try:
             with threadpool_limits(trainer.execution.threads, "blas"):
-                outcome = run(trainer, store, results, stop or StopRequest())
+                return run(trainer, store, results, stop or StopRequest())
         finally:
             if results:
                 results.close()
-        trainer.close()  # not in a finally: closing is collective, and an exception may be this rank's alone
-    return outcome
 
 
 def run(trainer: Trainer, store: Store, results: Results | None, stop: StopRequest) -> Outcome:
@@ -68,11 +67,11 @@ def run(trainer: Trainer, store: Store, results: Results | None, stop: StopReque
 
     A checkpoint is written every so many steps, at the end if they are written at all, and before stopping.
     """
-    every, steps_per_epoch = trainer.config.checkpoint_every, trainer.sampler.steps_per_epoch
-    tested = None
+    saver = Saver(trainer, store, results)
+    steps_per_epoch, tested = trainer.sampler.steps_per_epoch, None
     while trainer.done < trainer.total:
-        # A log that cannot be written is rank 0's trouble: it asks all to save, where they hear of it.
-        row, stopping = trainer.step(stop.requested or bool(results and results.failed))
+        # A log or checkpoint that cannot be written is one rank's trouble: it asks all to save, where they hear of it.
+        row, stopping = trainer.step(stop.requested or saver.failed)
         if trainer.done % steps_per_epoch == 0:
             tested = trainer.evaluate()
             row = replace(row, test_loss=tested[0], test_accuracy=tested[1])
@@ -81,26 +80,16 @@ def run(trainer: Trainer, store: Store, results: Results | None, stop: StopReque
 
         finished = trainer.done == trainer.total
         stopping = stopping and not finished
-        if stopping or (every and (finished or trainer.done % every == 0)):
-            save(trainer, store, results)
+        if stopping or saver.due(finished):
+            saver.save()
         if stopping:
+            store.wait()
             return stop_early(trainer, results, Outcome(False, trainer.done))
 
+    store.wait()
     outcome = Outcome(True, trainer.done, *(tested or trainer.evaluate()))
     finish(trainer, results, outcome)
     return outcome
-
-
-def save(trainer: Trainer, store: Store, results: Results | None) -> None:
-    """Write a checkpoint on rank 0, after the log, which must not be the older of the two. Collective."""
-    trainer.check_parameters()  # from a diverged state there would be no going on
-
-    def write() -> None:
-        if results:
-            results.sync()
-            store.save(trainer.done, trainer.arrays(), trainer.facts())
-
-    on_all(trainer.comm, write)
 
 
 def stop_early(trainer: Trainer, results: Results | None, outcome: Outcome) -> Outcome:

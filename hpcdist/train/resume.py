@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcdist.checkpoint import Checkpoint, Store, committed, newest, read
+from hpcdist.checkpoint import Checkpoint, Fence, committed, look, newest
+from hpcdist.checkpoint.writer import set_aside
 from hpcdist.train.config import Config
 from hpcdist.train.trainer import Execution, Trainer
 
@@ -33,12 +34,12 @@ class Start:
     notes: list[str]
 
 
-def begin(settings: dict[str, Any], store: Store | None = None) -> Start:
+def begin(settings: dict[str, Any], fence: Fence | None = None) -> Start:
     """Start, or start again, a run with these settings; others come from the checkpoint. On one rank.
 
     Args:
         settings: Fields of `Config` that are not to have their defaults.
-        store: Where damaged checkpoints are set aside; without it, nothing is changed on the disk.
+        fence: The claim by which damaged checkpoints are set aside; without it, nothing is changed on the disk.
 
     Raises:
         ResumeError: it would mix two histories.
@@ -46,10 +47,12 @@ def begin(settings: dict[str, Any], store: Store | None = None) -> Start:
         ConfigError: a setting is wrong.
     """
     config = Config(**settings)
-    asked = None if config.resume in ("auto", "never") else read_asked(Path(config.resume))
+    asked = None if config.resume in ("auto", "never") else look_asked(Path(config.resume))
     refuse_to_mix(config, asked)
-    find = store.newest if store else lambda: newest(config.checkpoints)
-    checkpoint, damaged = find() if config.resume == "auto" else (asked, [])
+    checkpoint, damaged = newest(config.checkpoints) if config.resume == "auto" else (asked, [])
+    if fence:
+        for error in damaged:
+            set_aside(fence, error.path)
     notes = [f"{error}; set aside" for error in damaged]
     if checkpoint is None:
         return Start(config, None, notes)
@@ -57,19 +60,7 @@ def begin(settings: dict[str, Any], store: Store | None = None) -> Start:
     return Start(effective, checkpoint, notes + changes(checkpoint, effective))
 
 
-def take(settings: dict[str, Any]) -> tuple[Store, Start]:
-    """Take the checkpoint directory from whoever had it, and begin from what is in it now. On one rank.
-
-    This ends a run that is still going there, so a start with these settings must have been rehearsed.
-    """
-    config = Config(**settings)
-    store = Store(config.checkpoints, config.keep)
-    start = begin(settings, store)
-    store.keep = start.config.keep
-    return store, start
-
-
-def read_asked(path: Path) -> Checkpoint:
+def look_asked(path: Path) -> Checkpoint:
     """The checkpoint that was asked for by its path.
 
     Raises:
@@ -81,7 +72,7 @@ def read_asked(path: Path) -> Checkpoint:
             f"--resume {path} is a directory of checkpoints: give one of them, such as {below[-1]}, or "
             f"--resume auto with --checkpoint-dir {path}"
         )
-    return read(path)
+    return look(path)
 
 
 def refuse_to_mix(config: Config, asked: Checkpoint | None) -> None:
@@ -151,7 +142,7 @@ def check(trainer: Trainer, checkpoint: Checkpoint) -> None:
             f"{facts['data']['digest']}, {trainer.data.path} has {trainer.data.digest}"
         )
     shapes = {name: values.shape for name, values in trainer.arrays().items()}
-    stored = {name: values.shape for name, values in checkpoint.arrays.items()}
+    stored = {name: entry.shape for name, entry in checkpoint.manifest.arrays.items()}
     if shapes != stored:
         raise ResumeError(f"{checkpoint.path} holds {stored}, the model needs {shapes}")
     drawn = trainer.sampler.random_state(checkpoint.step)

@@ -16,7 +16,7 @@ import numpy as np
 from mpi4py import MPI
 
 import hpcdist
-from hpcdist.checkpoint import Checkpoint
+from hpcdist.checkpoint import Checkpoint, restore
 from hpcdist.data.dataset import Dataset
 from hpcdist.data.sampler import Sampler, part
 from hpcdist.errors import AgreedError
@@ -164,10 +164,12 @@ class Trainer:
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from `checkpoint`, which must have been checked to fit; see `resume.check`."""
-        self.parameters[:] = checkpoint.arrays["parameters"]
-        names = self.optimizer.state()
-        self.optimizer.restore({name: checkpoint.arrays[f"optimizer/{name}"] for name in names})
+        """Go on from `checkpoint`, which must have been checked to fit; see `resume.check`. Collective.
+
+        Raises:
+            DamagedCheckpoint: on all ranks, if it does not hold what was written; the trainer is then unusable.
+        """
+        restore(self.comm, checkpoint, self.arrays())
         self.done = checkpoint.step
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hpcdist.checkpoint import committed, read
+from hpcdist.checkpoint import committed, look
 
 pytest.importorskip("sklearn", reason="trains on the digits")
 
@@ -122,7 +122,7 @@ def test_a_rank_told_to_stop_makes_all_save_and_exit_with_85(
     ranks[-1].send_signal(signal.SIGUSR1)
     assert process.wait(PATIENCE) == 85
     assert not (tmp_path / "summary.json").exists()
-    assert read(committed(tmp_path / "checkpoints")[-1]).step == len(log(tmp_path)) < STEPS
+    assert look(committed(tmp_path / "checkpoints")[-1]).step == len(log(tmp_path)) < STEPS
 
     finish(tmp_path, environment, "auto")
     assert log(tmp_path) == uninterrupted
@@ -140,7 +140,7 @@ def test_a_signal_at_any_time_since_the_start_is_heard_and_breaks_nothing(
         process.send_signal(signal.SIGUSR1)
         time.sleep(0.01)
     assert process.wait(1) == 85
-    assert [read(path).step for path in committed(tmp_path / "checkpoints")] == [1]
+    assert [look(path).step for path in committed(tmp_path / "checkpoints")] == [1]
 
 
 @pytest.mark.parametrize("trial", range(TRIALS))
@@ -172,7 +172,7 @@ def test_a_killed_run_loses_only_the_steps_since_its_checkpoint(
     # Nothing is lost, doubled or changed, bit for bit.
     assert log(tmp_path) == uninterrupted
     # There is no broken state, nor was there any.
-    assert [read(path).step for path in committed(tmp_path / "checkpoints")] == [
+    assert [look(path).step for path in committed(tmp_path / "checkpoints")] == [
         STEPS - 2 * EVERY,
         STEPS - EVERY,
         STEPS,

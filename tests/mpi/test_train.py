@@ -13,24 +13,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from mpi4py import MPI
 from rich.console import Console
 
 from hpcdist.algorithms import ALLREDUCE
-from hpcdist.checkpoint import Fence, committed, read
+from hpcdist.checkpoint import Fence, committed, look, read
 from hpcdist.checkpoint.fence import OWNER
+from hpcdist.checkpoint.writer import claim
 from hpcdist.data.dataset import Dataset
 from hpcdist.errors import AgreedError
 from hpcdist.models import MODELS
-from hpcdist.train import loop, resume, setup
+from hpcdist.train import loop, setup
 from hpcdist.train.config import Config
 from hpcdist.train.log import Log, Row
 from hpcdist.train.log import read as read_log
-from hpcdist.train.root import on_root
 from hpcdist.train.signals import StopRequest
 from hpcdist.train.trainer import Execution, Trainer
+from hpcdist.transport.together import on_root
 
 pytest.importorskip("sklearn", reason="trains on the digits")
 pytestmark = pytest.mark.mpi
@@ -127,7 +129,7 @@ def test_resuming_goes_on_bit_for_bit(shared: Path) -> None:
     whole = train(shared / "whole", checkpoint_every=4, keep=99)
     for path in committed(shared / "whole" / "checkpoints"):
         out = shared / path.name
-        assert train(out, resume=str(path)) == whole[read(path).step :]
+        assert train(out, resume=str(path)) == whole[look(path).step :]
 
 
 def test_resuming_on_another_number_of_ranks(shared: Path) -> None:
@@ -142,7 +144,7 @@ def test_resuming_uses_the_stored_algorithm_instead_of_choosing_again(shared: Pa
     train(shared, checkpoint_every=10)
     chosen = json.loads((shared / "summary.json").read_text())["execution"]
     path = committed(shared / "checkpoints")[0]
-    stored = read(path).facts["execution"]
+    stored = look(path).facts["execution"]
     assert {**stored, "threads": 0} == {**chosen, "threads": 0}
     assert stored["algorithm"] in ALLREDUCE
     assert len(stored["topology"]) == COMM.size
@@ -156,12 +158,10 @@ def test_stop_asked_of_one_rank_stops_all_with_a_checkpoint(shared: Path) -> Non
 
     out = shared / "stopped"
     settings = {**SHORT, "out": str(out)}
-    store, start = on_root(COMM, lambda: resume.take(settings))
-    with setup.open_data(COMM, start.config) as data:
-        trainer = setup.prepare(COMM, start, data, Console(quiet=True), explain=False)
+    fence = on_root(COMM, lambda: claim(Config(**settings).checkpoints))
+    with setup.started(COMM, settings, fence, Console(quiet=True), explain=False) as (trainer, store):
         results = setup.open_results(store, trainer, Console(quiet=True))
         outcome = loop.run(trainer, store, results, Asked())  # type: ignore[arg-type]
-        trainer.close()
     if results:
         results.close()
     assert (outcome.completed, outcome.steps) == (False, 1)  # even if asked at once, it gets one step further
@@ -184,7 +184,7 @@ def test_a_signal_is_a_request_to_stop(shared: Path, number: signal.Signals, mon
         outcome = loop.train(COMM, {**SHORT, "out": str(shared)}, stop=stop)
     assert not outcome.completed
     assert outcome.steps in (12, 13)  # the rank may have looked just before
-    assert [read(path).step for path in committed(shared / "checkpoints")] == [outcome.steps]
+    assert [look(path).step for path in committed(shared / "checkpoints")] == [outcome.steps]
 
 
 def test_a_checkpoint_that_cannot_be_written_is_everybodys_error(shared: Path) -> None:
@@ -205,7 +205,7 @@ def test_being_replaced_by_another_run_is_everybodys_error(shared: Path, monkeyp
 
     monkeypatch.setattr(Trainer, "step", replaced)
     with pytest.raises(AgreedError, match="taken over by another run"):
-        train(shared, checkpoint_every=10)
+        train(shared, checkpoint_every=10, checkpoint_mode="wait")
     assert [path.name for path in committed(shared / "checkpoints")] == ["step-00000010"]
     assert not (shared / "summary.json").exists()
 
@@ -253,6 +253,67 @@ def test_what_another_run_wrote_before_it_was_replaced_is_used(shared: Path, mon
     monkeypatch.setattr(loop, "rehearse", rehearse_and_wait)
     assert train(shared / "late", resume="auto") == []
     assert json.loads((shared / "late" / "summary.json").read_text())["resumed_from"] == len(whole)
+
+
+def test_a_checkpoint_that_turns_out_to_be_damaged_is_set_aside_for_the_one_before(
+    shared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(shared, checkpoint_every=10, checkpoint_writers=COMM.size)
+    directory = shared / "checkpoints"
+    if COMM.rank == 0:
+        flip_a_parameter(directory / "step-00000030")
+    COMM.Barrier()
+    outcome = loop.train(COMM, {**SHORT, "out": str(shared), "resume": "auto"}, Console())
+    assert outcome.completed
+    assert rows(shared) == whole
+    assert len(list(directory.glob("step-00000030.damaged-*"))) == 1
+    if COMM.rank == 0:
+        said = capsys.readouterr().out
+        assert "does not fit its digest" in said
+        assert "resumed from" in said
+        assert "after 20 of 30 steps" in said
+
+
+def test_a_damaged_checkpoint_that_was_asked_for_is_an_error(shared: Path) -> None:
+    train(shared, checkpoint_every=10)
+    path = shared / "checkpoints" / "step-00000010"
+    if COMM.rank == 0:
+        flip_a_parameter(path)
+    COMM.Barrier()
+    with pytest.raises(AgreedError, match=r"step-00000010: .*does not fit its digest"):
+        train(shared / "next", resume=str(path))
+    assert path.exists()
+
+
+def flip_a_parameter(path: Path) -> None:
+    piece = look(path).manifest.arrays["parameters"].pieces[-1]
+    with h5py.File(path / piece.file, locking=False) as file:
+        offset = file["parameters"].id.get_offset()
+    with open(path / piece.file, "r+b") as raw:
+        raw.seek(offset + 7)
+        byte = raw.read(1)
+        raw.seek(offset + 7)
+        raw.write(bytes([byte[0] ^ 1]))
+
+
+def test_checkpoints_as_often_as_the_budget_allows(shared: Path) -> None:
+    train(shared, epochs=12, checkpoint_budget=1e-9, keep=99)
+    steps = [look(path).step for path in committed(shared / "checkpoints")]
+    assert steps == [50, 180]  # one to measure, no other within such a budget but the last
+
+
+@pytest.mark.parametrize("layout", ["shards", "single"])
+@pytest.mark.parametrize("mode", ["background", "wait"])
+def test_how_checkpoints_are_written_changes_no_bit(shared: Path, layout: str, mode: str) -> None:
+    settings = {"checkpoint_layout": layout, "checkpoint_mode": mode, "checkpoint_writers": COMM.size}
+    whole = train(shared, checkpoint_every=10, **settings)
+    train(shared / "other", checkpoint_every=10)
+    state = read(look(shared / "checkpoints" / "step-00000020"))
+    other = read(look(shared / "other" / "checkpoints" / "step-00000020"))
+    assert {name: values.tobytes() for name, values in state.items()} == {
+        name: values.tobytes() for name, values in other.items()
+    }
+    assert train(shared / "next", resume=str(shared / "checkpoints" / "step-00000020")) == whole[20:]
 
 
 def test_the_directory_above_a_checkpoint_is_not_called_damaged(shared: Path) -> None:

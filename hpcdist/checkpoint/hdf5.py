@@ -1,0 +1,161 @@
+"""HDF5 files that are laid out by HDF5 and written by us.
+
+HDF5 crashes the process if a disk becomes full while it has a file open on it, and it holds Python's lock while it
+writes. So it only ever sees a file that is kept in memory, into which it writes its own structures, a few kilobytes;
+of the arrays it says at which byte of the file they belong. Structures and arrays are then written by plain calls of
+the operating system, at the speed of the file system, beside other threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcdist.durable import fsync
+
+ALIGNMENT = 1 << 20  # bytes: arrays start on stripes of a parallel file system
+OPTIONS: dict[str, Any] = {
+    "libver": ("v108", "v110"),  # HDF5 1.10 can read it
+    "alignment_threshold": ALIGNMENT >> 4,
+    "alignment_interval": ALIGNMENT,
+}
+CHUNK = 1 << 20  # bytes of a chunk that is compressed as a whole, or one row
+BLOCK = 64 << 20  # bytes written by one call
+
+
+class Structures(io.RawIOBase):
+    """A file in memory that holds what was written to it, and nothing in between."""
+
+    def __init__(self) -> None:
+        self.written: dict[int, bytes] = {}  # offset -> bytes
+        self.nbytes = 0
+        self._at = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move; see io.RawIOBase."""
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.nbytes}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """The position."""
+        return self._at
+
+    def write(self, raw: Any) -> int:
+        """Keep `raw`, on top of what was there."""
+        self.written.pop(self._at, None)  # the later of two is to be written later
+        self.written[self._at] = bytes(raw)
+        self._at += len(raw)
+        self.nbytes = max(self.nbytes, self._at)
+        return len(raw)
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` from what was written; in between there are zeros."""
+        view = memoryview(buffer)
+        view[:] = bytes(len(view))
+        for offset, raw in self.written.items():
+            low, high = max(offset, self._at), min(offset + len(raw), self._at + len(view))
+            if low < high:
+                view[low - self._at : high - self._at] = raw[low - offset : high - offset]
+        self._at += len(view)
+        return len(view)
+
+    def truncate(self, nbytes: int | None = None) -> int:
+        """Set the length."""
+        self.nbytes = self._at if nbytes is None else nbytes
+        return self.nbytes
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where all bytes of a file belong: HDF5's own, and the first byte of each array that is stored as it is."""
+
+    structures: Mapping[int, bytes]
+    offsets: Mapping[str, int]
+    nbytes: int
+
+
+def lay_out(arrays: Mapping[str, NDArray], compression: str = "none") -> Layout:
+    """The layout of a file that holds these arrays, contiguous and aligned, or compressed among the structures."""
+    memory = Structures()
+    offsets = {}
+    with h5py.File(memory, "w", **OPTIONS) as file:
+        for name, values in arrays.items():
+            if compression == "gzip" and values.ndim and values.size:
+                _compress(file, name, values)
+            elif (offset := _reserve(file, name, values)) is not None:
+                offsets[name] = offset
+    return Layout(memory.written, offsets, memory.nbytes)
+
+
+def _reserve(file: h5py.File, name: str, values: NDArray) -> int | None:
+    """Make a data set and let HDF5 find room for it, but write nothing into it; its first byte, if it has any."""
+    how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    how.set_layout(h5py.h5d.CONTIGUOUS)
+    how.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    how.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    link = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    link.set_create_intermediate_group(True)
+    space = h5py.h5s.create_simple(values.shape) if values.shape else h5py.h5s.create(h5py.h5s.SCALAR)
+    kind = h5py.h5t.py_create(values.dtype, logical=True)
+    return h5py.h5d.create(file.id, name.encode(), kind, space, how, link).get_offset()
+
+
+def _compress(file: h5py.File, name: str, values: NDArray) -> None:
+    """Make a data set of chunks, which are shuffled and deflated here, since zlib lets other threads run."""
+    row = values[:1].nbytes
+    shape = (max(1, min(len(values), CHUNK // row)), *values.shape[1:])
+    data = file.create_dataset(name, values.shape, values.dtype, chunks=shape, shuffle=True, compression=1)
+    for start in range(0, len(values), shape[0]):
+        chunk = values[start : start + shape[0]]
+        if len(chunk) < shape[0]:  # HDF5 wants the last one whole
+            chunk = np.concatenate([chunk, np.zeros((shape[0] - len(chunk), *shape[1:]), values.dtype)])
+        shuffled = np.ascontiguousarray(chunk).reshape(-1, 1).view(np.uint8).T.tobytes()
+        data.id.write_direct_chunk((start, *[0] * (values.ndim - 1)), zlib.compress(shuffled, 1))
+
+
+def write(path: Path, layout: Layout, arrays: Mapping[str, NDArray]) -> None:
+    """Write a new HDF5 file of this layout with these arrays, durably.
+
+    Raises:
+        OSError: naming the file.
+    """
+    with _named(path, layout.nbytes):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            for name, offset in layout.offsets.items():
+                _write_at(descriptor, offset, arrays[name])
+            for offset, raw in layout.structures.items():
+                _write_at(descriptor, offset, np.frombuffer(raw, np.uint8))
+            os.ftruncate(descriptor, layout.nbytes)
+        finally:
+            os.close(descriptor)
+        fsync(path)
+
+
+def _write_at(descriptor: int, offset: int, values: NDArray) -> None:
+    """Write an array's bytes in C order."""
+    raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+    done = 0
+    while done < len(raw):
+        done += os.pwrite(descriptor, raw[done : done + BLOCK], offset + done)
+
+
+@contextmanager
+def _named(path: Path, nbytes: int) -> Iterator[None]:
+    """Name the file, which Python leaves out if it was open already when the disk became full."""
+    try:
+        yield
+    except OSError as error:
+        why = f"{error.strerror}; {nbytes} bytes could not be written, earlier checkpoints are as they were"
+        raise OSError(error.errno or errno.EIO, why, str(path)) from error
