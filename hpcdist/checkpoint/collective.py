@@ -94,7 +94,6 @@ def write_collective(
         file = on_all(comm, lambda: h5py.File(path, "r+", driver="mpio", comm=comm, info=info))
         with _ending_job(comm, path):
             _write_rows(comm, file, arrays, share)
-            file.close()
     on_all(comm, lambda: _make_durable(path, placed.nbytes))
     pieces = on_all(comm, lambda: {name: _read_back(path, placed, name, arrays[name], *share[name]) for name in share})
     return Part({path.name: placed.nbytes} if comm.rank == 0 else {}, pieces)
@@ -138,8 +137,7 @@ def _reserve(descriptor: int, path: Path, nbytes: int) -> None:
 def _ending_job(comm: MPI.Intracomm, path: Path) -> Iterator[None]:
     """End the job if the block fails, as ranks that are in the same transfer cannot be called back from it."""
     try:
-        with watch.waiting(f"rank {comm.rank} of {comm.size} waits for all ranks to write {path} together"):
-            yield
+        yield
     except Exception as error:
         text = f"{path} cannot be written: {error}; earlier checkpoints are as they were"
         if comm.size == 1:
@@ -149,10 +147,15 @@ def _ending_job(comm: MPI.Intracomm, path: Path) -> Iterator[None]:
 
 
 def _write_rows(comm: MPI.Intracomm, file: h5py.File, arrays: Mapping[str, NDArray], share: Share) -> None:
+    """Write this rank's rows and close the file."""
     how = h5py.h5p.create(h5py.h5p.DATASET_XFER)
     how.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
+    who = f"rank {comm.rank} of {comm.size} waits for all ranks to"
     for name, start, stop in _transfers(comm, arrays, share):
-        _write(file[name].id, arrays[name], start, stop, how)
+        with watch.waiting(f"{who} write {name} to {file.filename} together"):
+            _write(file[name].id, arrays[name], start, stop, how)
+    with watch.waiting(f"{who} close {file.filename} together"):
+        file.close()
 
 
 def _transfers(comm: MPI.Intracomm, arrays: Mapping[str, NDArray], share: Share) -> Iterator[tuple[str, int, int]]:

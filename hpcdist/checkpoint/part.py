@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from hpcdist.checkpoint import hdf5, layout
-from hpcdist.checkpoint.layout import Entry, Manifest, Piece, digest, rows
+from hpcdist.checkpoint.layout import STATE, Entry, Manifest, Piece, digest, rows, shard_name
 from hpcdist.checkpoint.shares import Share, row_nbytes
+from hpcdist.checkpoint.unchanged import Kept, Pieces, Previous, keep_unchanged
 
 READ_BACK = 4 << 20  # bytes read back by one call
 
@@ -34,7 +36,14 @@ class Part:
         )
 
 
-def write_part(folder: Path, file: str, arrays: Mapping[str, NDArray], share: Share, compression: str = "none") -> Part:
+def write_part(
+    folder: Path,
+    file: str,
+    arrays: Mapping[str, NDArray],
+    share: Share,
+    compression: str = "none",
+    previous: Previous | None = None,
+) -> Part:
     """Write a writer's rows into a new file, durably, and read them back.
 
     Args:
@@ -43,16 +52,17 @@ def write_part(folder: Path, file: str, arrays: Mapping[str, NDArray], share: Sh
         arrays: The writer's rows of each array, contiguous.
         share: Which rows of the whole array they are.
         compression: One of `layout.COMPRESSIONS`.
+        previous: The checkpoint before, for what has not changed since.
 
     Raises:
         OSError: it cannot be written, or does not read back.
     """
     pieces = {name: tuple(_pieces(file, values, *share[name])) for name, values in arrays.items()}
-    placed = hdf5.lay_out(arrays, compression)
-    hdf5.write(folder / file, placed, arrays)
-    for name, offset in placed.offsets.items():
-        _read_back(folder / file, offset, name, pieces[name], arrays[name])
-    return Part({file: placed.nbytes}, pieces)
+    sizes = {name: row_nbytes(values) for name, values in arrays.items()}
+    kept = keep_unchanged(folder, pieces, sizes, previous) if previous else {}
+    if not kept:
+        return _write(folder, file, arrays, pieces, compression)
+    return _write_changed(folder, file, arrays, share, pieces, kept, compression)
 
 
 def _pieces(file: str, values: NDArray, first: int, end: int) -> Iterator[Piece]:
@@ -60,8 +70,60 @@ def _pieces(file: str, values: NDArray, first: int, end: int) -> Iterator[Piece]
     most = max(1, layout.PIECE // max(1, row_nbytes(values)))
     for start in range(first, end, most) or [first]:
         stop = min(end, start + most)
-        own = values[start - first : stop - first] if values.ndim else values
-        yield Piece(file, start - first, start, stop, digest(own))
+        yield Piece(file, start - first, start, stop, digest(_rows(values, start - first, stop - first)))
+
+
+def _rows(values: NDArray, start: int, stop: int) -> NDArray:
+    return values[start:stop] if values.ndim else values
+
+
+def _write(folder: Path, file: str, arrays: Mapping[str, NDArray], pieces: Pieces, compression: str) -> Part:
+    placed = hdf5.lay_out(arrays, compression)
+    hdf5.write(folder / file, placed, arrays)
+    for name, offset in placed.offsets.items():
+        _read_back(folder / file, offset, name, pieces[name], arrays[name])
+    return Part({file: placed.nbytes}, pieces)
+
+
+def _write_changed(
+    folder: Path,
+    file: str,
+    arrays: Mapping[str, NDArray],
+    share: Share,
+    pieces: Pieces,
+    kept: Kept,
+    compression: str,
+) -> Part:
+    """Write the rows that are not kept, one after the other; the part then has several files."""
+    file = shard_name(0, 1) if file == STATE else file  # which is the index of these files now
+    changed: dict[str, NDArray] = {}
+    written: dict[str, tuple[Piece, ...]] = {}
+    for name, values in arrays.items():
+        new = [piece for piece in pieces[name] if (name, piece.start) not in kept]
+        if new:
+            first = share[name][0]
+            spans = [_rows(values, piece.start - first, piece.stop - first) for piece in new]
+            changed[name] = np.concatenate(spans) if values.ndim else values
+            written[name] = tuple(_one_after_the_other(file, new))
+    part = _write(folder, file, changed, written, compression)
+    whole = {
+        name: tuple(
+            sorted(
+                [*written.get(name, ()), *(piece for (owner, _), piece in kept.items() if owner == name)],
+                key=lambda piece: piece.start,
+            )
+        )
+        for name in arrays
+    }
+    sizes = {piece.file: (folder / piece.file).stat().st_size for piece in kept.values()}
+    return Part({**part.files, **sizes}, whole)
+
+
+def _one_after_the_other(file: str, pieces: Sequence[Piece]) -> Iterator[Piece]:
+    at = 0
+    for piece in pieces:
+        yield replace(piece, file=file, at=at)
+        at += piece.stop - piece.start
 
 
 def _read_back(path: Path, offset: int, name: str, pieces: Sequence[Piece], values: NDArray) -> None:

@@ -24,6 +24,7 @@ from hpcdist.checkpoint.index import write_index
 from hpcdist.checkpoint.layout import STATE
 from hpcdist.checkpoint.part import Part, Shapes, assemble, write_part
 from hpcdist.checkpoint.shares import Share, Writer
+from hpcdist.checkpoint.unchanged import Previous
 from hpcdist.checkpoint.writer import commit, prune
 from hpcdist.durable import write_text
 
@@ -73,11 +74,13 @@ class Saving:
     """This rank's side of a save: its part, if it is a writer, and the commit, if it is rank 0.
 
     Attributes:
+        part: What this rank wrote, when it has.
         trouble: What went wrong here, if anything has so far.
     """
 
-    def __init__(self, order: Order, rank: int) -> None:
-        self.order, self.rank = order, rank
+    def __init__(self, order: Order, rank: int, previous: Previous | None = None) -> None:
+        self.order, self.rank, self.previous = order, rank, previous
+        self.part: Part | None = None
         self.trouble: Exception | None = None
         self._path: Path | None = None
         self._ended = time.perf_counter()
@@ -110,10 +113,10 @@ class Saving:
         order, writer = self.order, self.order.writer(self.rank)
         if writer is None:
             return []
-        part = write_part(order.draft, writer.file, self._rows, writer.share, order.compression)
+        self.part = write_part(order.draft, writer.file, self._rows, writer.share, order.compression, self.previous)
         if self.rank != 0:
-            write_text(announcement(order.draft, self.rank), json.dumps(asdict(part)))
-        return [part]
+            write_text(announcement(order.draft, self.rank), json.dumps(asdict(self.part)))
+        return [self.part]
 
     def _others(self) -> Iterator[Part]:
         """The parts of the other writers, waited for."""

@@ -23,6 +23,7 @@ from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint, newest
 from hpcdist.checkpoint.restoring import restore
 from hpcdist.checkpoint.saving import Order, Saving, conclude
 from hpcdist.checkpoint.shares import PER_NODE, Writer, own_rows, spread, writers_of
+from hpcdist.checkpoint.unchanged import Previous
 from hpcdist.checkpoint.writer import begin, claim, set_aside
 from hpcdist.errors import AgreedError
 from hpcdist.transport.mpi import topology
@@ -52,6 +53,7 @@ class Store:
         writers: How many ranks write shards; 0 for up to 4 on a node, with at least 4 MiB each.
         background: Whether `save` returns as soon as the state is copied.
         compression: "none" or "gzip".
+        incremental: Whether a writer most of whose pieces are as they were in the checkpoint before links to them.
         fence: The claim on the directory, if it was made before.
 
     Raises:
@@ -71,18 +73,20 @@ class Store:
         writers: int = 0,
         background: bool = True,
         compression: str = "none",
+        incremental: bool = True,
         fence: Fence | None = None,
     ) -> None:
         on_all(comm, lambda: _check_arguments(keep, layout, writers, comm.size, compression))
         self.comm = comm.Dup()
         self.directory, self.keep, self.layout, self.compression = directory, keep, layout, compression
-        self.background = background
+        self.background, self.incremental = background, incremental
         self.writers = 1 if layout == "single" else writers
         self.fence: Fence = fence or on_root(self.comm, lambda: claim(directory))
         self.last: Timing | None = None
         self._ranks = spread(topology(self.comm), PER_NODE if not writers else comm.size)
         self._saving: Saving | None = None
         self._staged: dict[str, NDArray] = {}
+        self._previous: Previous | None = None
         self._blocking = 0.0
 
     def __enter__(self) -> Store:
@@ -158,7 +162,7 @@ class Store:
     def _start_writing(self, order: Order, arrays: Mapping[str, NDArray]) -> None:
         """Copy this rank's rows and have them written in the background."""
         on_all(self.comm, lambda: self._copy(own_rows(arrays, order.share(self.comm.rank))))
-        self._saving = Saving(order, self.comm.rank)
+        self._saving = Saving(order, self.comm.rank, self._previous)
         self._saving.start(self._staged)
 
     def _copy(self, rows: Mapping[str, NDArray]) -> None:
@@ -199,6 +203,7 @@ class Store:
             if self.comm.rank == 0:
                 saving.abandon()
             raise
+        self._previous = Previous(path, saving.part.pieces) if saving.part and self.incremental else None
         self.last = Timing(saving.order.nbytes, self._blocking + time.perf_counter() - began, total)
         return path
 

@@ -34,6 +34,7 @@ from hpcdist.checkpoint.layout import MANIFEST, STATE, directory_name, shard_nam
 from hpcdist.checkpoint.part import shapes_of
 from hpcdist.checkpoint.saving import Order, Saving
 from hpcdist.checkpoint.shares import own_rows, writers_of
+from hpcdist.checkpoint.unchanged import Previous
 from hpcdist.checkpoint.writer import claim
 
 KILLED = 9
@@ -509,3 +510,78 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     assert os.waitstatus_to_exitcode(status) == KILLED  # so it had the lock
     with fence.lock(tmp_path, patience=0.05):
         pass
+
+
+# --- what has not changed is not written again ---------------------------------------------------------------
+
+
+def chain(tmp_path: Path, states: list[dict[str, np.ndarray]], keep: int = 99) -> list[Path]:
+    """Save states one after the other, each knowing the one before; returns the checkpoints."""
+    owner, previous, paths = claim(tmp_path), None, []
+    for step, state in enumerate(states, 1):
+        order = Order(
+            owner, writer.begin(owner, step), step, FACTS, shapes_of(state), writers_of(state, range(1), 1), keep
+        )
+        rank = Saving(order, 0, previous)
+        rank.start(own_rows(state, order.share(0)))
+        paths.append(rank.outcome()[0])
+        assert rank.part
+        previous = Previous(paths[-1], rank.part.pieces)
+    return paths
+
+
+def frozen_but(step: int) -> dict[str, np.ndarray]:
+    """A state of which few rows change from step to step."""
+    state = arrays(1)
+    state["parameters"][100 * step : 100 * step + 30] = step
+    state["scalar"] = np.array(step)
+    return state
+
+
+def test_unchanged_pieces_are_links_and_all_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "PIECE", 200)
+    states = [frozen_but(step) for step in range(1, 6)]
+    paths = chain(tmp_path, states)
+    for path, state in zip(paths, states, strict=True):
+        assert same(read(look(path)), state)
+        with h5py.File(path / STATE) as file:
+            assert same({name: file[name][()] for name in state}, state)
+    kept = paths[-1] / "step-00000001.state.h5"
+    assert kept.stat().st_nlink == 5
+    assert (paths[-1] / shard_name(0, 1)).stat().st_size < kept.stat().st_size / 2
+
+
+def test_what_a_link_holds_outlives_the_checkpoint_it_was_written_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "PIECE", 200)
+    paths = chain(tmp_path, [frozen_but(step) for step in range(1, 6)], keep=1)
+    assert committed(tmp_path) == paths[-1:]
+    assert same(read(look(paths[-1])), frozen_but(5))
+
+
+def test_where_most_has_changed_all_is_written(tmp_path: Path) -> None:
+    paths = chain(tmp_path, [arrays(1), arrays(2)])
+    assert sorted(path.name for path in paths[-1].iterdir()) == [MANIFEST, STATE]
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EMLINK, errno.EXDEV])
+def test_without_hard_links_all_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuse)
+    paths = chain(tmp_path, [frozen_but(1), frozen_but(1)])
+    assert sorted(path.name for path in paths[-1].iterdir()) == [MANIFEST, STATE]
+    assert same(read(look(paths[-1])), frozen_but(1))
+
+
+def test_a_checkpoint_that_is_gone_cannot_be_linked_to(tmp_path: Path) -> None:
+    owner = claim(tmp_path)
+    first = save(owner, 1)
+    pieces = {name: entry.pieces for name, entry in look(first).manifest.arrays.items()}
+    shutil.rmtree(first)
+    order = Order(owner, writer.begin(owner, 2), 2, FACTS, shapes_of(arrays(1)), writers_of(arrays(1), range(1), 1), 3)
+    rank = Saving(order, 0, Previous(first, pieces))
+    rank.start(arrays(1))
+    assert same(read(look(rank.outcome()[0])), arrays(1))

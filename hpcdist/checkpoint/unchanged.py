@@ -1,0 +1,83 @@
+"""Pieces that have not changed since the last checkpoint are not written again, where that pays.
+
+The file that holds them gets a second name, by a hard link in the new checkpoint. So a checkpoint still has all its
+files in its own directory, and an older one can be removed at any time; but damage to such a file is damage to all
+checkpoints that share it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hpcdist.checkpoint.layout import Piece
+
+PAYS = 0.5  # share of a writer's bytes that must be unchanged: what has changed in a file is kept along with the rest
+
+Pieces = Mapping[str, tuple[Piece, ...]]
+Kept = dict[tuple[str, int], Piece]  # array, first row -> where these rows lie already
+
+
+@dataclass(frozen=True)
+class Previous:
+    """The last checkpoint, and which pieces in it were this writer's."""
+
+    path: Path
+    pieces: Pieces
+
+
+def keep_unchanged(folder: Path, pieces: Pieces, row_nbytes: Mapping[str, int], previous: Previous) -> Kept:
+    """Link the files with unchanged pieces into a new checkpoint.
+
+    Args:
+        folder: The new checkpoint.
+        pieces: This writer's, as they would be written.
+        row_nbytes: Bytes of a row of each array.
+        previous: Where they may lie already.
+
+    Returns:
+        Nothing if too few are unchanged, or if the file system has no hard links.
+    """
+    same = {(name, piece.start): old for name, piece, old in _same(pieces, previous)}
+    total = sum(_nbytes(piece, row_nbytes[name]) for name in pieces for piece in pieces[name])
+    if not same or sum(_nbytes(old, row_nbytes[name]) for (name, _), old in same.items()) < PAYS * total:
+        return {}
+    names = {old.file: _kept_name(previous.path, old.file) for old in same.values()}
+    if not _link(previous.path, folder, names):
+        return {}
+    return {place: replace(old, file=names[old.file]) for place, old in same.items()}
+
+
+def _same(pieces: Pieces, previous: Previous) -> Iterator[tuple[str, Piece, Piece]]:
+    """Pieces that hold the rows of one that was written before, and have its digest."""
+    for name, new in pieces.items():
+        before = {(old.start, old.stop, old.digest): old for old in previous.pieces.get(name, ())}
+        for piece in new:
+            old = before.get((piece.start, piece.stop, piece.digest))
+            if old and piece.start < piece.stop:
+                yield name, piece, old
+
+
+def _nbytes(piece: Piece, row_nbytes: int) -> int:
+    return (piece.stop - piece.start) * row_nbytes
+
+
+def _link(source: Path, folder: Path, names: Mapping[str, str]) -> bool:
+    """Give all files their second names, or none."""
+    try:
+        for file, name in names.items():
+            os.link(source / file, folder / name)
+    except OSError:  # the new checkpoint can do without
+        for name in names.values():
+            with suppress(OSError):
+                (folder / name).unlink()
+        return False
+    return True
+
+
+def _kept_name(path: Path, file: str) -> str:
+    """The name of a file that is kept; once it has one, it stays the same."""
+    return file if file.startswith("step-") else f"{path.name}.{file}"
