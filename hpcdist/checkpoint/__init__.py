@@ -16,14 +16,20 @@ Nothing in a checkpoint depends on the number of ranks.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from hpcdist.checkpoint.fence import Fence, FencedOut
-from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint, committed, look, newest, read
-
 if TYPE_CHECKING:
+    from hpcdist.checkpoint.fence import Fence, FencedOut
+    from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint, committed, look, newest, read
     from hpcdist.checkpoint.restoring import restore
     from hpcdist.checkpoint.store import Store, Timing
 
-_NEED_MPI = {"Store": "store", "Timing": "store", "restore": "restoring"}
+# Imported when first asked for: some need MPI, and whoever uses it must load it before HDF5, which reading loads.
+_WHERE = {
+    "fence": ("Fence", "FencedOut"),
+    "reader": ("Checkpoint", "DamagedCheckpoint", "committed", "look", "newest", "read"),
+    "restoring": ("restore",),
+    "store": ("Store", "Timing"),
+}
+_HOME = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
     "Checkpoint",
@@ -41,6 +47,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _NEED_MPI:
-        return getattr(importlib.import_module(f"hpcdist.checkpoint.{_NEED_MPI[name]}"), name)
+    if name in _HOME:
+        return getattr(importlib.import_module(f"hpcdist.checkpoint.{_HOME[name]}"), name)
     raise AttributeError(f"module 'hpcdist.checkpoint' has no attribute {name!r}")

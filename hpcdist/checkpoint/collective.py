@@ -192,9 +192,9 @@ def _make_durable(path: Path, nbytes: int) -> None:
 def _read_back(
     path: Path, placed: Layout, name: str, values: NDArray, first: int, end: int
 ) -> tuple[layout.Piece, ...]:
-    """The pieces of this rank's rows, after all ranks have written, seen to be in the file."""
+    """The pieces of this rank's rows, seen to be in the file, as Open MPI's own file layer loses errors of a write."""
     own = np.ascontiguousarray(values[first:end]) if values.ndim else values
-    pieces = tuple(part._pieces(path.name, own, first, end))
+    pieces = tuple(part.pieces_of(path.name, own, first, end))
     if name in placed.offsets:
-        part._read_back(path, placed.offsets[name] + first * row_nbytes(values), name, pieces, own)
+        part.read_back(path, placed.offsets[name] + first * row_nbytes(values), name, pieces, own)
     return tuple(replace(piece, at=piece.start) for piece in pieces)

@@ -57,7 +57,7 @@ def write_part(
     Raises:
         OSError: it cannot be written, or does not read back.
     """
-    pieces = {name: tuple(_pieces(file, values, *share[name])) for name, values in arrays.items()}
+    pieces = {name: tuple(pieces_of(file, values, *share[name])) for name, values in arrays.items()}
     sizes = {name: row_nbytes(values) for name, values in arrays.items()}
     kept = keep_unchanged(folder, pieces, sizes, previous) if previous else {}
     if not kept:
@@ -65,7 +65,7 @@ def write_part(
     return _write_changed(folder, file, arrays, share, pieces, kept, compression)
 
 
-def _pieces(file: str, values: NDArray, first: int, end: int) -> Iterator[Piece]:
+def pieces_of(file: str, values: NDArray, first: int, end: int) -> Iterator[Piece]:
     """Cut rows first .. end - 1, which are all of `values`, into pieces; no rows are one empty piece."""
     most = max(1, layout.PIECE // max(1, row_nbytes(values)))
     for start in range(first, end, most) or [first]:
@@ -81,7 +81,7 @@ def _write(folder: Path, file: str, arrays: Mapping[str, NDArray], pieces: Piece
     placed = hdf5.lay_out(arrays, compression)
     hdf5.write(folder / file, placed, arrays)
     for name, offset in placed.offsets.items():
-        _read_back(folder / file, offset, name, pieces[name], arrays[name])
+        read_back(folder / file, offset, name, pieces[name], arrays[name])
     return Part({file: placed.nbytes}, pieces)
 
 
@@ -126,7 +126,7 @@ def _one_after_the_other(file: str, pieces: Sequence[Piece]) -> Iterator[Piece]:
         at += piece.stop - piece.start
 
 
-def _read_back(path: Path, offset: int, name: str, pieces: Sequence[Piece], values: NDArray) -> None:
+def read_back(path: Path, offset: int, name: str, pieces: Sequence[Piece], values: NDArray) -> None:
     """See that the file holds what was written; by other means than HDF5's, for the sake of other threads."""
     buffer = memoryview(bytearray(min(READ_BACK, values.nbytes)))
     descriptor = os.open(path, os.O_RDONLY)

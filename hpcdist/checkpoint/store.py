@@ -15,7 +15,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from hpcdist.checkpoint.collective import unavailable, write_collective
+from hpcdist.checkpoint.collective import shares_of, unavailable, write_collective
 from hpcdist.checkpoint.fence import Fence
 from hpcdist.checkpoint.layout import COMPRESSIONS, LAYOUTS, STATE
 from hpcdist.checkpoint.part import Shapes, shapes_of
@@ -156,7 +156,7 @@ class Store:
 
     def _writers(self, arrays: Mapping[str, NDArray]) -> list[Writer]:
         if self.layout == "collective":
-            return writers_of(arrays, range(self.comm.size), self.comm.size)
+            return [Writer(rank, STATE, share) for rank, share in enumerate(shares_of(arrays, self.comm.size))]
         return writers_of(arrays, self._ranks, self.writers)
 
     def _start_writing(self, order: Order, arrays: Mapping[str, NDArray]) -> None:
@@ -222,6 +222,8 @@ def _check_arguments(keep: int, layout: str, writers: int, size: int, compressio
         raise ValueError(f"{writers} of {size} ranks cannot write; give 0 to have it chosen, or 1 to {size}")
     if compression not in COMPRESSIONS:
         raise ValueError(f"there is no compression {compression!r}; choose from {', '.join(COMPRESSIONS)}")
+    if layout == "collective" and compression != "none":
+        raise ValueError(f"the collective layout cannot compress: {compression!r} asks for what is not done")
     if layout == "collective" and (why := unavailable()):
         raise ValueError(f"the collective layout cannot be used: {why}")
 

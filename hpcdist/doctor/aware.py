@@ -13,9 +13,9 @@ from mpi4py import MPI
 from hpcdist.doctor import cuda, probe, tool
 from hpcdist.doctor.finding import FAIL, OK, SKIP, WARN, Finding
 from hpcdist.doctor.job import Job
-from hpcdist.doctor.launch import libraries
 from hpcdist.doctor.probe import Verdict
 from hpcdist.durable import write_text
+from hpcdist.transport.loaded import libraries
 
 NAME = "CUDA-aware MPI"
 

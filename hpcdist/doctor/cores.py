@@ -14,7 +14,7 @@ from hpcdist import launch as launchers
 from hpcdist.doctor import tool
 from hpcdist.doctor.finding import FAIL, OK, WARN, Finding, listing, plural
 from hpcdist.doctor.job import Job
-from hpcdist.doctor.launch import libraries
+from hpcdist.transport.loaded import libraries
 from hpcdist.transport.mpi import naming
 
 CGROUPS = Path("/sys/fs/cgroup")

@@ -8,7 +8,7 @@ from typing import Any
 
 from hpcdist.doctor.finding import FAIL, OK, WARN, Finding, listing
 from hpcdist.doctor.job import Job
-from hpcdist.doctor.launch import libraries
+from hpcdist.transport.loaded import libraries
 from hpcdist.transport.mpi import naming
 
 LOCKING = "HDF5_USE_FILE_LOCKING"
@@ -55,7 +55,7 @@ def judge_version(answers: Sequence[dict[str, Any]]) -> Finding:
             "start all ranks from one environment",
         )
     text, parallel = versions[0]
-    kind = "parallel: driver='mpio' works" if parallel else "serial: each file has one writer, as hpcdist's have"
+    kind = "parallel: --checkpoint-layout collective works" if parallel else "serial: each file has one writer"
     return Finding(OK, "HDF5", f"{text}, {kind}")
 
 

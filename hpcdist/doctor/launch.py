@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 
 import click
 import numpy as np
@@ -19,10 +17,8 @@ from hpcdist.doctor.finding import FAIL, OK, SKIP, Finding, listing, plural
 from hpcdist.doctor.job import Job
 from hpcdist.doctor.start import SRUN, started
 from hpcdist.sweep.machine import library_name
+from hpcdist.transport.loaded import libraries
 from hpcdist.transport.mpi import naming
-
-# The library itself, by its makers' names; not its Fortran or C++ parts.
-LIBMPI = re.compile(r"/lib(mpi|mpich|mpi_abi|mpi_cray|mpi_gnu_\d+|mpi_intel_\d+)\.so[.\d]*$")
 
 
 def check(job: Job) -> list[Finding]:
@@ -34,12 +30,6 @@ def check(job: Job) -> list[Finding]:
 
 def _look() -> tuple[tuple[str, int] | None, list[str], dict[str, str]]:
     return started(os.environ), libraries(), software()
-
-
-def libraries() -> list[str]:
-    """The MPI libraries that this process has loaded: one, where all is well."""
-    paths = (line.split()[-1] for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines())
-    return sorted({path for path in paths if LIBMPI.search(path)})
 
 
 def software() -> dict[str, str]:

@@ -15,7 +15,7 @@ from hpcdist import launch
 from hpcdist.doctor import tool
 from hpcdist.doctor.finding import OK, WARN, Finding
 from hpcdist.doctor.job import Job
-from hpcdist.doctor.launch import libraries
+from hpcdist.transport.loaded import libraries
 
 
 def check(job: Job) -> list[Finding]:

@@ -37,6 +37,7 @@ from hpcdist.doctor.memory import Room
 from hpcdist.doctor.mounts import Mount
 from hpcdist.doctor.pingpong import Link
 from hpcdist.doctor.probe import Verdict
+from hpcdist.transport import loaded
 
 EXT4 = Mount("ext4", "/")
 
@@ -151,7 +152,7 @@ def test_two_mpi_libraries_in_one_process_are_a_failure():
     ],
 )
 def test_libraries_of_mpi_are_known_by_their_names(path, is_library):
-    assert bool(launch.LIBMPI.search(path)) is is_library
+    assert bool(loaded.LIBMPI.search(path)) is is_library
 
 
 def test_different_versions_name_the_ranks():
@@ -166,7 +167,7 @@ def test_different_versions_name_the_ranks():
 
 
 def test_the_library_in_use_answers_through_its_tool_interface():
-    path = launch.libraries()[0]
+    path = loaded.libraries()[0]
     yielding, polls = tool.number(path, "mpi_yield_when_idle"), tool.number(path, "MPIR_CVAR_POLLS_BEFORE_YIELD")
     assert (yielding is None) != (polls is None)  # Open MPI has one of them, MPICH the other
     assert tool.number(path, "there_is_no_such_variable") is None
@@ -340,7 +341,7 @@ def test_what_was_tried_counts_more_than_what_was_said():
 
 
 def test_who_claims_what_is_told():
-    said = aware.claims(launch.libraries()[0], {"MPICH_GPU_SUPPORT_ENABLED": "0"})
+    said = aware.claims(loaded.libraries()[0], {"MPICH_GPU_SUPPORT_ENABLED": "0"})
     assert said["MPICH_GPU_SUPPORT_ENABLED"] is False
     assert set(said) <= {"MPICH_GPU_SUPPORT_ENABLED", "MPIX_Query_cuda_support", "mpi_memory_alloc_kinds"}
 

@@ -1,0 +1,1 @@
+"""`hpcdist checkpoint`: look at checkpoints, check, compare, convert, export and remove them; one process, no MPI."""

@@ -1,0 +1,40 @@
+"""What a checkpoint's manifest says, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from hpcdist.checkpoint.layout import Entry, Manifest
+from hpcdist.checkpoint.tool.facts import flat
+from hpcdist.checkpoint.tool.listing import committed_at
+from hpcdist.checkpoint.tool.rows import entry_nbytes
+from hpcdist.sizes import format_bytes
+
+
+def text(path: Path, manifest: Manifest) -> Iterator[str]:
+    """The manifest of the checkpoint `path`, in lines."""
+    yield f"step {manifest.step}, committed {committed_at(path)} by the run with the token {manifest.token}"
+    facts = flat(manifest.facts)
+    yield from _section("facts", [(name, value) for name, value in facts.items()])
+    yield from _section("files", [(name, format_bytes(nbytes)) for name, nbytes in manifest.files.items()])
+    heads = ("array", "shape", "dtype", "size", "pieces", "in")
+    yield from _section("arrays", [heads, *(_array(name, entry) for name, entry in manifest.arrays.items())])
+
+
+def _array(name: str, entry: Entry) -> tuple[str, ...]:
+    kind = np.dtype(entry.dtype)
+    files = sorted({piece.file for piece in entry.pieces})
+    where = files[0] if len(files) == 1 else f"{files[0]} .. {files[-1]}"
+    size = format_bytes(entry_nbytes(entry))
+    return (name, str(list(entry.shape)), f"{kind.name} {entry.dtype}", size, str(len(entry.pieces)), where)
+
+
+def _section(title: str, rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Rows in columns under a title."""
+    yield title
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
