@@ -20,8 +20,9 @@ from hpcdist.optim.policy import POLICIES
 from hpcdist.sizes import parse_bytes
 
 AUTO = "auto"
+SHARED_MEMORY = "/dev/shm"
 BACKGROUND, WAIT = "background", "wait"
-PLACES = ("out", "checkpoint_dir", "resume")  # where things lie, which may change from one start to the next
+PLACES = ("out", "checkpoint_dir", "partner_dir", "resume")  # which may change from one start to the next
 
 
 class ConfigError(ValueError):
@@ -64,6 +65,8 @@ class Config:
     checkpoint_writers: int = setting(0, "Ranks that write shards; 0 for up to 4 on a node.")
     checkpoint_mode: str = setting(BACKGROUND, f"Whether training goes on meanwhile: {BACKGROUND}, or {WAIT}.")
     checkpoint_compression: str = setting("none", f"Of the arrays in a checkpoint: {', '.join(COMPRESSIONS)}.")
+    partner_every: int = setting(0, "Steps between copies of the state in the memory of two nodes; 0 for none.")
+    partner_dir: str = setting(SHARED_MEMORY, "Where they lie, in memory that each node has of its own.")
     keep: int = setting(3, "Checkpoints to keep.")
     resume: str = setting("never", "auto: from the newest good checkpoint if any; never; or a PATH of one.")
 
@@ -120,6 +123,8 @@ def _wrong(config: Config) -> list[tuple[str, str]]:
         "checkpoint_writers": (lambda value: value >= 0, "at least 0"),
         "checkpoint_mode": ((BACKGROUND, WAIT).__contains__, f"{BACKGROUND} or {WAIT}"),
         "checkpoint_compression": (COMPRESSIONS.__contains__, f"one of {', '.join(COMPRESSIONS)}"),
+        "partner_every": (lambda value: value >= 0, "at least 0"),
+        "partner_dir": (bool, "a path"),
         "keep": (lambda value: value >= 1, "at least 1, as the newest checkpoint is never removed"),
         "resume": (bool, "auto, never or a path"),
     }

@@ -9,12 +9,11 @@ from mpi4py import MPI
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from hpcdist.checkpoint import Store
 from hpcdist.checkpoint.writer import claim
 from hpcdist.train.config import Config
 from hpcdist.train.results import Results
 from hpcdist.train.saver import Saver
-from hpcdist.train.setup import open_results, rehearse, started
+from hpcdist.train.setup import Run, open_results, rehearse, started
 from hpcdist.train.signals import StopRequest
 from hpcdist.train.trainer import Trainer
 from hpcdist.transport.together import on_all, on_root
@@ -52,22 +51,22 @@ def train(
     console = console if console and comm.rank == 0 else Console(quiet=True)
     rehearse(comm, settings)
     fence = on_root(comm, lambda: claim(Config(**settings).checkpoints))
-    with started(comm, settings, fence, console, explain) as (trainer, store):
-        results = on_all(comm, lambda: open_results(store, trainer, console))
+    with started(comm, settings, fence, console, explain) as run:
+        results = on_all(comm, lambda: open_results(run.store, run.trainer, console))
         try:
-            with threadpool_limits(trainer.execution.threads, "blas"):
-                return run(trainer, store, results, stop or StopRequest())
+            with threadpool_limits(run.trainer.execution.threads, "blas"):
+                return steps(run, results, stop or StopRequest())
         finally:
             if results:
                 results.close()
 
 
-def run(trainer: Trainer, store: Store, results: Results | None, stop: StopRequest) -> Outcome:
+def steps(run: Run, results: Results | None, stop: StopRequest) -> Outcome:
     """Step until all is done or a rank was asked to stop. Collective.
 
     A checkpoint is written every so many steps, at the end if they are written at all, and before stopping.
     """
-    saver = Saver(trainer, store, results)
+    trainer, saver = run.trainer, Saver(run, results)
     steps_per_epoch, tested = trainer.sampler.steps_per_epoch, None
     while trainer.done < trainer.total:
         # A log or checkpoint that cannot be written is one rank's trouble: it asks all to save, where they hear of it.
@@ -82,11 +81,14 @@ def run(trainer: Trainer, store: Store, results: Results | None, stop: StopReque
         stopping = stopping and not finished
         if stopping or saver.due(finished):
             saver.save()
+        saver.copy(stopping)
         if stopping:
-            store.wait()
+            run.store.wait()
             return stop_early(trainer, results, Outcome(False, trainer.done))
 
-    store.wait()
+    run.store.wait()
+    if run.copies:
+        run.copies.forget()
     outcome = Outcome(True, trainer.done, *(tested or trainer.evaluate()))
     finish(trainer, results, outcome)
     return outcome

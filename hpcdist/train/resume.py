@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from hpcdist.checkpoint import Checkpoint, Fence, committed, look, newest
+from hpcdist.checkpoint.partner import Recovery
 from hpcdist.checkpoint.writer import set_aside
 from hpcdist.train.config import Config
 from hpcdist.train.trainer import Execution, Trainer
+
+Saved = Checkpoint | Recovery  # a state on the file system, or in the memory of the nodes
 
 # With another value, the steps done and the steps to come would not be of the same run.
 SAME = ("model", "batch", "seed")
@@ -30,7 +33,7 @@ class Start:
     """
 
     config: Config
-    checkpoint: Checkpoint | None
+    checkpoint: Saved | None
     notes: list[str]
 
 
@@ -54,8 +57,15 @@ def begin(settings: dict[str, Any], fence: Fence | None = None) -> Start:
         for error in damaged:
             set_aside(fence, error.path)
     notes = [f"{error}; set aside" for error in damaged]
-    if checkpoint is None:
-        return Start(config, None, notes)
+    return go_on(settings, checkpoint, notes) if checkpoint else Start(config, None, notes)
+
+
+def go_on(settings: dict[str, Any], checkpoint: Saved, notes: list[str]) -> Start:
+    """Start from a checkpoint, with its settings where others are not given.
+
+    Raises:
+        ResumeError: it is of another run.
+    """
     effective = Config(**{**checkpoint.facts["configuration"], **settings})
     return Start(effective, checkpoint, notes + changes(checkpoint, effective))
 
@@ -90,7 +100,7 @@ def refuse_to_mix(config: Config, asked: Checkpoint | None) -> None:
         )
 
 
-def changes(checkpoint: Checkpoint, config: Config) -> list[str]:
+def changes(checkpoint: Saved, config: Config) -> list[str]:
     """Settings that differ from the checkpoint's, for the user.
 
     Raises:
@@ -107,7 +117,7 @@ def changes(checkpoint: Checkpoint, config: Config) -> list[str]:
     return [f"changed since the checkpoint: {', '.join(changed.values())}"] if changed else []
 
 
-def execution(config: Config, ranks: int, threads: int, checkpoint: Checkpoint | None) -> Execution:
+def execution(config: Config, ranks: int, threads: int, checkpoint: Saved | None) -> Execution:
     """How to add up gradients: as before the checkpoint, if ranks and wishes are the same."""
     fresh = Execution(ranks, config.algorithm, config.segment_nbytes, None, config.threads or threads)
     if checkpoint is None:
@@ -118,13 +128,13 @@ def execution(config: Config, ranks: int, threads: int, checkpoint: Checkpoint |
     return stored if stored.ranks == ranks and all(before[name] == now[name] for name in wishes) else fresh
 
 
-def stored_execution(checkpoint: Checkpoint) -> Execution:
+def stored_execution(checkpoint: Saved) -> Execution:
     """How the gradients were added up before `checkpoint`."""
     stored = checkpoint.facts["execution"]
     return Execution(**{**stored, "topology": tuple(stored["topology"])})
 
 
-def check(trainer: Trainer, checkpoint: Checkpoint) -> None:
+def check(trainer: Trainer, checkpoint: Saved) -> None:
     """See that `checkpoint` fits the trainer's model, data and random numbers.
 
     Raises:
@@ -153,7 +163,7 @@ def check(trainer: Trainer, checkpoint: Checkpoint) -> None:
         )
 
 
-def placement_notes(checkpoint: Checkpoint, used: Execution, found: tuple[int, ...]) -> list[str]:
+def placement_notes(checkpoint: Saved, used: Execution, found: tuple[int, ...]) -> list[str]:
     """What differs in the machine, and what that means for the bits.
 
     Args:

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import time
 
-from hpcdist.checkpoint import Store
 from hpcdist.checkpoint.frequency import Frequency
 from hpcdist.train.results import Results
-from hpcdist.train.trainer import Trainer
+from hpcdist.train.setup import Run
 from hpcdist.transport.together import on_all
 
 HOUR = 3600.0  # seconds
 
 
 class Saver:
-    """Saves a trainer's state; its methods but `failed` and `due` are collective.
+    """Saves a run's state; its methods but `failed` and `due` are collective.
 
     Args:
-        trainer: Whose state.
-        store: Where to.
+        run: Trainer, and where to save its state.
         results: The run's results, on rank 0.
     """
 
-    def __init__(self, trainer: Trainer, store: Store, results: Results | None) -> None:
-        config = trainer.config
-        self._trainer, self._store, self._results = trainer, store, results
+    def __init__(self, run: Run, results: Results | None) -> None:
+        trainer, config = run.trainer, run.trainer.config
+        self._trainer, self._store, self._copies, self._results = trainer, run.store, run.copies, results
+        self._copied = trainer.done
         self._frequency = Frequency(config.checkpoint_every, config.checkpoint_budget, config.checkpoint_mtbf * HOUR)
         self._frequency.begin(trainer.done)
         self._since = (trainer.done, time.perf_counter())  # the last save, or the beginning
@@ -44,12 +43,26 @@ class Saver:
         Raises:
             AgreedError: on all ranks, whatever went wrong on any, now or with the checkpoint before.
         """
-        trainer, results = self._trainer, self._results
-        trainer.check_parameters()  # from a diverged state there would be no going on
-        on_all(trainer.comm, lambda: results.sync() if results else None)
+        self._prepare()
+        trainer = self._trainer
         began = time.perf_counter()
         self._store.save(trainer.done, trainer.arrays(), trainer.facts())
         self._note(began)
+
+    def copy(self, stopping: bool) -> None:
+        """Copy the state to the memory of the nodes, if that is wanted and due, or if it is the last before a stop."""
+        trainer = self._trainer
+        due = trainer.config.partner_every and trainer.done >= self._copied + trainer.config.partner_every
+        if self._copies and (due or (stopping and trainer.done > self._copied)):
+            self._prepare()
+            self._copies.save(trainer.done, trainer.arrays(), trainer.facts())
+            self._copied = trainer.done
+
+    def _prepare(self) -> None:
+        """See that the state is worth saving, and that the log is not the older of the two."""
+        results = self._results
+        self._trainer.check_parameters()  # from a diverged state there would be no going on
+        on_all(self._trainer.comm, lambda: results.sync() if results else None)
 
     def _note(self, began: float) -> None:
         """Let the frequency know what was measured, by rank 0, as all must choose the same."""

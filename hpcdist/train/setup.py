@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from mpi4py import MPI
 from rich.console import Console
 
 from hpcdist.checkpoint import DamagedCheckpoint, Fence, Store
+from hpcdist.checkpoint.partner import PartnerCopies, Recovery
 from hpcdist.data import digits
 from hpcdist.data.dataset import Dataset
+from hpcdist.errors import AgreedError
 from hpcdist.models import MODELS
 from hpcdist.train import resume
-from hpcdist.train.config import BACKGROUND, Config
+from hpcdist.train.config import AUTO, BACKGROUND, Config
+from hpcdist.train.copies import newest_start, open_copies
 from hpcdist.train.results import Results
 from hpcdist.train.threads import share
 from hpcdist.train.trainer import Trainer
@@ -29,11 +33,27 @@ def open_data(comm: MPI.Intracomm, config: Config) -> Dataset:
     return on_all(comm, lambda: Dataset(path))
 
 
+@dataclass(frozen=True)
+class Run:
+    """What works together in a run."""
+
+    trainer: Trainer
+    store: Store
+    copies: PartnerCopies | None
+
+    def close(self) -> None:
+        """Give back what is MPI's. Collective."""
+        self.trainer.close()
+        self.store.close()
+        if self.copies:
+            self.copies.close()
+
+
 @contextmanager
 def started(
     comm: MPI.Intracomm, settings: dict[str, Any], fence: Fence, console: Console, explain: bool
-) -> Iterator[tuple[Trainer, Store]]:
-    """A run in the state of its newest checkpoint, if there is one: trainer and store. Collective.
+) -> Iterator[Run]:
+    """A run in its newest state, if it has one. Collective.
 
     Whether a checkpoint is whole shows only when it is read. One that is not is set aside, and all begins again from
     the one before.
@@ -41,30 +61,45 @@ def started(
     notes: list[str] = []
     while True:
         start = on_root(comm, lambda: resume.begin(settings, fence))
-        store = open_store(comm, start.config, fence)
+        copies = open_copies(comm, start.config, fence)
+        start = newest_start(comm, settings, start, copies)
         with open_data(comm, start.config) as data:
-            trainer = prepare(comm, start, data)
-            try:
-                if start.checkpoint:
-                    trainer.restore(start.checkpoint)
-            except DamagedCheckpoint as error:
-                notes += [f"{error}; set aside"]
-                give_up(comm, start, error)
-                store.put_aside(error)
-            else:
-                describe(trainer, start, console, notes, explain)
-                yield trainer, store
-                # Not in a finally: closing is collective, and an exception may be this rank's alone.
-                trainer.close()
-                store.close()
-                return
-            trainer.close()
-            store.close()
+            run = Run(prepare(comm, start, data), open_store(comm, start.config, fence), copies)
+            damage = restore(run, start)
+            if damage is None:
+                describe(run.trainer, start, console, notes, explain)
+                yield run
+            run.close()  # not in a finally: closing is collective, and an exception may be this rank's alone
+        if damage is None:
+            return
+        notes.append(damage)
 
 
-def give_up(comm: MPI.Intracomm, start: resume.Start, error: DamagedCheckpoint) -> None:
-    """Raise on all ranks if the damaged checkpoint was asked for by its path: there is none before it then."""
-    agree(comm, start.config.resume == "auto", str(error))
+def restore(run: Run, start: resume.Start) -> str | None:
+    """Bring a run into the state that it starts from; says what is wrong with that, if anything is. Collective."""
+    if isinstance(start.checkpoint, Recovery):
+        return restore_from_copies(run, start.checkpoint)
+    if start.checkpoint:
+        try:
+            run.store.restore(start.checkpoint, run.trainer.arrays_at(start.checkpoint.step))
+        except DamagedCheckpoint as error:
+            # If it was asked for by its path, there is none before it.
+            agree(run.trainer.comm, start.config.resume == AUTO, str(error))
+            run.store.put_aside(error)
+            return f"{error}; set aside"
+    return None
+
+
+def restore_from_copies(run: Run, recovery: Recovery) -> str | None:
+    """The same, from the memory of the nodes."""
+    assert run.copies
+    trainer = run.trainer
+    try:
+        run.copies.restore(recovery, trainer.arrays_at(recovery.step))
+    except AgreedError as error:
+        return f"partner copies: {error}"
+    run.copies.save(trainer.done, trainer.arrays(), trainer.facts())  # where a node was lost, some shares are single
+    return None
 
 
 def open_store(comm: MPI.Intracomm, config: Config, fence: Fence) -> Store:

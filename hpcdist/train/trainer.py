@@ -16,7 +16,6 @@ import numpy as np
 from mpi4py import MPI
 
 import hpcdist
-from hpcdist.checkpoint import Checkpoint, restore
 from hpcdist.data.dataset import Dataset
 from hpcdist.data.sampler import Sampler, part
 from hpcdist.errors import AgreedError
@@ -163,14 +162,10 @@ class Trainer:
             "execution": asdict(self.execution),
         }
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from `checkpoint`, which must have been checked to fit; see `resume.check`. Collective.
-
-        Raises:
-            DamagedCheckpoint: on all ranks, if it does not hold what was written; the trainer is then unusable.
-        """
-        restore(self.comm, checkpoint, self.arrays())
-        self.done = checkpoint.step
+    def arrays_at(self, step: int) -> dict[str, np.ndarray]:
+        """The arrays, to be filled with the state after `step` steps, from which the run then goes on."""
+        self.done = step
+        return self.arrays()
 
     def close(self) -> None:
         """Close the plans. Collective."""

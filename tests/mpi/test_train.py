@@ -159,9 +159,9 @@ def test_stop_asked_of_one_rank_stops_all_with_a_checkpoint(shared: Path) -> Non
     out = shared / "stopped"
     settings = {**SHORT, "out": str(out)}
     fence = on_root(COMM, lambda: claim(Config(**settings).checkpoints))
-    with setup.started(COMM, settings, fence, Console(quiet=True), explain=False) as (trainer, store):
-        results = setup.open_results(store, trainer, Console(quiet=True))
-        outcome = loop.run(trainer, store, results, Asked())  # type: ignore[arg-type]
+    with setup.started(COMM, settings, fence, Console(quiet=True), explain=False) as run:
+        results = setup.open_results(run.store, run.trainer, Console(quiet=True))
+        outcome = loop.steps(run, results, Asked())  # type: ignore[arg-type]
     if results:
         results.close()
     assert (outcome.completed, outcome.steps) == (False, 1)  # even if asked at once, it gets one step further
@@ -300,6 +300,65 @@ def test_checkpoints_as_often_as_the_budget_allows(shared: Path) -> None:
     train(shared, epochs=12, checkpoint_budget=1e-9, keep=99)
     steps = [look(path).step for path in committed(shared / "checkpoints")]
     assert steps == [50, 180]  # one to measure, no other within such a budget but the last
+
+
+@pytest.fixture
+def memory(shared: Path) -> Path:
+    """A folder that stands for the memory of the nodes."""
+    path = shared / "memory"
+    if COMM.rank == 0:
+        path.mkdir()
+    COMM.Barrier()
+    return path
+
+
+def die_after(steps: int, out: Path, **settings: Any) -> None:
+    """Train, and end by an error on all ranks."""
+    step = Trainer.step
+
+    def fail(trainer: Trainer, stop: bool) -> tuple[Row, bool]:
+        if trainer.done == steps:
+            raise AgreedError("as good as killed")
+        return step(trainer, stop)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "step", fail)
+        with pytest.raises(AgreedError, match="as good as killed"):
+            train(out, **settings)
+    COMM.Barrier()
+
+
+def test_a_newer_state_in_the_memory_of_the_nodes_is_taken(shared: Path, memory: Path) -> None:
+    whole = train(shared / "whole")
+    out = shared / "out"
+    settings = {"checkpoint_every": 10, "partner_every": 3, "partner_dir": str(memory), "checkpoint_mode": "wait"}
+    die_after(17, out, **settings)
+    assert [look(path).step for path in committed(out / "checkpoints")] == [10]
+    COMM.Barrier()
+
+    assert train(out, resume="auto", **settings) == whole
+    assert json.loads((out / "summary.json").read_text())["resumed_from"] == 15
+    COMM.Barrier()
+    assert not list(memory.rglob("manifest.json"))  # all is forgotten when the run is complete
+
+
+def test_an_older_state_in_memory_is_not_taken(shared: Path, memory: Path) -> None:
+    whole = train(shared / "whole")
+    settings = {"checkpoint_every": 10, "partner_every": 7, "partner_dir": str(memory), "checkpoint_mode": "wait"}
+    die_after(12, shared / "out", **settings)
+    assert train(shared / "out", resume="auto", **settings) == whole
+    assert json.loads((shared / "out" / "summary.json").read_text())["resumed_from"] == 10
+
+
+def test_what_is_begun_anew_does_not_find_the_copies_of_what_was_given_up(shared: Path, memory: Path) -> None:
+    settings = {"partner_every": 3, "partner_dir": str(memory)}
+    die_after(17, shared / "out", **settings)
+    assert len(list(memory.rglob("manifest.json"))) == 1
+    COMM.Barrier()
+    die_after(4, shared / "out", seed=6, **settings)
+    assert len(list(memory.rglob("manifest.json"))) == 1
+    COMM.Barrier()
+    assert train(shared / "out", resume="auto", seed=6, **settings) == train(shared / "whole", seed=6)
 
 
 @pytest.mark.parametrize("layout", ["shards", "single"])

@@ -1,0 +1,180 @@
+"""Samples of all ways at one size, round by round."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from mpi4py import MPI
+
+from hpcdist.checkpoint.benchmark import cache, raw
+from hpcdist.checkpoint.benchmark.meeting import slowest
+from hpcdist.checkpoint.benchmark.peer import Torch
+from hpcdist.checkpoint.benchmark.record import Load, Save, Spread, paired
+from hpcdist.checkpoint.benchmark.state import State
+from hpcdist.checkpoint.benchmark.ways import RAW, SHARDS, TORCH, Times, Way, writers
+from hpcdist.checkpoint.reader import committed, look
+from hpcdist.checkpoint.restoring import restore
+from hpcdist.transport.together import on_root
+
+LEAST = 3  # rounds, however long they take
+RESTORED = (SHARDS, TORCH, RAW)  # ways of which a save is kept, to be restored
+
+
+def rotated(names: list[str], number: int) -> list[str]:
+    """The order of a round: each way comes first in its turn."""
+    first = number % len(names)
+    return names[first:] + names[:first]
+
+
+def until(comm: MPI.Intracomm, most: int, seconds: float) -> Iterator[int]:
+    """Numbers of rounds, for about so many seconds by rank 0's clock; some always. Collective."""
+    end = time.monotonic() + seconds
+    for number in range(most):
+        yield number
+        if comm.bcast(number + 1 >= LEAST and time.monotonic() > end):
+            return
+
+
+class Saves:
+    """Samples of saving, in folders below `scratch`; a save of some ways is kept there. All methods are collective."""
+
+    def __init__(self, comm: MPI.Intracomm, state: State, ways: dict[str, Way], scratch: Path) -> None:
+        self.comm, self.state, self.ways, self.scratch = comm, state, ways, scratch
+        self.times: dict[str, list[Times]] = defaultdict(list)
+        self.sizes: dict[str, tuple[int, int]] = {}
+
+    def sample(self, most: int, seconds: float) -> None:
+        """Take the samples."""
+        for number in until(self.comm, most, seconds):
+            for name in rotated(list(self.ways), number):
+                self.times[name].append(self._once(name))
+
+    def _once(self, name: str) -> Times:
+        folder = self.scratch / name.replace(" ", "-")
+        on_root(self.comm, lambda: _empty(folder))
+        times = self.ways[name](folder)
+        times = Times(*slowest(self.comm, times.blocking, times.total))
+        self.sizes[name] = on_root(self.comm, lambda: raw.size(folder))
+        if name not in RESTORED:
+            on_root(self.comm, lambda: shutil.rmtree(folder))
+        return times
+
+    def records(self) -> list[Save]:
+        """The results."""
+        count = writers(self.comm, self.state)
+        limit = [times.total for times in self.times[RAW]]
+        return [
+            Save(
+                ranks=self.comm.size,
+                nbytes=self.state.nbytes,
+                writers=count,
+                way=name,
+                rounds=len(times),
+                blocking=Spread.of([each.blocking for each in times]),
+                total=Spread.of([each.total for each in times]),
+                share=paired(limit, [each.total for each in times]),
+                files=self.sizes[name][0],
+                written=self.sizes[name][1],
+            )
+            for name, times in self.times.items()
+        ]
+
+
+def _empty(folder: Path) -> None:
+    """Make the folder anew, with nothing left for the disk to do."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    os.sync()
+
+
+class Loads:
+    """Samples of restoring what `Saves` has kept, on the first `count` ranks. All methods are collective on all ranks.
+
+    Attributes:
+        wrong: Ways that brought back something else than was saved.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, count: int, state: State, torch: Torch | None, scratch: Path) -> None:
+        self.comm, self.count, self.state, self.torch, self.scratch = comm, count, state, torch, scratch
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.cached: dict[str, list[float]] = defaultdict(list)
+        self.wrong: set[str] = set()
+        together = range(count) if comm.rank < count else range(count, comm.size)
+        self._readers = comm.Create_group(comm.group.Incl(together))
+
+    def sample(self, most: int, seconds: float) -> None:
+        """Take the samples."""
+        ways: dict[str, Callable[[Path], float]] = {SHARDS: self._ours, RAW: self._raw}
+        if self.torch:
+            ways[TORCH] = self._torch
+        for number in until(self.comm, most, seconds):
+            for name in rotated(list(ways), number):
+                self._once(name, ways[name])
+
+    def _once(self, name: str, way: Callable[[Path], float]) -> None:
+        folder = self.scratch / name.replace(" ", "-")
+        cache.drop(folder)  # on every node, and no harm if more than one rank does it
+        self.comm.Barrier()
+        self.cached[name].append(self.comm.allreduce(cache.cached(folder), MPI.MAX))
+        self.seconds[name] += slowest(self.comm, way(folder))
+
+    def _ours(self, folder: Path) -> float:
+        if self.comm.rank >= self.count:
+            return 0.0
+        checkpoint = look(committed(folder)[-1])
+        into = {name: np.ones_like(values, subok=False) for name, values in self.state.arrays.items()}
+        self._readers.Barrier()
+        began = time.perf_counter()
+        restore(self._readers, checkpoint, into)
+        seconds = time.perf_counter() - began
+        if not all(np.array_equal(into[name], values) for name, values in self.state.arrays.items()):
+            self.wrong.add(SHARDS)
+        return seconds
+
+    def _torch(self, folder: Path) -> float:
+        assert self.torch
+        answer = self.torch.ask({"do": "load", "path": str(folder), "ranks": self.count})
+        if not answer["equal"]:
+            self.wrong.add(TORCH)
+        return answer["seconds"]
+
+    def _raw(self, folder: Path) -> float:
+        if self.comm.rank >= self.count:
+            return 0.0
+        buffer = memoryview(bytearray(raw.BLOCK))
+        own = sorted(folder.iterdir())[self.comm.rank :: self.count]
+        self._readers.Barrier()
+        began = time.perf_counter()
+        for path in own:
+            raw.read(path, buffer)
+        return time.perf_counter() - began
+
+    def records(self) -> list[Load]:
+        """The results."""
+        return [
+            Load(
+                ranks=self.count,
+                savers=self.comm.size,
+                nbytes=self.state.nbytes,
+                way=name,
+                rounds=len(seconds),
+                seconds=Spread.of(seconds),
+                share=paired(self.seconds[RAW], seconds),
+                cached=max(self.cached[name]),
+            )
+            for name, seconds in self.seconds.items()
+        ]
+
+    def wrong_anywhere(self) -> list[str]:
+        """Ways that were wrong on any rank."""
+        return sorted(set().union(*self.comm.allgather(self.wrong)))
+
+    def close(self) -> None:
+        """Free the communicator."""
+        self._readers.Free()

@@ -1,0 +1,112 @@
+"""The ways to save a state: ours, the simple one, torch's, and plain files as the limit of all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+from mpi4py import MPI
+
+from hpcdist.checkpoint.benchmark import raw
+from hpcdist.checkpoint.benchmark.peer import Torch
+from hpcdist.checkpoint.benchmark.record import Save
+from hpcdist.checkpoint.benchmark.state import State
+from hpcdist.checkpoint.shares import PER_NODE, spread, writers_of
+from hpcdist.checkpoint.store import Store
+from hpcdist.durable import fsync
+from hpcdist.transport.mpi import topology
+
+BACKGROUND, SHARDS, SINGLE, COLLECTIVE = "background", "shards", "single", "collective"
+PLAIN, TORCH, TORCH_ASYNC, RAW = "plain h5py", "torch", "torch async", "raw files"
+MEANING = {
+    BACKGROUND: "hpcdist, shards, in the background: `Store.save`, then `Store.wait`",
+    SHARDS: "hpcdist, shards, in the foreground",
+    SINGLE: "hpcdist, one writer, in the foreground",
+    COLLECTIVE: "hpcdist, one file by all ranks through parallel HDF5",
+    PLAIN: "rank 0 writes one file with h5py, then fsync; no digests, no commit, not read back",
+    TORCH: "torch.distributed.checkpoint.save, gloo, FileSystemWriter, which calls fsync",
+    TORCH_ASYNC: "torch.distributed.checkpoint.async_save, until its future is done",
+    RAW: "plain files of equal size, one by each writer, os.write and fsync at the same time",
+}
+
+
+def present(saves: Iterable[Save]) -> list[str]:
+    """The ways that there are results of, in the order of MEANING."""
+    found = {save.way for save in saves}
+    return [way for way in MEANING if way in found]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of a save on this rank: until it may change its arrays again, and until all is durable."""
+
+    blocking: float
+    total: float
+
+
+Way = Callable[[Path], Times]  # saves into an empty folder; collective
+
+
+def writers(comm: MPI.Intracomm, state: State) -> int:
+    """How many shards ours writes."""
+    return len(writers_of(state.arrays, spread(topology(comm), PER_NODE), 0))
+
+
+def ways(comm: MPI.Intracomm, state: State, torch: Torch | None) -> dict[str, Way]:
+    """All ways that can be had here, by name."""
+    found: dict[str, Way] = {
+        BACKGROUND: lambda folder: _store(comm, state, folder, background=True),
+        SHARDS: lambda folder: _store(comm, state, folder),
+        SINGLE: lambda folder: _store(comm, state, folder, layout="single"),
+    }
+    if h5py.get_config().mpi:
+        found[COLLECTIVE] = lambda folder: _store(comm, state, folder, layout="collective")
+    found[PLAIN] = lambda folder: _plain(comm, state, folder)
+    if torch:
+        found[TORCH] = lambda folder: Times(**torch.ask({"do": "save", "path": str(folder)}))
+        found[TORCH_ASYNC] = lambda folder: Times(**torch.ask({"do": "save_in_background", "path": str(folder)}))
+    found[RAW] = lambda folder: _raw(comm, state, folder)
+    return found
+
+
+def _store(
+    comm: MPI.Intracomm, state: State, folder: Path, *, layout: str = "shards", background: bool = False
+) -> Times:
+    with Store(comm, folder, layout=layout, background=background) as store:
+        return timed(comm, lambda: store.save(1, state.arrays, {}), store.wait)
+
+
+def _plain(comm: MPI.Intracomm, state: State, folder: Path) -> Times:
+    return timed(comm, lambda: _dump(state, folder / "state.h5") if comm.rank == 0 else None)
+
+
+def _dump(state: State, path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        for name, values in state.arrays.items():
+            file[name] = values
+    fsync(path)
+
+
+def _raw(comm: MPI.Intracomm, state: State, folder: Path) -> Times:
+    parts = writers(comm, state)
+    ranks = spread(topology(comm), PER_NODE)[:parts]
+    path = folder / f"{comm.rank:04d}"
+
+    def save() -> None:
+        if comm.rank in ranks:
+            raw.write(path, state.arrays, ranks.index(comm.rank), parts)
+
+    return timed(comm, save)
+
+
+def timed(comm: MPI.Intracomm, save: Callable[[], object], finish: Callable[[], object] = lambda: None) -> Times:
+    """Call both in turn, begun by all ranks together. Collective."""
+    comm.Barrier()
+    began = time.perf_counter()
+    save()
+    blocking = time.perf_counter() - began
+    finish()
+    return Times(blocking, time.perf_counter() - began)

@@ -1,0 +1,217 @@
+"""The report on checkpoints: its statistics, its files, its tables; and what checkpoints cost a run."""
+
+import os
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from hpcdist.checkpoint.benchmark import cache, figure, raw, room, table
+from hpcdist.checkpoint.benchmark.options import Settings
+from hpcdist.checkpoint.benchmark.record import Load, Report, Save, Spread, paired
+from hpcdist.checkpoint.benchmark.rounds import rotated
+from hpcdist.checkpoint.benchmark.state import UNIT, State
+from hpcdist.checkpoint.benchmark.ways import BACKGROUND, MEANING, PLAIN, RAW, SHARDS
+from hpcdist.models.mlp import MLP
+from hpcdist.train import overhead
+
+MIB = 1 << 20
+
+
+def save(way=SHARDS, ranks=4, nbytes=64 * MIB, seconds=0.5, share=0.5):
+    spread = Spread(seconds, seconds / 2, 2 * seconds)
+    return Save(ranks, nbytes, 4, way, 7, spread, spread, Spread(share, share / 2, share * 2), 5, nbytes + 4096)
+
+
+def load(way=SHARDS, ranks=2):
+    return Load(ranks, 4, 64 * MIB, way, 5, Spread(0.25, 0.2, 0.3), Spread(0.9, 0.8, 1.0), 0.03)
+
+
+def report(**fields):
+    machine = {
+        "hosts": ["n1"],
+        "cpu": "a processor",
+        "cores_per_host": 2,
+        "mpi": "Open MPI v5.0.0",
+        "file_system": "ext4",
+        "versions": {"hpcdist": "1.0", "torch": "2.9"},
+    }
+    saves = [save(way, nbytes=nbytes) for nbytes in (MIB, 64 * MIB) for way in (BACKGROUND, SHARDS, PLAIN, RAW)]
+    return Report(["python", "-m", "x"], "2025-01-01T00:00:00+00:00", {}, machine, saves, [load()], **fields)
+
+
+# --- numbers ---
+
+
+def test_a_spread_is_the_median_and_the_middle_80_percent():
+    assert Spread.of(range(11)) == Spread(5, 1, 9)
+    assert Spread.of([3.0]) == Spread(3, 3, 3)
+
+
+def test_shares_are_paired_by_round_before_the_median_is_taken():
+    limit, ours = [1.0, 2.0, 9.0], [2.0, 20.0, 10.0]
+    assert paired(limit, ours).median == 0.5
+    assert np.median(limit) / np.median(ours) != 0.5
+
+
+def test_rounds_that_do_not_fit_together_are_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        paired([1.0, 2.0], [1.0])
+
+
+def test_bandwidth_is_that_of_the_median():
+    assert save(seconds=0.5, nbytes=64 * MIB).bandwidth == 128 * MIB
+
+
+def test_every_way_comes_first_in_its_turn():
+    names = ["a", "b", "c"]
+    assert [rotated(names, number) for number in range(4)] == [
+        ["a", "b", "c"],
+        ["b", "c", "a"],
+        ["c", "a", "b"],
+        ["a", "b", "c"],
+    ]
+
+
+# --- what is saved, and where ---
+
+
+def test_the_state_is_random_bits_of_the_size_asked_for_and_its_names_can_be_forgotten():
+    with State(MPI.COMM_SELF, 4 * UNIT) as state:
+        assert sum(values.nbytes for values in state.arrays.values()) == 4 * UNIT
+        folder = state.folder
+        state.forget_names()
+        assert not folder.exists()
+        every = np.concatenate(list(state.arrays.values()))
+        assert len(np.unique(every)) == len(every)
+
+
+def test_the_parts_of_raw_writers_are_the_whole_state(tmp_path):
+    arrays = {"a": np.arange(10), "b": np.arange(100, 107)}
+    for part in range(3):
+        raw.write(tmp_path / str(part), arrays, part, 3)
+    found = np.concatenate([np.fromfile(tmp_path / str(part), np.int64) for part in range(3)])
+    assert sorted(found) == [*range(10), *range(100, 107)]
+    assert raw.size(tmp_path)[0] == 3
+    assert raw.read(tmp_path / "0", memoryview(bytearray(16))) == (tmp_path / "0").stat().st_size
+
+
+def test_files_that_were_just_written_are_in_the_cache_until_it_is_dropped(tmp_path):
+    with open(tmp_path / "file", "wb") as file:
+        file.write(b"x" * MIB)
+        file.flush()
+        os.fsync(file.fileno())
+    assert cache.cached(tmp_path) == 1
+    cache.drop(tmp_path)
+    assert cache.cached(tmp_path) < 1  # on a file system that is memory, there is nothing else; so not in /dev/shm
+
+
+def test_what_does_not_fit_is_said_with_numbers(tmp_path):
+    assert room.lacking(MPI.COMM_SELF, MIB, tmp_path) == ""
+    assert f"4096 TiB are needed on {tmp_path}" in room.lacking(MPI.COMM_SELF, 1 << 50, tmp_path)
+    assert "takes 1024 TiB of a node's memory" in room.too_large(MPI.COMM_SELF, 1 << 50, (0, 1))
+    assert room.too_large(MPI.COMM_SELF, 1 << 50, (0, 0)) == ""
+
+
+def test_flags_say_the_same_settings_again(tmp_path):
+    asked = Settings((MIB, 4 * MIB), 5, 1.5, tmp_path, None)
+    assert asked.flags() == [
+        "--sizes",
+        "1048576,4194304",
+        "--rounds",
+        "5",
+        "--seconds",
+        "1.5",
+        "--scratch",
+        str(tmp_path),
+    ]
+
+
+# --- the report ---
+
+
+def test_a_report_comes_back_from_its_file(tmp_path):
+    one = report(missing=["8 ranks: left out"])
+    one.write_json(tmp_path / "report.json")
+    assert Report.read(tmp_path / "report.json") == one
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 99}', '{"version": 1, "saves": [{}], "loads": []}'])
+def test_what_is_no_report_is_refused(tmp_path, text):
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        Report.read(tmp_path / "file")
+
+
+def test_the_text_says_command_machine_ways_numbers_and_what_is_missing():
+    text = table.text(report(missing=["8 ranks: no room"]), "benchmark.png")
+    for words in ("python -m x", "a processor", "ext4", "torch 2.9", "benchmark.png", "- 8 ranks: no room"):
+        assert words in text
+    assert all(MEANING[way] in text for way in (BACKGROUND, SHARDS, PLAIN, RAW))
+    assert "| 64 MiB | 4 | 7 | 50 % (25-100) | 50 % (25-100) | 50 % (25-100) | 50 % (25-100) |" in text
+    assert "| 4 | 2 | 64 MiB | shards | 5 | 250 (200-300) | 268 | 90 % (80-100) | 3 % |" in text
+    assert "bit for bit" in text
+
+
+def test_what_was_wrong_is_not_called_right():
+    text = table.text(report(wrong=["4 ranks, 1 MiB: torch restored something else"]))
+    assert "WRONG" in text
+    assert "torch restored something else" in text
+    assert "bit for bit" not in text
+
+
+def test_a_way_that_was_left_out_at_one_size_has_a_dash_there():
+    one = report()
+    one.saves = [each for each in one.saves if (each.way, each.nbytes) != (PLAIN, MIB)]
+    assert "| 1 MiB | 4 | 7 | 50 % (25-100) | 50 % (25-100) | - | 50 % (25-100) |" in table.text(one)
+
+
+def test_the_figure_has_two_panels_for_each_number_of_ranks(tmp_path):
+    saves = [save(way, ranks) for ranks in (1, 4, 8) for way in (SHARDS, PLAIN, RAW)]
+    assert len(figure.draw(saves).axes) == 6
+    assert figure.write(tmp_path / "figure.png", saves).stat().st_size
+
+
+# --- the cost in a run ---
+
+
+def test_the_model_is_as_large_as_was_asked_for():
+    nbytes = 10**8
+    model = MLP((overhead.FEATURES,), overhead.CLASSES, hidden=overhead.hidden_units(nbytes))
+    assert nbytes <= 8 * model.size < nbytes + 8 * overhead.WEIGHTS
+
+
+def test_every_step_changes_nearly_all_of_the_state_as_what_has_not_changed_is_not_written(tmp_path):
+    with overhead._bench(MPI.COMM_SELF, MIB, 64, tmp_path) as bench:
+        bench.trainer.step()
+        before = {name: values.copy() for name, values in bench.trainer.arrays().items()}
+        bench.trainer.step()
+        changed = {name: np.mean(values != before[name]) for name, values in bench.trainer.arrays().items()}
+    assert min(changed.values()) > 0.99
+
+
+@pytest.mark.parametrize(("steps", "count"), [(90, 3), (7, 2), (1, 1), (100, 4)])
+def test_checkpoints_are_evenly_spread_and_leave_time_at_the_end(steps, count):
+    after = overhead.save_after(steps, count)
+    assert len(after) == count
+    assert after == sorted(after)
+    assert 1 <= after[0] <= after[-1] <= steps
+    assert overhead.save_after(90, 3) == [15, 45, 75]
+
+
+def test_costs_are_ratios_within_a_round():
+    def round_of(slowness):
+        return {
+            overhead.NONE: overhead.Period(overhead.NONE, 10 * slowness, []),
+            overhead.BACKGROUND: overhead.Period(overhead.BACKGROUND, 11 * slowness, [0.1 * slowness, 0.12 * slowness]),
+            overhead.SINGLE: overhead.Period(overhead.SINGLE, 15 * slowness, [2 * slowness, 2 * slowness]),
+        }
+
+    background, single = overhead.costs([round_of(1), round_of(4), round_of(2)])
+    assert background.longer.median == pytest.approx(0.1)
+    assert background.blocking_share.median == pytest.approx(0.02)
+    assert single.longer.median == pytest.approx(0.5)
+    assert single.blocking.median == 4
+    config = {"state": 8 * MIB, "seconds_per_step": 0.5, "rounds": 3, "steps": 20, "saves": 2}
+    words = overhead.text("command", {"ranks": 4, "mpi": "m", "cores_per_host": 2, "cpu": "c"}, config, [background])
+    assert "| 2.00 % (2.00 to 2.00) | 10.00 % (10.00 to 10.00) |" in words
