@@ -22,6 +22,8 @@ help:
 	@echo "make test-slurm    tests under a real Slurm on virtual hosts, as root; installs it if it is missing"
 	@echo "make parallel-hdf5  a second environment, in which h5py has MPI, 2 minutes; installs Debian's HDF5 as root"
 	@echo "make test-mpio      tests of the checkpoints that all ranks write together, in that environment"
+	@echo "make check-kernels  compile the CUDA kernels for several GPUs, where there is nvcc; needs no GPU"
+	@echo "make test-gpu       tests of the kernels on a GPU, in an environment that has CuPy"
 	@echo "make lint    formatting, style, types"
 	@echo "make bench   measure a bound plan beside MPI_Allreduce; writes to results/"
 	@echo "make bench-network  measure all algorithms on virtual hosts, 20 minutes; writes to results/"
@@ -34,7 +36,7 @@ help:
 comma := ,
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[digits,test,lint$(if $(filter-out none,$(MPI)),$(comma)$(MPI))]'
+	$(BIN)/python -m pip install --quiet --editable '.[digits,fast,test,lint$(if $(filter-out none,$(MPI)),$(comma)$(MPI))]'
 	touch $@
 
 # The demo starts from nothing each time; the second training resumes from the first one's checkpoint.
@@ -61,14 +63,29 @@ demo: $(STAMP)
 	@echo "  $(DEMO)/selection.json       what algorithm=\"auto\" reads: export HPCDIST_SELECTION=$(DEMO)/selection.json"
 	@$(BIN)/python -c "import json; s = json.load(open('$(DEMO)/train/summary.json')); print(f\"  test accuracy {s['test_accuracy']:.1%} after {s['steps']} steps on {s['execution']['ranks']} ranks, resumed from step {s['resumed_from']}\")"
 
-test: lint test-unit test-jobs test-mpi
+test: lint check-kernels test-unit test-jobs test-mpi
 	@echo "All tests of this ring passed. Not run:"
 	@echo "  make test-cluster   several hosts: makes virtual ones, for which it wants root and iproute2"
 	@echo "  make test-slurm     job scripts: makes a Slurm on virtual hosts, for which it wants root and Debian's packages"
+	@echo "  make test-gpu       the CUDA kernels on a GPU: wants one, and CuPy; without, they were run on the host"
 	@echo "  device buffers      this version moves none"
 
 test-unit: $(STAMP)
 	$(BIN)/python -m pytest -q tests/unit
+
+# CUDA sources for the GPUs of several years, warnings as errors; run on the host by test-unit, on a GPU by test-gpu.
+NVCC  ?= nvcc
+ARCHS ?= 75 80 90
+check-kernels:
+	@command -v $(NVCC) >/dev/null || { echo "check-kernels: skipped, there is no $(NVCC) (CUDA toolkit) here"; exit 0; }; \
+	for source in kernels/*.cu; do for arch in $(ARCHS); do \
+	    echo "$(NVCC) sm_$$arch $$source"; \
+	    $(NVCC) -std=c++17 -Werror all-warnings -Wno-deprecated-gpu-targets -ftz=true -arch=sm_$$arch \
+	        -cubin -o /dev/null $$source || exit 1; \
+	done; done
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -q tests/gpu
 
 # Jobs that tests start, kill and restart themselves.
 test-jobs: $(STAMP)
@@ -76,7 +93,7 @@ test-jobs: $(STAMP)
 
 test-mpi: $(STAMP)
 	set -e; for n in $(SIZES); do echo "== tests/mpi on $$n ranks"; \
-	    timeout -k 10 300 $(HPCDIST) run -n $$n -- python -m pytest -q --color=no -p no:cacheprovider --with-mpi tests/mpi; done
+	    timeout -k 10 900 $(HPCDIST) run -n $$n -- python -m pytest -q --color=no -p no:cacheprovider --with-mpi tests/mpi; done
 
 # Virtual hosts; without the right or the tools to make them, the tests say so and are skipped.
 test-cluster: $(STAMP)

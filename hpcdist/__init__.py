@@ -25,10 +25,12 @@ if TYPE_CHECKING:
         allreduce,
         alltoall,
         bcast,
+        empty,
         own_part,
         plan,
         reduce,
         reduce_scatter,
+        release,
     )
 
 _NEED_MPI = {
@@ -37,10 +39,12 @@ _NEED_MPI = {
     "allreduce",
     "alltoall",
     "bcast",
+    "empty",
     "own_part",
     "plan",
     "reduce",
     "reduce_scatter",
+    "release",
 }
 
 __all__ = [
@@ -57,10 +61,12 @@ __all__ = [
     "alltoall",
     "bcast",
     "cost",
+    "empty",
     "own_part",
     "plan",
     "reduce",
     "reduce_scatter",
+    "release",
     "verify",
 ]
 

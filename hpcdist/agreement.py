@@ -32,9 +32,9 @@ class Signature:
     segment_nbytes: int | None = None
     topology: tuple[int, ...] | None = None
 
-    def number(self) -> int:
-        """The signature as a number that is the same on every rank."""
-        return zlib.crc32(repr(self).encode())
+    def number(self, said: Any = None) -> int:
+        """The signature, and something else that was said, as a number that is the same on every rank."""
+        return zlib.crc32(repr((self, said)).encode())
 
 
 def signature_of(call: str, buffer: Any, op: str, algorithm: str, **more: Any) -> Signature:
@@ -121,11 +121,15 @@ def _compare(signatures: Sequence[Signature]) -> None:
     raise ArgumentError(f"the ranks do not make the same call. {text}. All must agree before data can move.")
 
 
-def agree_on(transport: MpiTransport, signature: Signature, problem: str | None) -> None:
-    """Collective: raise on all ranks alike if one has a problem or they made different calls."""
-    answers = transport.exchange((problem, signature), f"agree on {signature.call}")
+def agree_on(transport: MpiTransport, signature: Signature, problem: str | None, said: Any = None) -> list[Any]:
+    """Collective: raise on all ranks alike if one has a problem or they made different calls.
+
+    Returns: what each rank `said`, on which they may differ.
+    """
+    answers = transport.exchange((problem, signature, said), f"agree on {signature.call}")
     raise_together([answer[0] for answer in answers], ArgumentError)
     _compare([answer[1] for answer in answers])
+    return [answer[2] for answer in answers]
 
 
 def same_everywhere(transport: MpiTransport, number: int) -> bool:

@@ -1,16 +1,19 @@
 """Runs a program over a transport: bound to its buffers once, then run any number of times.
 
-Binding turns the program into a list of calls without arguments - start this message, wait for that one, add this
-range to that - so that a run is one pass over the list: nothing is looked up, sliced or allocated in a step.
+Binding turns the program into a list of calls - start this message, wait for that one, add this range to that - so
+that a run is one pass over the list: nothing is looked up, sliced or allocated in a step. Who makes the calls is a
+runner: plain Python, below, or the same pass compiled (`hpcdist.compiled`), where numba is installed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+import os
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from operator import length_hint
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +23,109 @@ from hpcdist.program import Act, Kind, Operation, Program, in_order
 from hpcdist.transport import Request, Transport
 from hpcdist.watch import WATCHDOG
 
+SWITCH = "HPCDIST_COMPILED"
+
 
 @dataclass(frozen=True, slots=True)
-class _Call:
-    """One entry of a bound program: what to call, how to try it without blocking, and what it belongs to."""
+class Call:
+    """One entry of a bound program: a message to start or to wait for, or arrays to combine or to copy at once."""
 
-    do: Callable[[], object]
-    attempt: Callable[[], bool] | None = None
+    act: Act
     operation: Operation | None = None
+    request: Request | None = None  # of START and WAIT
+    op: str = ""  # of DO: how `left` and `right` are combined into `out`; "" copies `source` to `target`
+    arrays: tuple[NDArray, ...] = ()  # of DO: (left, right, out) or (source, target)
+
+
+class Runner(Protocol):
+    """Makes the calls of a bound program in their order; after the last, the next is the first again."""
+
+    name: str
+
+    @property
+    def position(self) -> int:
+        """The index of the call in hand."""
+
+    def run(self) -> None:
+        """Make the calls that are left, and block until each has done its work."""
+
+    def attempt(self) -> bool:
+        """Make the calls that are left up to one that would wait; whether none was left."""
+
+
+class PythonRunner:
+    """Each call is a function without arguments, and a run is a loop over them."""
+
+    name = "python"
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self._calls = calls
+        self._functions = [_function(call) for call in calls]
+        self._rest = iter(self._functions)
+        context = copy_context()  # in which sums may overflow without a word, as in the MPI library
+        context.run(np.seterr, all="ignore")
+        self._quietly = context.run
+
+    @property
+    def position(self) -> int:
+        """What is left of the iterator tells, so that a run need not count."""
+        return max(0, len(self._functions) - length_hint(self._rest) - 1)
+
+    def run(self) -> None:
+        """Make the calls that are left."""
+        self._quietly(self._run_rest)
+
+    def attempt(self) -> bool:
+        """Make the calls that are left up to one that would wait."""
+        return self._quietly(self._try_rest)
+
+    def _run_rest(self) -> None:
+        for function in self._rest:
+            function()
+        self._rest = iter(self._functions)
+
+    def _try_rest(self) -> bool:
+        for index in range(len(self._calls) - length_hint(self._rest), len(self._calls)):
+            call = self._calls[index]
+            if call.act is not Act.WAIT:
+                self._functions[index]()
+            elif call.request and not call.request.test():
+                return False
+            next(self._rest)
+        self._rest = iter(self._functions)
+        return True
+
+
+def _function(call: Call) -> Callable[[], object]:
+    """What makes the call, and blocks."""
+    if call.request:
+        return call.request.start if call.act is Act.START else call.request.wait
+    if call.op:
+        return kernels.combination(call.op, *call.arrays)
+    source, target = call.arrays
+    return partial(np.copyto, target, source)
+
+
+def runner_for(calls: Sequence[Call]) -> Runner:
+    """The compiled runner where there can be one, unless HPCDIST_COMPILED is 0; if it is 1, no other will do.
+
+    Raises: ValueError if HPCDIST_COMPILED is neither; ImportError if it is 1 and numba cannot be imported.
+    """
+    wanted = os.environ.get(SWITCH, "")
+    if wanted not in ("", "0", "1"):
+        raise ValueError(f"{SWITCH} must be 0 or 1, not {wanted!r}.")
+    requests = [call.request for call in calls if call.request]
+    native = bool(requests) and all(request.native for request in requests)
+    if wanted == "0" or not native:
+        return PythonRunner(calls)
+    try:
+        from hpcdist.compiled import CompiledRunner  # numba takes half a second to import
+
+        return CompiledRunner(calls)
+    except ImportError as error:
+        if wanted == "1":
+            raise ImportError(f"{SWITCH}=1, but there is no compiled executor: {error}; see hpcdist[fast]") from error
+        return PythonRunner(calls)
 
 
 class _Line:
@@ -47,6 +145,8 @@ class _Line:
         raise IndexError(f"the line ends {start} elements before the range")
 
 
+IDLE, STARTED, BLOCKED, FAILED, CLOSED = range(5)  # states of a bound program
+
 _STARTED: set[BoundProgram] = set()  # keeps them, and their memory, while messages are in flight
 
 
@@ -54,6 +154,9 @@ class BoundProgram:
     """A program bound to buffers. Calling it runs it; `start`, `test` and `wait` run it beside other work.
 
     The results of all ranks are equal bit for bit. Between `start` and the end the buffers belong to it.
+
+    Attributes:
+        executor: who makes the calls, "python" or "compiled".
     """
 
     def __init__(
@@ -87,20 +190,17 @@ class BoundProgram:
         line = _Line(buffer, source, self.inbox)
         calls = list(self._bind(line))
         if copy_from is not None:
-            calls.insert(0, _Call(partial(np.copyto, line.buffer, copy_from.reshape(-1))))
-        calls += [_Call(partial(kernels.average, part, program.schedule.size)) for part in self._to_average(line)]
+            calls.insert(0, Call(Act.DO, arrays=(copy_from.reshape(-1), line.buffer)))
         self._calls = calls
-        self._fast = [call.do for call in calls]
-        self._rest: Iterator[Callable[[], object]] = iter(())
+        self._runner = runner_for(calls)
+        self.executor = self._runner.name
+        self._averages = list(self._to_average(line))
         self._run = 0
-        self._active = self._blocking = False
+        self._state = IDLE
         self._unusable = ""  # why it cannot run (again)
-        context = copy_context()  # in which sums may overflow without a word, as in the MPI library
-        context.run(np.seterr, all="ignore")
-        self._quietly = context.run
         WATCHDOG.watch(self)
 
-    def _bind(self, line: _Line) -> Iterator[_Call]:
+    def _bind(self, line: _Line) -> Iterator[Call]:
         """The program's operations as calls, in an order that never waits without need."""
         requests: dict[int, Request] = {}
         operations = self.program.operations
@@ -113,18 +213,16 @@ class BoundProgram:
         self._requests = list(requests.values())
         for act, number in in_order(operations):
             op = operations[number]
-            if act is Act.START:
-                yield _Call(requests[number].start, None, op)
-            elif act is Act.WAIT:
-                yield _Call(requests[number].wait, requests[number].test, op)
+            if act is not Act.DO:
+                yield Call(act, op, requests[number])
+                continue
+            mine = line.view(op.start, op.stop)
+            other = line.view(op.operand, op.operand + op.count)
+            if op.kind is Kind.COPY:
+                yield Call(act, op, arrays=(other, mine))
             else:
-                mine = line.view(op.start, op.stop)
-                other = line.view(op.operand, op.operand + op.count)
-                if op.kind is Kind.COPY:
-                    yield _Call(partial(np.copyto, mine, other), None, op)
-                else:
-                    operands = (other, mine) if op.incoming_first else (mine, other)
-                    yield _Call(kernels.combination(self.op, *operands, mine), None, op)
+                left, right = (other, mine) if op.incoming_first else (mine, other)
+                yield Call(act, op, op=self.op, arrays=(left, right, mine))
 
     def _to_average(self, line: _Line) -> Iterator[NDArray]:
         """What this rank has of the result, to be divided at the end."""
@@ -139,99 +237,89 @@ class BoundProgram:
 
     def __call__(self) -> None:
         """Run and block until the result is there."""
-        self._begin()
-        self.wait()
+        if self._state != IDLE:
+            self._refuse()
+        self._run += 1
+        self._finish()
 
     def start(self) -> None:
         """Begin a run; goes as far as it can without waiting."""
-        self._begin()
+        if self._state != IDLE:
+            self._refuse()
+        self._run += 1
+        self._state = STARTED
         _STARTED.add(self)
         self.test()
 
     def test(self) -> bool:
         """Go on as far as possible without waiting; whether the result is there."""
-        if not self._active:
+        if not self.running:
             return True
         try:
-            done = self._quietly(self._try_rest)
+            done = self._runner.attempt()
+            if done:
+                self._end()
         except BaseException as error:
-            self._unusable = f"its last run ended with {error!r}"
+            self._fail(error)
             raise
-        if done:
-            self._end()
         return done
 
     def wait(self) -> None:
         """Block until the run that was begun is complete."""
-        if not self._active:
-            return
-        self._blocking = True
+        if self.running:
+            self._finish()
+
+    def _finish(self) -> None:
+        self._state = BLOCKED
         try:
-            self._quietly(self._run_rest)
+            self._runner.run()
+            self._end()
         except BaseException as error:
-            self._unusable = f"its last run ended with {error!r}"
+            self._fail(error)
             raise
-        finally:
-            self._blocking = False
-        self._end()
-
-    def _run_rest(self) -> None:
-        for call in self._rest:
-            call()
-
-    def _try_rest(self) -> bool:
-        """Make the calls that are left up to one that would wait; whether none was left."""
-        for index in range(len(self._calls) - length_hint(self._rest), len(self._calls)):
-            call = self._calls[index]
-            if call.attempt is None:
-                call.do()
-            elif not call.attempt():
-                return False
-            next(self._rest)
-        return True
-
-    def _begin(self) -> None:
-        if self._unusable:
-            raise RuntimeError(f"this plan cannot run: {self._unusable}.")
-        if self._active:
-            raise RuntimeError("this plan is still running; call wait() before you run it again.")
-        self._active = True
-        self._run += 1
-        self._rest = iter(self._fast)
 
     def _end(self) -> None:
-        self._active = False
-        _STARTED.discard(self)
+        if self._averages:
+            with np.errstate(all="ignore"):
+                for part in self._averages:
+                    kernels.average(part, self.program.schedule.size)
+        self._state = IDLE
+        if _STARTED:
+            _STARTED.discard(self)
+
+    def _fail(self, error: BaseException) -> None:
+        self._state, self._unusable = FAILED, f"its last run ended with {error!r}"
+
+    def _refuse(self) -> None:
+        if self._unusable:
+            raise RuntimeError(f"this plan cannot run: {self._unusable}.")
+        raise RuntimeError("this plan is still running; call wait() before you run it again.")
 
     @property
     def running(self) -> bool:
-        """Whether a run was begun and has not ended."""
-        return self._active
+        """Whether a run was begun and has not ended; one that failed never ends."""
+        return self._state in (STARTED, BLOCKED, FAILED)
 
     def free(self) -> None:
         """Give up the bindings of all messages; the plan cannot run again."""
         for request in self._requests:
             request.free()
         self._requests = []
-        self._unusable = "it was closed"
+        self._state, self._unusable = CLOSED, "it was closed"
 
     # --- for the watchdog ---
 
-    @property
-    def _position(self) -> int:
-        """The index of the call in hand; what is left of the iterator tells, so that a run need not count."""
-        return max(0, len(self._calls) - length_hint(self._rest) - 1)
-
     def progress(self) -> Hashable | None:
         """(run, call in hand), or None unless blocked in a run."""
-        return (self._run, self._position) if self._blocking else None
+        return (self._run, self._runner.position) if self._state == BLOCKED else None
 
     def describe(self) -> str:
         """Which algorithm waits in which step for which peer and how many bytes."""
         schedule = self.program.schedule
         where = f"rank {self._transport.rank} of {schedule.size} in {schedule.name} ({self.op}, {self.dtype}"
         where += f", {self.program.layout.count * self.dtype.itemsize} bytes, run {self._run})"
-        if self._position >= len(self._calls) or (op := self._calls[self._position].operation) is None:
+        op = self._calls[self._runner.position].operation if self.running and self._calls else None
+        if op is None:
             return f"{where} is between two runs"
         direction = "to" if op.kind is Kind.SEND else "from"
         nbytes = op.count * self.dtype.itemsize

@@ -1,7 +1,7 @@
 """Reductions of two buffers, element by element, and what "avg" does at the end.
 
 A half-precision sum is computed in float32 and rounded once per addition, which is what NumPy's and ml_dtypes'
-float16 and bfloat16 loops do.
+float16 and bfloat16 loops do. Compiled code has faster loops for them, with the same bits, in `half_loops`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ def combination(op: str, left: NDArray, right: NDArray, out: NDArray) -> Callabl
     it runs its loop for reductions over an axis, which keeps the other one of two NaNs.
     """
     combine = binary(op)
+    if out.size != 1 and combine in (np.add, np.multiply):
+        return partial(combine, left, right, out)  # saves the 0.15 us that a name takes; the others ask for it
     if out.size != 1:
         return partial(combine, left, right, out=out)
     result = np.empty_like(out)

@@ -17,6 +17,7 @@ from hpcdist.algorithms import hierarchical as _hierarchical
 from hpcdist.algorithms import pairwise as _pairwise
 from hpcdist.algorithms import recursive_doubling as _recursive_doubling
 from hpcdist.algorithms import ring as _ring
+from hpcdist.algorithms import shared as _shared
 from hpcdist.algorithms import tree as _tree
 from hpcdist.schedule import Schedule, owned_in_order
 
@@ -36,6 +37,7 @@ binary_blocks = _binary_blocks.binary_blocks
 recursive_doubling = _recursive_doubling.recursive_doubling
 hierarchical = _hierarchical.hierarchical
 direct = _direct.direct
+shared = _shared.shared
 tree = _tree.tree
 pairwise = _pairwise.pairwise
 
@@ -48,6 +50,7 @@ _FLAT: dict[str, Callable[[int], Schedule]] = {
     "tree": tree,
 }
 ALLREDUCE = (*_FLAT, "hierarchical")
+SHARED = "shared"  # an all-reduce, too, but only for arrays of `hpcdist.empty`
 
 
 def _choose(table: dict[str, Callable[[int], Schedule]], name: str, what: str) -> Callable[[int], Schedule]:
@@ -61,23 +64,26 @@ def allreduce(name: str, size: int, topology: Sequence[int] | None = None) -> Sc
 
     Args:
         name: one of `ALLREDUCE`; "hierarchical:INNER+OUTER" names the algorithms inside and between nodes, such as
-            "hierarchical:tree+ring".
+            "hierarchical:tree+ring"; "shared", or "shared:OUTER" with the algorithm between nodes.
         size: ranks.
-        topology: the node of each rank; only hierarchical looks at it.
+        topology: the node of each rank; only hierarchical and shared look at it.
 
     Raises: ValueError for an unknown name or a size below 1.
     """
     if size < 1:
         raise ValueError(f"an all-reduce needs at least 1 rank, not {size}.")
     family, _, parts = name.partition(":")
+    if family == SHARED:
+        outer = _choose(_FLAT, parts or "halving_doubling", "all-reduce algorithm (between nodes)")
+        return replace(shared(size, topology, outer), name=name)
     if family != "hierarchical":
         return _choose(_FLAT | {"hierarchical": hierarchical}, name, "all-reduce algorithm")(size)
-    inner, _, outer = (parts or "ring+halving_doubling").partition("+")
+    inner, _, outer_name = (parts or "ring+halving_doubling").partition("+")
     schedule = hierarchical(
         size,
         topology,
         _choose(SCATTER_REDUCE, inner, "algorithm with a scatter-reduce (for the inside of nodes)"),
-        _choose(_FLAT, outer, "all-reduce algorithm (between nodes)"),
+        _choose(_FLAT, outer_name, "all-reduce algorithm (between nodes)"),
     )
     return schedule if not parts else replace(schedule, name=name)
 

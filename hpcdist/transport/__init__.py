@@ -3,9 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """The message-passing library itself, for compiled code: addresses of C functions, and what they want to be told.
+
+    The functions are MPI_Isend, MPI_Start, MPI_Test and MPI_Get_count.
+    """
+
+    isend: int
+    start: int
+    test: int
+    get_count: int
+    byte: int  # the handle of the datatype
+    status_nbytes: int
+    error: Callable[[int], Exception]  # what to raise for an error code of these functions
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """A request as compiled code sees it.
+
+    Attributes:
+        library: which it belongs to.
+        address: of the handle.
+        due: bytes that a receive must bring; -1 for a send.
+        message: of a send, the arguments of MPI_Isend before the handle.
+        owner: keeps the handle.
+    """
+
+    library: Library
+    address: int
+    due: int
+    message: tuple[int, ...]
+    owner: object
 
 
 class Request(Protocol):
@@ -13,7 +49,13 @@ class Request(Protocol):
 
     `start` begins: the memory belongs to the transport until `wait` returns or `test` says True. A receive raises
     TransferError there unless exactly the bytes expected came. `free` gives the binding up.
+
+    `native`, if not None, is for compiled code, which then does without the others.
     """
+
+    @property
+    def native(self) -> Native | None:
+        """The library's own handle."""
 
     @property
     def start(self) -> Callable[[], None]:

@@ -55,6 +55,8 @@ class ThreadTransport:
 
 
 class _Message:
+    native = None
+
     def __init__(self, world: ThreadWorld, key: tuple[int, int, int], memory: NDArray) -> None:
         self.world, self.key, self.memory = world, key, memory
         self.complete = True

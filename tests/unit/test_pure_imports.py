@@ -3,11 +3,29 @@
 import pkgutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import hpcdist
 
-NEED_MPI = ("agreement", "checkpoint", "collectives", "doctor", "sweep", "train", "transport.mpi", "transport.startup")
+NEED_MPI = (
+    "agreement",
+    "checkpoint",
+    "collectives",
+    "doctor",
+    "shared",
+    "stages",
+    "sweep",
+    "train",
+    "transport.flags",
+    "transport.meeting",
+    "transport.mpi",
+    "transport.quiet",
+    "transport.startup",
+    "transport.together",
+    "transport.window",
+)
+NEED_NUMBA = ("compiled", "kernels.half_loops", "kernels.native")
 WITHOUT_MPI = "import sys; sys.modules['mpi4py'] = None\n"  # importing it raises ModuleNotFoundError
 
 
@@ -19,9 +37,9 @@ def modules(folder, prefix):
             yield from modules(folder / info.name.rpartition(".")[2], f"{info.name}.")
 
 
-def needs_mpi(name):
+def needs(name, rooms):
     room = name.removeprefix("hpcdist.")
-    return any(room == other or room.startswith(f"{other}.") for other in NEED_MPI)
+    return any(room == other or room.startswith(f"{other}.") for other in rooms)
 
 
 def run(program):
@@ -31,7 +49,8 @@ def run(program):
 
 
 def test_every_pure_room_is_imported_without_mpi4py():
-    pure = [name for name in modules(Path(hpcdist.__file__).parent, "hpcdist.") if not needs_mpi(name)]
+    impure = NEED_MPI if find_spec("numba") else NEED_MPI + NEED_NUMBA
+    pure = [name for name in modules(Path(hpcdist.__file__).parent, "hpcdist.") if not needs(name, impure)]
     assert {"hpcdist.schedule", "hpcdist.algorithms.ring", "hpcdist.kernels.reduce", "hpcdist.cli"} <= set(pure)
     each = """
 import importlib, traceback
@@ -70,3 +89,7 @@ for verb in (["show", "ring", "-n", "4"], ["predict", "-n", "4"], ["verify", "-n
 
 def test_importing_hpcdist_does_not_import_mpi():
     assert run("import sys, hpcdist, hpcdist.cli; print('mpi4py' in sys.modules)").strip() == "False"
+
+
+def test_importing_hpcdist_does_not_import_numba():
+    assert run("import sys, hpcdist.cli, hpcdist.execute; print('numba' in sys.modules)").strip() == "False"
