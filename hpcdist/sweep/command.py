@@ -13,7 +13,7 @@ import click
 from hpcdist.algorithms import ALLREDUCE, allreduce
 from hpcdist.errors import AgreedError, LaunchError
 from hpcdist.kernels.reduce import DTYPES, binary
-from hpcdist.sizes import BYTES
+from hpcdist.sizes import BYTES, parse_bytes
 from hpcdist.sweep.record import LIBRARY
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -38,6 +38,21 @@ class Names(click.ParamType):
         except ValueError as error:
             self.fail(str(error), param, ctx)
         return tuple(names)
+
+
+class ByteList(click.ParamType):
+    """A list of sizes, separated by commas."""
+
+    name = "sizes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Read each; a default is a tuple already."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(dict.fromkeys(parse_bytes(text) for text in value.split(",")))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def _check_algorithm(name: str) -> None:
@@ -71,6 +86,11 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
     help="Measure the MPI library's Allreduce, too.",
     show_default=True,
 )
+@click.option(
+    "--library-algorithms",
+    is_flag=True,
+    help="Measure each algorithm of the MPI library by itself, too, as `hpcdist export` wants it.",
+)
 @click.option("--min-bytes", type=BYTES, default=8, show_default=True, help="Smallest size, as 8, 4K or 1MiB.")
 @click.option("--max-bytes", type=BYTES, default="4MiB", show_default=True, help="Largest size.")
 @click.option(
@@ -89,7 +109,13 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
     help="Types of the elements.",
 )
 @click.option("--op", type=Names(binary), default="sum", show_default=True, metavar="LIST", help="Operations.")
-@click.option("--segment-bytes", type=BYTES, help="Size of a pipeline segment.  [default: the executor's]")
+@click.option(
+    "--segment-bytes",
+    type=ByteList(),
+    default=(),
+    metavar="LIST",
+    help="Sizes of a pipeline segment, each measured: 64KiB,1MiB,0; 0 is none.  [default: the executor's]",
+)
 @click.option(
     "--timing",
     type=click.Choice(["pipelined", "barrier"]),

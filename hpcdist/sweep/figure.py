@@ -15,12 +15,13 @@ from matplotlib.lines import Line2D
 
 from hpcdist import durable
 from hpcdist.sizes import format_bytes
-from hpcdist.sweep.record import LIBRARY, Record, figure_paths
+from hpcdist.sweep.record import LIBRARY, Record, bandwidths, figure_paths, labels, of_library
 
 # The colours of Okabe and Ito (2008), which people with any colour vision tell apart, and two more;
 # black is kept for the library.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
 MARKERS = "osD^vP*X"
+MODEL = "predicted"  # a dotted line in the colour of the algorithm it is for
 
 
 def write(path: Path, records: Sequence[Record], placement: str = "in_place") -> list[Path]:
@@ -56,7 +57,7 @@ def draw(records: Sequence[Record]) -> Figure:
         _panel(axes, [record for record in records if _case(record) == case])
     for axes in grid[:, 0]:
         axes.set_ylabel("bus bandwidth [GB/s]")
-    figure.legend(*_legend(figure.axes), loc="outside right upper", frameon=False)
+    figure.legend(*_legend(figure.axes), loc="outside right center", frameon=False)
     figure.suptitle(_title(records), fontsize="large", x=0.01, ha="left")
     return figure
 
@@ -80,20 +81,36 @@ def _ranks(records: Sequence[Record]) -> str:
 
 
 def _panel(axes: Axes, records: Sequence[Record]) -> None:
-    names = dict.fromkeys(record.algorithm for record in records)
-    for number, name in enumerate(sorted(names, key=lambda name: name == LIBRARY)):
-        line = sorted((record.nbytes, record.busbw) for record in records if record.algorithm == name)
-        axes.plot(*zip(*line, strict=True), label=name, **_style(name, number))
+    names = labels(records)
+    for number, (case, name) in enumerate(sorted(names.items(), key=lambda pair: pair[0][0] == LIBRARY)):
+        line = sorted(
+            (record.nbytes, record.busbw, _predicted(record))
+            for record in records
+            if (record.algorithm, record.segment_nbytes) == case
+        )
+        sizes, measured, predicted = zip(*line, strict=True)
+        style = _style(name, number)
+        axes.plot(sizes, measured, label=name, **style)
+        if not np.isnan(predicted).any():
+            axes.plot(sizes, predicted, label=MODEL, color=style["color"], linestyle=":", linewidth=0.9)
     axes.set_title(f"{_ranks(records)}, {records[0].dtype}, {records[0].op}", fontsize="medium", loc="left")
     axes.set_xlabel("size of the buffer")
     _axes(axes, sorted({record.nbytes for record in records}))
+
+
+def _predicted(record: Record) -> float:
+    """The bus bandwidth [GB/s] that the model foresees; NaN where it knows nothing."""
+    if not record.predicted_us:
+        return np.nan
+    return bandwidths(record.nbytes, record.predicted_us * 1e-6, record.ranks)[1]
 
 
 def _style(name: str, number: int) -> dict:
     if name == LIBRARY:
         return {"color": "black", "linestyle": "--", "linewidth": 1.6}
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-    return {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.4}
+    line = "--" if of_library(name) else ("-", "-.")[number // len(COLOURS) % 2]
+    return {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.4, "linestyle": line}
 
 
 def _axes(axes: Axes, sizes: Sequence[int]) -> None:
@@ -114,5 +131,5 @@ def _legend(panels: Sequence[Axes]) -> tuple[list[Line2D], list[str]]:
     lines: dict[str, Line2D] = {}
     for line in (line for axes in panels for line in axes.get_lines()):
         lines.setdefault(str(line.get_label()), line)
-    names = sorted(lines, key=lambda name: -np.asarray(lines[name].get_ydata())[-1])
+    names = sorted(lines, key=lambda name: (name == MODEL, -np.asarray(lines[name].get_ydata())[-1]))
     return [lines[name] for name in names], names

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Self
@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 import hpcdist
 from hpcdist.sizes import format_bytes
 from hpcdist.sweep import inputs as numbers
-from hpcdist.sweep.record import LIBRARY, PLACEMENTS
+from hpcdist.sweep.library import Forced, Library
+from hpcdist.sweep.record import FIXED, LIBRARY, PLACEMENTS, of_library
 
 MPI_OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN, "prod": MPI.PROD}
 MPI_DTYPES = ("float64", "float32", "int64", "int32")
@@ -89,12 +90,17 @@ class Bad:
 
 @dataclass
 class Case:
-    """One algorithm in one placement at one point, ready to be called; `plan` is None for the MPI library."""
+    """One algorithm in one placement at one point, ready to be called.
+
+    `plan` is None for the MPI library, and `chosen` the context in which a call is that algorithm of it.
+    """
 
     algorithm: str
     placement: str
     call: Callable[[], object]
     plan: Any = None
+    segment_nbytes: int | None = None
+    chosen: AbstractContextManager[None] = field(default_factory=nullcontext)
     bad: Bad | None = None
     samples: int = 0
     iterations: int = 0
@@ -112,10 +118,11 @@ class Bench:
     Args:
         comm: the communicator.
         point: size, type and operation.
-        algorithms: names, our own and `record.LIBRARY`.
-        segment_nbytes: passed on to the plans.
+        algorithms: names, our own, `record.LIBRARY` and those of `library`.
+        segments: bytes of a segment, passed on to the plans; one case for each that makes a difference.
         seed: of the numbers to check with.
         placements: of `record.PLACEMENTS`, those to measure.
+        library: the MPI library's own algorithms.
     """
 
     def __init__(
@@ -123,14 +130,21 @@ class Bench:
         comm: MPI.Intracomm,
         point: Point,
         algorithms: Sequence[str],
-        segment_nbytes: int | None = None,
+        segments: Sequence[int | None] = (None,),
         seed: int = 0,
         placements: Sequence[str] = PLACEMENTS,
+        library: Library | None = None,
     ):
         self.comm, self.point, self.seed = comm, point, seed
         self.source = np.zeros(point.count, point.dtype)
         self.target = np.zeros(point.count, point.dtype)
-        self.cases = [self.case(name, place, segment_nbytes) for name in algorithms for place in placements]
+        self.library = library
+        self.cases = [
+            self.case(name, place, segment)
+            for name in algorithms
+            for segment in distinct(self._segments(name, segments), point.nbytes)
+            for place in placements
+        ]
 
     def __enter__(self) -> Self:
         return self
@@ -140,18 +154,31 @@ class Bench:
             if case.plan:
                 case.plan.close()
 
+    def _segments(self, algorithm: str, asked: Sequence[int | None]) -> Sequence[int | None]:
+        if self.library and algorithm.startswith(FIXED):
+            return self.library.segments(algorithm, asked)
+        return (None,) if of_library(algorithm) else asked
+
     def case(self, algorithm: str, placement: str, segment_nbytes: int | None) -> Case:
         """A case on the buffers of this bench; who adds it to `cases` has it checked, timed and closed."""
         in_place = placement == "in_place"
-        if algorithm == LIBRARY:
-            source: Any = MPI.IN_PLACE if in_place else self.source
-            op = MPI_OPS[self.point.op]
-            return Case(algorithm, placement, lambda: self.comm.Allreduce(source, self.target, op))
+        if of_library(algorithm):
+            return self._library_case(algorithm, placement, segment_nbytes)
         buffer, out = (self.target, None) if in_place else (self.source, self.target)
         plan = hpcdist.plan(
             self.comm, buffer, out, algorithm=algorithm, op=self.point.op, segment_nbytes=segment_nbytes
         )
-        return Case(algorithm, placement, plan, plan)
+        return Case(algorithm, placement, plan, plan, plan.segment_nbytes)
+
+    def _library_case(self, algorithm: str, placement: str, segment_nbytes: int | None) -> Case:
+        forced = Forced(self.comm)
+        if self.library and algorithm != LIBRARY:
+            forced = self.library.forced(algorithm, segment_nbytes)
+        source: Any = MPI.IN_PLACE if placement == "in_place" else self.source
+        target, op, reduce = self.target, MPI_OPS[self.point.op], forced.comm.Allreduce
+        case = Case(algorithm, placement, lambda: reduce(source, target, op))
+        case.segment_nbytes, case.chosen = forced.segment_nbytes, forced.chosen
+        return case
 
     # --- right? ---
 
@@ -165,7 +192,8 @@ class Bench:
             self.target[:] = own
             if not case.in_place:
                 self.target.view(np.uint8).fill(POISON)
-            case.call()
+            with case.chosen:
+                case.call()
             found = self._compare("result", self.target, want)
             if not (found or case.in_place):
                 found = self._compare("untouched input", self.source, own)
@@ -185,7 +213,8 @@ class Bench:
         self.source.fill(0)
         self.target.fill(0)
         for case in self.cases:
-            calls = [sample(self.comm, case.call, 1) for _ in range(effort.warmup)]
+            with case.chosen:
+                calls = [sample(self.comm, case.call, 1) for _ in range(effort.warmup)]
             case.samples, case.iterations = effort.divide(self.comm.allreduce(min(calls), MPI.MAX))
 
     def rounds(self) -> Iterator[int]:
@@ -201,13 +230,22 @@ class Bench:
 
     def sample(self, case: Case) -> float:
         """One sample of a case: seconds per operation on this rank."""
-        return sample(self.comm, case.call, case.iterations)
+        with case.chosen:
+            return sample(self.comm, case.call, case.iterations)
 
     def seconds(self, case: Case) -> NDArray[np.float64]:
         """The samples of a case, per operation, each the maximum over ranks."""
         times = np.array(case.times)
         self.comm.Allreduce(MPI.IN_PLACE, times, MPI.MAX)
         return times
+
+
+def distinct(segments: Sequence[int | None], nbytes: int) -> list[int | None]:
+    """The segments that differ for a buffer of `nbytes`: those that cut nothing, or 0, are all alike."""
+    found: dict[int | None, int | None] = {}
+    for segment in segments:
+        found.setdefault(0 if segment is not None and segment >= nbytes else segment, segment)
+    return list(found.values())
 
 
 def sample(comm: MPI.Intracomm, call: Callable[[], object], iterations: int) -> float:
@@ -239,7 +277,7 @@ def summed(comm: MPI.Intracomm, bad: Bad | None) -> Bad | None:
 
 def refused(algorithm: str, point: Point) -> str | None:
     """Why this algorithm cannot be measured at this point, or None if it can."""
-    if algorithm != LIBRARY:
+    if not of_library(algorithm):
         return None
     if point.op not in MPI_OPS:
         return f"the operation is {point.op}: MPI has none of that name"

@@ -38,7 +38,8 @@ def needed(rank: int, topology: Sequence[int], options: Options) -> tuple[int, i
     """Bytes that a rank takes at the largest size, at the least: (buffers, inboxes of all plans)."""
     buffers = BUFFERS + CHECK_BUFFERS * options.check
     inboxes = sum(_inbox(name, rank, topology) for name in options.names if name != LIBRARY)
-    return buffers * options.max_bytes, int(len(PLACEMENTS) * inboxes * options.max_bytes)
+    plans = len(PLACEMENTS) * len(options.segments)  # of each algorithm
+    return buffers * options.max_bytes, int(plans * inboxes * options.max_bytes)
 
 
 def _inbox(name: str, rank: int, topology: Sequence[int]) -> float:

@@ -26,7 +26,7 @@ class Options:
     step_factor: int
     dtype: tuple[str, ...]
     op: tuple[str, ...]
-    segment_bytes: int | None
+    segment_bytes: tuple[int, ...]
     timing: str
     time_limit: float
     samples: int
@@ -40,12 +40,18 @@ class Options:
     figure: Path | None
     tune: Path | None
     explain: bool
+    library_algorithms: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """All that is measured: our algorithms, then the library."""
         ours = tuple(name for name in self.algorithms if name != LIBRARY)
         return (*ours, LIBRARY) if self.library else ours
+
+    @property
+    def segments(self) -> tuple[int | None, ...]:
+        """Bytes of a segment to measure with; None is the executor's choice."""
+        return self.segment_bytes or (None,)
 
     @property
     def effort(self) -> Effort:
@@ -69,7 +75,8 @@ class Options:
     def nothing_to_measure(self) -> bool:
         """Whether no algorithm that was asked for can be measured at any point."""
         points = self.points()
-        return all(refused(name, point) for name in self.names for point in points)
+        names = (*self.names, LIBRARY) if self.library_algorithms else self.names
+        return all(refused(name, point) for name in names for point in points)
 
     @property
     def files(self) -> list[Path]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -18,9 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcdist import durable
+from hpcdist.sizes import format_bytes
 
 VERSION = 1
+WHOLE = 1 << 30  # bytes of a segment from which on messages are whole: no message is larger
 LIBRARY = "MPI_Allreduce"  # the name under which the MPI library's own all-reduce stands beside ours
+FIXED = "library:"  # and before the names of its algorithms, where each is measured by itself
 FIGURES = (".png", ".svg")
 PLACEMENTS = ("out_of_place", "in_place")
 
@@ -51,7 +55,8 @@ class Record:
     `iterations` operations ran back to back in each of `samples` samples; bandwidths are of the median time.
     `sent_bytes` is what a rank sends, the mean over ranks, and `sent_bytes_max` what the busiest one sends,
     both counted as if chunks were of equal length. These, the prediction and the segment are None for the MPI
-    library, which does not tell. `wrong` counts elements over all ranks, and is None if nothing was checked.
+    library, which does not tell; one of its own algorithms may have been given a segment, though. `wrong` counts
+    elements over all ranks, and is None if nothing was checked.
     """
 
     algorithm: str
@@ -92,6 +97,28 @@ class Record:
         times = Times(**{field.name: row[field.name] for field in fields(Times)})
         rest = {field.name: row[field.name] for field in fields(cls) if field.name != "times"}
         return cls(times=times, **rest)
+
+
+def of_library(algorithm: str) -> bool:
+    """Whether this is the MPI library's own all-reduce, by its own choice of algorithm or by a fixed one."""
+    return algorithm == LIBRARY or algorithm.startswith(FIXED)
+
+
+def labels(records: Iterable[Record]) -> dict[tuple[str, int | None], str]:
+    """A name for each (algorithm, segment): the algorithm's, with "/64KiB" where several segments were measured."""
+    cases = dict.fromkeys((record.algorithm, record.segment_nbytes) for record in records)
+    several = Counter(algorithm for algorithm, _ in cases)
+    return {
+        (algorithm, segment): f"{algorithm}/{segment_name(segment)}" if several[algorithm] > 1 else algorithm
+        for algorithm, segment in cases
+    }
+
+
+def segment_name(segment_nbytes: int | None) -> str:
+    """A segment for people: "64KiB", "whole" for none, "-" where nobody knows."""
+    if segment_nbytes is None:
+        return "-"
+    return format_bytes(segment_nbytes).replace(" ", "") if 0 < segment_nbytes < WHOLE else "whole"
 
 
 def bandwidths(nbytes: int, seconds: float, ranks: int) -> tuple[float, float]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hpcdist.sizes import format_bytes
-from hpcdist.sweep.record import Record, Report
+from hpcdist.sweep import deviation
+from hpcdist.sweep.record import Record, Report, labels, segment_name
 
 NCCL_TYPES = {
     "float64": "double",
@@ -56,9 +57,9 @@ def foot(records: Sequence[Record]) -> Iterator[str]:
 
 
 def nccl(records: Sequence[Record]) -> Iterator[str]:
-    """nccl-tests' header and rows, once for each algorithm, type and operation."""
-    blocks = _grouped(records, lambda record: (record.algorithm, record.dtype, record.op))
-    for (algorithm, _, _), block in blocks.items():
+    """nccl-tests' header and rows, once for each algorithm and segment, type and operation."""
+    blocks = _grouped(records, lambda record: (record.algorithm, record.segment_nbytes, record.dtype, record.op))
+    for (algorithm, *_), block in blocks.items():
         yield "#"
         yield f"# Algorithm: {algorithm}{_segment(block[0])}"
         yield "#"
@@ -68,7 +69,33 @@ def nccl(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _segment(record: Record) -> str:
+    if segment_name(record.segment_nbytes) == "whole":
+        return ", whole messages"
     return f", segments of {format_bytes(record.segment_nbytes)}" if record.segment_nbytes else ""
+
+
+MODEL_ROW = "# {:<28}  {:>9}  {:>8}  {:>4}  {:>10}  {:>12}  {:>8}"
+
+
+def model(records: Sequence[Record]) -> Iterator[str]:
+    """Predicted beside measured in comment lines, for which nccl-tests' table has no column."""
+    predicted = [record for record in records if deviation.ratio(record) is not None]
+    names = labels(records)
+    rows = _grouped(predicted, lambda r: (names[r.algorithm, r.segment_nbytes], r.nbytes, r.dtype, r.op))
+    if rows:
+        yield "#"
+        yield f"# Model: predicted time, and how many times as long it took; ! where more than {deviation.SLOW:g} times"
+        yield MODEL_ROW.format("algorithm", "size", "type", "op", "us", "out-of-place", "in-place")
+    for (name, nbytes, dtype, op), row in rows.items():
+        found = {record.placement: _ratio(record) for record in row}
+        cells = (f"{row[0].predicted_us:.1f}", found.get("out_of_place", "-"), found.get("in_place", "-"))
+        yield MODEL_ROW.format(name, format_bytes(nbytes), dtype, op, *cells)
+
+
+def _ratio(record: Record) -> str:
+    """How many times as long as predicted, with a mark if that is slow."""
+    found = deviation.ratio(record)
+    return "-" if found is None else f"{'! ' if deviation.slow(record) else ''}x{found:.2f}"
 
 
 def _nccl_header() -> tuple[str, str, str]:
@@ -114,7 +141,8 @@ def fit(value: float, width: int) -> str:
 
 # Wide: every record on a line of its own, with what nccl-tests has no column for.
 WIDE: tuple[tuple[str, int, Callable[[Record], str]], ...] = (
-    ("algorithm", 18, lambda r: r.algorithm),
+    ("algorithm", 30, lambda r: r.algorithm),
+    ("segment", 8, lambda r: segment_name(r.segment_nbytes)),
     ("size", 9, lambda r: format_bytes(r.nbytes)),
     ("dtype", 8, lambda r: r.dtype),
     ("op", 4, lambda r: r.op),
@@ -123,6 +151,7 @@ WIDE: tuple[tuple[str, int, Callable[[Record], str]], ...] = (
     ("min us", 10, lambda r: f"{r.times.time_us_min:.1f}"),
     ("p99 us", 10, lambda r: f"{r.times.time_us_p99:.1f}"),
     ("model us", 10, lambda r: "-" if r.predicted_us is None else f"{r.predicted_us:.1f}"),
+    ("of model", 8, _ratio),
     ("algbw", 8, lambda r: f"{r.algbw:.3f}"),
     ("busbw", 8, lambda r: f"{r.busbw:.3f}"),
     ("sent/rank", 10, lambda r: "-" if r.sent_bytes is None else format_bytes(r.sent_bytes)),
@@ -143,7 +172,7 @@ def _columns(cells: Sequence[str]) -> str:
 
 
 WIDE_HEADER = (
-    "# algbw, busbw [GB/s]; sent/rank: mean over ranks; model: predicted from the fitted prices",
+    "# algbw, busbw [GB/s]; sent/rank: mean over ranks; model: predicted from the fitted prices, and p50 / that",
     _columns(["# algorithm", *(name for name, _, _ in WIDE[1:])]),
 )
 

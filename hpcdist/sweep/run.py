@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from mpi4py import MPI
 
 from hpcdist import cost, selection
-from hpcdist.sweep import machine, memory, model, record, report, tune
+from hpcdist.sweep import deviation, library, machine, memory, model, record, report, tune
 from hpcdist.sweep.interrupt import Interrupt
 from hpcdist.sweep.measure import Bench, Case, Point, refused
 from hpcdist.sweep.options import Options
@@ -30,6 +30,7 @@ class Sweep:
     def __init__(self, comm: MPI.Intracomm, options: Options):
         self.comm, self.options = comm, options
         self.topology = mpi.topology(comm)
+        self.library = library.find(comm) if options.library_algorithms else None
         self.model = model.fit(comm, self.topology)
         self.report = record.Report(
             start_time=datetime.now().astimezone(),
@@ -50,13 +51,21 @@ class Sweep:
         problem = self.options.problem_with_files() if self.comm.rank == 0 else None
         mpi.agree(self.comm, problem is None, problem or "")
         memory.check(self.comm, self.topology, self.options)
-        with Interrupt(self.comm, self._mark_interrupted) as interrupt:
+        with self._closed_library(), Interrupt(self.comm, self._mark_interrupted) as interrupt:
             self._say([*report.head(self.report), *self._left_out()])
             self._measure(interrupt)
             self._print()
             self._save()
             self._draw()
         return interrupt.exit_code or int(any(row.wrong for row in self.report.results))
+
+    def _closed_library(self) -> AbstractContextManager[object]:
+        return closing(self.library) if self.library else nullcontext()
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """All that is measured: our algorithms, the library by its own choice, and each of its algorithms."""
+        return (*self.options.names, *(self.library.names if self.library else ()))
 
     # --- measure ---
 
@@ -76,8 +85,8 @@ class Sweep:
 
     def _point(self, point: Point, interrupt: Interrupt) -> list[record.Record]:
         """Check and time all algorithms that this point allows."""
-        names = [name for name in self.options.names if not refused(name, point)]
-        with Bench(self.comm, point, names, self.options.segment_bytes, self.options.seed) as bench:
+        names = [name for name in self._names if not refused(name, point)]
+        with Bench(self.comm, point, names, self.options.segments, self.options.seed, library=self.library) as bench:
             bench.warm_up(self.options.effort)
             if self.options.check:
                 bench.check()
@@ -115,7 +124,8 @@ class Sweep:
     def _foreseen(self, point: Point, case: Case) -> dict[str, Any]:
         """What the schedule tells without being run; the MPI library has none to look into."""
         if case.plan is None:
-            return dict.fromkeys(("segment_nbytes", "sent_bytes", "sent_bytes_max", "predicted_us"))
+            untold = dict.fromkeys(("sent_bytes", "sent_bytes_max", "predicted_us"))
+            return {"segment_nbytes": case.segment_nbytes, **untold}
         schedule = case.plan.schedule
         counts = cost.count(schedule)
         sent = counts.sent_bytes(point.nbytes, schedule.chunks)
@@ -144,6 +154,8 @@ class Sweep:
         results = self.report.results
         if self.options.format == "nccl":
             self._say(report.nccl(results))
+            self._say(report.model(results))
+        self._say(deviation.flags(results, self.report.machine, self.report.model))
         self._say(report.foot(results))
         if self.options.explain:
             self._say(self._explanations())

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from hpcdist.kernels.reduce import DTYPES, OPS
 from hpcdist.selection import Selection
 from hpcdist.sweep import inputs, measure, memory, model, record
 from hpcdist.sweep.command import sweep
+from hpcdist.sweep.control import Control
 from hpcdist.sweep.interrupt import Interrupt
 from hpcdist.sweep.measure import Bench, Effort, Point
 from hpcdist.sweep.options import Options
@@ -45,7 +47,7 @@ def options(**changes):
             "step_factor": 4,
             "dtype": ("float32",),
             "op": ("sum",),
-            "segment_bytes": None,
+            "segment_bytes": (),
             "timing": "pipelined",
             "time_limit": 0.001,
             "samples": 3,
@@ -205,6 +207,30 @@ def test_the_bytes_on_the_wire_are_those_of_the_schedule(folder):
         assert (row["predicted_us"] is not None) == ours
 
 
+def test_segments_and_the_librarys_algorithms_are_cases_of_one_sweep(folder, capsys):
+    files = {"json": folder / "s.json", "tune": folder / "t.json"}
+    asked = options(algorithms=("ring",), segment_bytes=(16, 64), library_algorithms=True, **files)
+    assert Sweep(WORLD, asked).run() == 0
+    WORLD.Barrier()
+    rows = json.loads(files["json"].read_text())["results"]
+    ours = {(row["nbytes"], row["segment_nbytes"]) for row in rows if row["algorithm"] == "ring"}
+    assert ours == {(8, 16), (32, 16), (32, 64), (128, 16), (128, 64)}, "one for all segments that cut nothing"
+    assert {row["algorithm"] for row in rows} > {"ring", LIBRARY, "library:ring", "library:recursive_doubling"}
+    assert all(row["wrong"] == 0 for row in rows)
+    assert {bracket.algorithm for rule in Selection.load(files["tune"]).rules for bracket in rule.choose} == {"ring"}
+    if WORLD.size > 1 and WORLD.rank == 0:
+        assert "# ring/16B " in capsys.readouterr().out, "the model's table tells segments apart"
+
+
+def test_the_librarys_variables_are_as_before_after_a_sweep():
+    name = "coll_tuned_priority" if "Open MPI" in MPI.Get_library_version() else "MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM"
+    before = Control(name).value
+    swept = Sweep(WORLD, options(algorithms=(), library=False, library_algorithms=True, max_bytes=8))
+    assert swept.run() == 0
+    assert Control(name).value == before
+    assert not getattr(swept.library, "made", ()), "the communicators made for it are freed"
+
+
 def test_a_file_that_cannot_be_written_ends_the_sweep_on_all_ranks_before_it_begins(folder):
     if WORLD.rank == 0:
         (folder / "taken").write_text("a file, no folder")
@@ -224,6 +250,8 @@ def test_the_memory_needed_is_that_of_buffers_and_inboxes(size):
     buffers, inboxes = memory.needed(0, (0,) * size, asked)
     assert buffers == 2 << 20
     assert inboxes == {1: 0, 2: 2 << 20, 4: 4 << 20}[size]
+    several = replace(asked, segment_bytes=(4096, 65536))
+    assert memory.needed(0, (0,) * size, several) == (buffers, 2 * inboxes)
 
 
 def test_half_types_are_measured_without_the_library(capsys, folder):
@@ -316,10 +344,12 @@ def test_the_second_signal_acts_as_it_always_did():
         (["--min-bytes", "16", "--max-bytes", "8"], "--min-bytes must be"),
         (["--min-bytes", "0"], "--min-bytes must be"),
         (["--step-factor", "1"], "--step-factor"),
+        (["--segment-bytes", "64KiB,1MB"], "write 1MiB"),
         (["--time-limit", "nan"], "nan is no number of seconds"),
         (["--time-limit", "inf"], "inf is no number of seconds"),
         (["--no-library", "--algorithms", LIBRARY], "nothing is left to measure"),
         (["--algorithms", LIBRARY, "--dtype", "bfloat16"], "nothing is left to measure"),
+        (["--library-algorithms", "--no-library", "--algorithms", LIBRARY, "--dtype", "float16"], "nothing is left"),
         (["--json", "a", "--tune", "./a"], "a is named for two outputs"),
         (["--figure", "a", "--csv", "a.svg"], "a.svg is named for two outputs"),
     ],

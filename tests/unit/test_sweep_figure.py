@@ -47,10 +47,26 @@ def test_the_same_numbers_make_the_same_svg(tmp_path):
 def test_one_line_per_algorithm_and_the_library_dashed_in_black():
     (axes,) = figure.draw(records()).axes
     lines = {line.get_label(): line for line in axes.get_lines()}
-    assert set(lines) == set(NAMES)
+    assert set(lines) == {*NAMES, "predicted"}
     assert (lines["MPI_Allreduce"].get_color(), lines["MPI_Allreduce"].get_linestyle()) == ("black", "--")
-    assert len({line.get_color() for line in lines.values()}) == 3
+    assert len({lines[name].get_color() for name in NAMES}) == 3
     assert list(lines["ring"].get_xdata()) == SIZES
+
+
+def test_segments_are_lines_of_their_own():
+    rows = [*records(("ring", "tree")), *records(("ring",), segment_nbytes=1 << 20)]
+    (axes,) = figure.draw(rows).axes
+    labels = {line.get_label() for line in axes.get_lines()}
+    assert labels == {"ring/64KiB", "ring/1MiB", "tree", "predicted"}
+
+
+def test_the_prediction_is_dotted_in_the_colour_of_its_algorithm_and_the_library_has_none():
+    (axes,) = figure.draw([*records(("tree",)), *records(("library:ring",), predicted_us=None)]).axes
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert set(lines) == {"tree", "library:ring", "predicted"}
+    dotted = lines["predicted"]
+    assert (dotted.get_linestyle(), dotted.get_color()) == (":", lines["tree"].get_color())
+    assert dotted.get_ydata()[0] == pytest.approx(8 / 90e-6 / 1e9 * 2 * 7 / 8)
 
 
 def test_axes_are_logarithmic_with_sizes_in_binary_units():
@@ -63,7 +79,7 @@ def test_each_type_has_its_panel_and_the_legend_every_name_once():
     mixed = [*records(("ring",), dtype="bfloat16"), *records(), *records(dtype="int32")]
     drawn = figure.draw(mixed)
     assert len(drawn.axes) == 3
-    assert sorted(text.get_text() for text in drawn.legends[0].get_texts()) == sorted(NAMES)
+    assert sorted(text.get_text() for text in drawn.legends[0].get_texts()) == sorted([*NAMES, "predicted"])
 
 
 def test_only_one_placement_is_drawn(tmp_path, monkeypatch):

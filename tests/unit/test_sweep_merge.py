@@ -85,3 +85,13 @@ def test_a_lone_rank_has_no_panel(tmp_path):
     swept(tmp_path / "1.json", 1, 1.0)
     assert merge(tmp_path / "1.json", "--figure", tmp_path / "f.svg").exit_code == 0
     assert not (tmp_path / "f.svg").exists()
+
+
+def test_measurements_in_different_segments_are_all_kept(tmp_path):
+    swept(tmp_path / "old.json", 4, 20.0, segment_nbytes=65536)
+    swept(tmp_path / "new.json", 4, 10.0, hour=1, segment_nbytes=1 << 20)
+    out = ["--json", tmp_path / "all.json", "--tune", tmp_path / "selection.json"]
+    assert merge(tmp_path / "old.json", tmp_path / "new.json", *out).exit_code == 0
+    assert len(json.loads((tmp_path / "all.json").read_text())["results"]) == 4
+    (rule,) = Selection.load(tmp_path / "selection.json").rules
+    assert [bracket.segment_nbytes for bracket in rule.choose] == [1 << 20]

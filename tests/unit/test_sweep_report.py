@@ -66,6 +66,28 @@ def test_the_mean_bandwidth_is_over_all_rows():
     assert f"# Avg bus bandwidth    : {mean:g} " in list(report.foot(records))
 
 
+def test_each_segment_has_its_table():
+    records = [*pair(), *pair(segment_nbytes=1 << 20), *pair(segment_nbytes=1 << 30)]
+    titles = [line for line in report.nccl(records) if "Algorithm" in line]
+    assert [title.partition(", ")[2] for title in titles] == [
+        "segments of 64 KiB",
+        "segments of 1 MiB",
+        "whole messages",
+    ]
+
+
+def test_the_prediction_stands_beside_every_row_and_what_is_slow_is_marked():
+    records = [*pair(us=(90.0, 180.0)), *pair(nbytes=8, us=(90.0, 90.0)), *pair("library:ring", predicted_us=None)]
+    lines = list(report.model(records))
+    assert all(line.startswith("#") for line in lines)
+    assert [line.split()[-4:] for line in lines if "ring" in line] == [
+        ["90.0", "x1.00", "!", "x2.00"],
+        ["sum", "90.0", "x1.00", "x1.00"],
+    ]
+    assert list(report.model(pair("MPI_Allreduce", predicted_us=None))) == []
+    assert "! x2.00" in report.wide_row(records[1])
+
+
 def test_no_results_are_no_error():
     assert "# Avg bus bandwidth    : 0 " in list(report.foot([]))
 

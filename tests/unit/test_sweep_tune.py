@@ -44,6 +44,19 @@ def test_neither_the_library_nor_a_wrong_algorithm_is_chosen():
     assert rule.choose == (Bracket(None, "ring", 65536),)
 
 
+def test_no_fixed_algorithm_of_the_library_is_chosen():
+    assert [b.algorithm for b in tune.rules([record("library:ring", us=1), record(us=9)])[0].choose] == ["ring"]
+
+
+def test_the_best_segment_of_each_size_is_in_the_table():
+    records = [
+        *(record(nbytes=n, us=us, segment_nbytes=65536) for n, us in ((1024, 5), (4096, 9), (65536, 9))),
+        *(record(nbytes=n, us=us, segment_nbytes=1 << 20) for n, us in ((4096, 5), (65536, 5))),
+        *(record("tree", n, us=7, segment_nbytes=65536) for n in (1024, 4096, 65536)),
+    ]
+    assert tune.brackets(records) == (Bracket(2048, "ring", 65536), Bracket(None, "ring", 1 << 20))
+
+
 def test_each_type_and_each_number_of_ranks_has_its_rule():
     records = [record(), record(dtype="float64"), record(ranks=4)]
     keys = [(rule.size, rule.nodes, rule.dtype) for rule in tune.rules(records)]

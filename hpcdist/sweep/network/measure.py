@@ -58,7 +58,7 @@ class LinkBench(Bench):
 
     def __init__(self, comm: MPI.Intracomm, point: Point, settings: Settings, neighbours: Neighbours, link: Link):
         names = [LIBRARY, *settings.algorithms]
-        super().__init__(comm, point, names, settings.segment_bytes, placements=("in_place",))
+        super().__init__(comm, point, names, (settings.segment_bytes,), placements=("in_place",))
         if "ring" in names:
             whole = self.case("ring", "in_place", 0)
             whole.algorithm = WHOLE
