@@ -19,16 +19,18 @@ def fsync(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, parents: bool = True) -> Iterator[Path]:
     """Give a name to write to; when the block ends well, the file appears as `path`, durable and whole.
 
     If the block fails, `path` stays as it was and the unfinished file is removed. A process that still has
     the old `path` open goes on with the old file and cannot touch the new one.
 
     Args:
-        path: Where the file shall appear. Missing parent directories are made.
+        path: Where the file shall appear.
+        parents: Whether missing parent directories are made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last, since writers such as matplotlib choose the format by it.
     draft = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}{path.suffix}")
     try:
@@ -40,7 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
     fsync(path.parent)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Put `text` in the file `path`, atomically and durably."""
-    with replacing(path) as draft:
+def write_text(path: Path, text: str, parents: bool = True) -> None:
+    """Put `text` in the file `path`, atomically and durably; see `replacing`."""
+    with replacing(path, parents) as draft:
         draft.write_text(text, encoding="utf-8")

@@ -3,6 +3,7 @@
     checkpoints/
       OWNER                    the run that may commit here: its fencing token
       LOCK                     held while the token is checked and a name is changed
+      HISTORY                  with copies in memory: which starts went on from which step
       step-00000120/           committed, never changed again
         state.h5               all arrays; with several writers, an index of the shards
         shard-0000-of-0004.h5  the rows that one writer wrote

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hpcdist.durable import write_text
+from hpcdist.durable import fsync, write_text
 
 OWNER, LOCK = "OWNER", "LOCK"
 PATIENCE = 60.0  # seconds; the lock is held only for a rename
@@ -34,6 +34,7 @@ class Fence:
         self.directory = directory
         self.token = uuid.uuid4().hex[:12]
         directory.mkdir(parents=True, exist_ok=True)
+        fsync(directory.parent)
         with lock(directory):
             write_text(directory / OWNER, json.dumps({"token": self.token, **identity()}) + "\n")
 

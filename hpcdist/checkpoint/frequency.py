@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-FIRST = 50  # steps until the first checkpoint, while nothing is known of their cost
+FIRST = 10  # steps until the first checkpoint, while nothing is known of their cost
 
 
 class Frequency:
@@ -45,14 +45,15 @@ class Frequency:
         """Note a save after `step` steps."""
         self._saved = step
 
-    def adapt(self, cost: float, seconds_per_step: float) -> None:
+    def adapt(self, cost: float, seconds_per_step: float, least: float = 0.0) -> None:
         """Choose anew how many steps lie between two checkpoints.
 
         Args:
             cost: Seconds for which the last save held the run up.
             seconds_per_step: Of the steps since the one before.
+            least: Seconds until a save is committed, before which the next had to wait.
         """
-        self._every = max(1, math.ceil(self.interval(cost) / seconds_per_step))
+        self._every = max(1, math.ceil(max(self.interval(cost), least) / seconds_per_step))
 
     def interval(self, cost: float) -> float:
         """Seconds between two checkpoints that each cost `cost` seconds; the budget is kept whatever may fail."""

@@ -22,14 +22,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcdist.durable import fsync
-
 ALIGNMENT = 1 << 20  # bytes: arrays start on stripes of a parallel file system
 OPTIONS: dict[str, Any] = {
     "libver": ("v108", "v110"),  # HDF5 1.10 can read it
-    "alignment_threshold": ALIGNMENT >> 4,
-    "alignment_interval": ALIGNMENT,
 }
+ALIGNED: dict[str, Any] = {"alignment_threshold": ALIGNMENT >> 4, "alignment_interval": ALIGNMENT}
 CHUNK = 1 << 20  # bytes of a chunk that is compressed as a whole, or one row
 BLOCK = 64 << 20  # bytes written by one call
 
@@ -53,8 +50,8 @@ class Structures(io.RawIOBase):
 
     def write(self, raw: Any) -> int:
         """Keep `raw`, on top of what was there."""
-        self.written.pop(self._at, None)  # the later of two is to be written later
-        self.written[self._at] = bytes(raw)
+        before = self.written.pop(self._at, b"")  # the later of two is to be written later
+        self.written[self._at] = bytes(raw) + before[len(raw) :]
         self._at += len(raw)
         self.nbytes = max(self.nbytes, self._at)
         return len(raw)
@@ -89,7 +86,7 @@ def lay_out(arrays: Mapping[str, NDArray], compression: str = "none") -> Layout:
     """The layout of a file that holds these arrays, contiguous and aligned, or compressed among the structures."""
     memory = Structures()
     offsets = {}
-    with h5py.File(memory, "w", **OPTIONS) as file:
+    with h5py.File(memory, "w", **OPTIONS, **(ALIGNED if compression == "none" else {})) as file:
         for name, values in arrays.items():
             if compression == "gzip" and values.ndim and values.size:
                 _compress(file, name, values)
@@ -138,9 +135,9 @@ def write(path: Path, layout: Layout, arrays: Mapping[str, NDArray]) -> None:
             for offset, raw in layout.structures.items():
                 _write_at(descriptor, offset, np.frombuffer(raw, np.uint8))
             os.ftruncate(descriptor, layout.nbytes)
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        fsync(path)
 
 
 def _write_at(descriptor: int, offset: int, values: NDArray) -> None:

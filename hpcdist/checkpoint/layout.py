@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,11 @@ COMMITTED = re.compile(r"step-(\d{8,})")
 def directory_name(step: int) -> str:
     """Name of the committed checkpoint after `step` steps."""
     return f"step-{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """The steps done before a committed checkpoint, by its name."""
+    return int(path.name.removeprefix("step-"))
 
 
 def draft_suffix(token: str) -> str:

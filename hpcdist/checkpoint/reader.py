@@ -167,6 +167,19 @@ def read(checkpoint: Checkpoint) -> dict[str, NDArray]:
     return arrays
 
 
+def check(checkpoint: Checkpoint) -> None:
+    """Read all of a checkpoint, a piece at a time, for damage.
+
+    Raises:
+        DamagedCheckpoint: the first that is found.
+    """
+    with Contents(checkpoint) as contents:
+        for name, entry in checkpoint.manifest.arrays.items():
+            for piece in entry.pieces:
+                shape = (piece.stop - piece.start, *entry.shape[1:]) if entry.shape else ()
+                contents.read(name, piece, np.empty(shape, entry.dtype))
+
+
 def rows_of(values: NDArray, piece: Piece) -> NDArray:
     """The rows of an array that a piece holds, as a view."""
     return values[piece.start : piece.stop] if values.shape else values

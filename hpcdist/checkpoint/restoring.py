@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from hpcdist.checkpoint.layout import Piece
 from hpcdist.checkpoint.reader import Checkpoint, Contents, DamagedCheckpoint, rows_of
+from hpcdist.errors import AgreedError
 from hpcdist.transport.together import on_all
 
 
@@ -27,8 +29,10 @@ def restore(comm: MPI.Intracomm, checkpoint: Checkpoint, into: Mapping[str, NDAr
             holds rubbish.
     """
     on_all(comm, lambda: _check_fit(checkpoint, into))
-    pieces = [(name, piece) for name in into for piece in checkpoint.manifest.arrays[name].pieces]
-    trouble = _read(checkpoint, pieces[comm.rank :: comm.size], into)
+    _agree_on_names(comm, into)
+    entries = checkpoint.manifest.arrays
+    pieces = [(name, piece) for name, entry in entries.items() if name in into for piece in entry.pieces]
+    trouble = on_all(comm, lambda: _read(checkpoint, pieces[comm.rank :: comm.size], into))
     _raise_together(comm, checkpoint, trouble)
     for number, (name, piece) in enumerate(pieces):
         rows = rows_of(into[name], piece)
@@ -40,11 +44,20 @@ def _check_fit(checkpoint: Checkpoint, into: Mapping[str, NDArray]) -> None:
         entry = checkpoint.manifest.arrays.get(name)
         if entry is None:
             raise ValueError(f"{checkpoint.path} has no array {name}; it has {', '.join(checkpoint.manifest.arrays)}")
-        if (values.shape, values.dtype.str) != (entry.shape, entry.dtype) or not values.flags.c_contiguous:
+        if (values.shape, values.dtype.str) != (entry.shape, entry.dtype):
             raise ValueError(
                 f"{name} is {entry.dtype}{list(entry.shape)} in {checkpoint.path} and cannot be read into "
-                f"{values.dtype.str}{list(values.shape)}, which must be C-contiguous"
+                f"{values.dtype.str}{list(values.shape)}"
             )
+        if not values.flags.c_contiguous or not values.flags.writeable:
+            raise ValueError(f"{name} cannot be read into an array that is not C-contiguous and writable")
+
+
+def _agree_on_names(comm: MPI.Intracomm, into: Mapping[str, NDArray]) -> None:
+    said = comm.allgather(sorted(into))
+    other = next((rank for rank, names in enumerate(said) if names != said[0]), None)
+    if other is not None:
+        raise AgreedError(f"rank {other} wants to read {', '.join(said[other])}, rank 0 {', '.join(said[0])}")
 
 
 def _read(
@@ -61,6 +74,7 @@ def _read(
 
 
 def _raise_together(comm: MPI.Intracomm, checkpoint: Checkpoint, trouble: DamagedCheckpoint | None) -> None:
-    found = [why for why in comm.allgather(trouble.why if trouble else None) if why]
+    said = comm.allgather(trouble and (socket.gethostname(), trouble.why))
+    found = [f"{each[1]} (read by rank {rank} on {each[0]})" for rank, each in enumerate(said) if each]
     if found:
         raise DamagedCheckpoint(checkpoint.path, "; ".join(found))

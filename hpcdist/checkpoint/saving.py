@@ -6,6 +6,7 @@ thread makes no MPI call, since not every MPI allows that beside the run's own.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -29,6 +30,7 @@ from hpcdist.checkpoint.writer import commit, prune
 from hpcdist.durable import write_text
 
 LOOK_EVERY = 0.02  # seconds between two looks for the announcements of others
+FENCE_EVERY = 50  # looks
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Saving:
             return []
         self.part = write_part(order.draft, writer.file, self._rows, writer.share, order.compression, self.previous)
         if self.rank != 0:
-            write_text(announcement(order.draft, self.rank), json.dumps(asdict(self.part)))
+            write_text(announcement(order.draft, self.rank), json.dumps(asdict(self.part)), parents=False)
         return [self.part]
 
     def _others(self) -> Iterator[Part]:
@@ -123,9 +125,14 @@ class Saving:
         for writer in self.order.writers:
             if writer.rank != 0:
                 path = announcement(self.order.draft, writer.rank)
-                while not path.exists():
+                for look in itertools.count(1):
+                    if path.exists():
+                        break
                     if self._cancelled.wait(LOOK_EVERY):
                         raise Cancelled
+                    if look % FENCE_EVERY == 0:
+                        with self.order.fence.held():  # a run that takes the directory removes what we wait for
+                            pass
                 yield Part.from_json(json.loads(path.read_text(encoding="utf-8")))
                 path.unlink()
 
@@ -136,7 +143,7 @@ class Saving:
                 return error
         except FencedOut as fenced:
             return fenced
-        except OSError:
+        except Exception:
             return error
 
     def wait_written(self) -> None:

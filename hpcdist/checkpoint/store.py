@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +21,7 @@ from hpcdist.checkpoint.collective import shares_of, unavailable, write_collecti
 from hpcdist.checkpoint.fence import Fence
 from hpcdist.checkpoint.layout import COMPRESSIONS, LAYOUTS, STATE
 from hpcdist.checkpoint.part import Shapes, shapes_of
-from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint, newest
+from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint, check, look, newest
 from hpcdist.checkpoint.restoring import restore
 from hpcdist.checkpoint.saving import Order, Saving, conclude
 from hpcdist.checkpoint.shares import PER_NODE, Writer, own_rows, spread, writers_of
@@ -76,7 +78,8 @@ class Store:
         incremental: bool = True,
         fence: Fence | None = None,
     ) -> None:
-        on_all(comm, lambda: _check_arguments(keep, layout, writers, comm.size, compression))
+        on_all(comm, lambda: check_arguments(keep, layout, writers, comm.size, compression))
+        _agree_on(comm, "makes another store", (str(directory), keep, layout, writers, background, compression))
         self.comm = comm.Dup()
         self.directory, self.keep, self.layout, self.compression = directory, keep, layout, compression
         self.background, self.incremental = background, incremental
@@ -87,6 +90,7 @@ class Store:
         self._saving: Saving | None = None
         self._staged: dict[str, NDArray] = {}
         self._previous: Previous | None = None
+        self._shapes: Shapes = {}
         self._blocking = 0.0
 
     def __enter__(self) -> Store:
@@ -103,21 +107,34 @@ class Store:
     def newest(self) -> tuple[Checkpoint | None, list[DamagedCheckpoint]]:
         """The newest checkpoint that looks whole, and the damaged ones that were newer, which are set aside."""
 
-        def look() -> tuple[Checkpoint | None, list[DamagedCheckpoint]]:
+        def find() -> tuple[Checkpoint | None, list[DamagedCheckpoint]]:
             checkpoint, damaged = newest(self.directory)
             for error in damaged:
                 set_aside(self.fence, error.path)
             return checkpoint, damaged
 
-        return on_root(self.comm, look)
+        return on_root(self.comm, find)
 
     def restore(self, checkpoint: Checkpoint, into: Mapping[str, NDArray]) -> None:
         """Read a checkpoint into arrays on all ranks; see `restoring.restore`."""
         restore(self.comm, checkpoint, into)
 
     def put_aside(self, damaged: DamagedCheckpoint) -> None:
-        """Rename a checkpoint that turned out to be damaged; it is not deleted."""
-        on_root(self.comm, lambda: set_aside(self.fence, damaged.path))
+        """Rename a checkpoint that turned out to be damaged; it is not deleted.
+
+        Raises:
+            AgreedError: rank 0 finds it whole, so that the trouble is with another rank's node; it keeps its name.
+        """
+
+        def confirm() -> None:
+            try:
+                check(look(damaged.path))
+            except DamagedCheckpoint:
+                set_aside(self.fence, damaged.path)
+            else:
+                raise OSError(f"{damaged}; but rank 0 reads it whole, so look at that node and its file systems")
+
+        on_root(self.comm, confirm)
 
     # --- writing ---
 
@@ -140,15 +157,16 @@ class Store:
         began = time.perf_counter()
         on_all(self.comm, lambda: _check_dtypes(arrays))
         shapes = shapes_of(arrays)
-        _agree_on(self.comm, step, shapes)
-        draft: Path = on_root(self.comm, lambda: begin(self.fence, step))
+        _agree_on(self.comm, "saves another step, or arrays of other names, shapes or dtypes,", (step, shapes))
+        draft, facts = on_root(self.comm, lambda: (begin(self.fence, step), json.loads(json.dumps(facts))))
         writers = self._writers(arrays)
         order = Order(self.fence, draft, step, facts, shapes, writers, self.keep, self.compression, began)
         try:
             (self._write_together if self.layout == "collective" else self._start_writing)(order, arrays)
         except AgreedError:
+            saving, self._saving = self._saving, None
             if self.comm.rank == 0:
-                shutil.rmtree(draft, ignore_errors=True)
+                (saving.abandon if saving else partial(shutil.rmtree, draft, ignore_errors=True))()
             raise
         self._blocking = time.perf_counter() - began
         if not self.background:
@@ -162,8 +180,12 @@ class Store:
     def _start_writing(self, order: Order, arrays: Mapping[str, NDArray]) -> None:
         """Copy this rank's rows and have them written in the background."""
         on_all(self.comm, lambda: self._copy(own_rows(arrays, order.share(self.comm.rank))))
-        self._saving = Saving(order, self.comm.rank, self._previous)
-        self._saving.start(self._staged)
+        saving = self._saving = Saving(order, self.comm.rank, self._same_shapes(order))
+        on_all(self.comm, lambda: saving.start(self._staged))
+
+    def _same_shapes(self, order: Order) -> Previous | None:
+        """What was written before, if it can be compared with what is to be written now."""
+        return self._previous if order.shapes == self._shapes else None
 
     def _copy(self, rows: Mapping[str, NDArray]) -> None:
         """Copy rows to where the last save's were, as new memory takes twice as long."""
@@ -203,7 +225,9 @@ class Store:
             if self.comm.rank == 0:
                 saving.abandon()
             raise
-        self._previous = Previous(path, saving.part.pieces) if saving.part and self.incremental else None
+        part = saving.part if self.incremental else None
+        self._previous = Previous(path, part.pieces, part.files) if part else None
+        self._shapes = saving.order.shapes
         self.last = Timing(saving.order.nbytes, self._blocking + time.perf_counter() - began, total)
         return path
 
@@ -213,7 +237,12 @@ class Store:
         self.comm.Free()
 
 
-def _check_arguments(keep: int, layout: str, writers: int, size: int, compression: str) -> None:
+def check_arguments(keep: int, layout: str, writers: int, size: int, compression: str) -> None:
+    """See that a store can be made on `size` ranks.
+
+    Raises:
+        ValueError: it cannot.
+    """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}: the newest checkpoint is never removed")
     if layout not in LAYOUTS:
@@ -237,9 +266,9 @@ def _check_dtypes(arrays: Mapping[str, NDArray]) -> None:
             )
 
 
-def _agree_on(comm: MPI.Intracomm, step: int, shapes: Shapes) -> None:
-    """See that all ranks save the same step and arrays of the same shapes."""
-    said = comm.allgather(zlib.crc32(repr((step, list(shapes.items()))).encode()))
-    other = next((rank for rank, number in enumerate(said) if number != said[0]), None)
+def _agree_on(comm: MPI.Intracomm, what: str, said: Any) -> None:
+    """See that all ranks say the same."""
+    numbers = comm.allgather(zlib.crc32(repr(said).encode()))
+    other = next((rank for rank, number in enumerate(numbers) if number != numbers[0]), None)
     if other is not None:
-        raise AgreedError(f"rank {other} saves another step, or arrays of other names, shapes or dtypes, than rank 0")
+        raise AgreedError(f"rank {other} {what} than rank 0")

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from hpcdist.checkpoint.layout import Piece
 
-PAYS = 0.5  # share of a writer's bytes that must be unchanged: what has changed in a file is kept along with the rest
+MOST = 2  # bytes of files that are kept, for each byte of a piece: so much of what has changed may be kept along
+PAYS = 0.5  # share of a writer's bytes that must be unchanged
+SLACK = 4 << 20  # bytes that HDF5 may take itself, for alignment
 
 Pieces = Mapping[str, tuple[Piece, ...]]
 Kept = dict[tuple[str, int], Piece]  # array, first row -> where these rows lie already
@@ -27,6 +29,7 @@ class Previous:
 
     path: Path
     pieces: Pieces
+    files: Mapping[str, int]  # bytes by name
 
 
 def keep_unchanged(folder: Path, pieces: Pieces, row_nbytes: Mapping[str, int], previous: Previous) -> Kept:
@@ -43,10 +46,11 @@ def keep_unchanged(folder: Path, pieces: Pieces, row_nbytes: Mapping[str, int], 
     """
     same = {(name, piece.start): old for name, piece, old in _same(pieces, previous)}
     total = sum(_nbytes(piece, row_nbytes[name]) for name in pieces for piece in pieces[name])
-    if not same or sum(_nbytes(old, row_nbytes[name]) for (name, _), old in same.items()) < PAYS * total:
-        return {}
+    useful = sum(_nbytes(old, row_nbytes[name]) for (name, _), old in same.items())
     names = {old.file: _kept_name(previous.path, old.file) for old in same.values()}
-    if not _link(previous.path, folder, names):
+    if not same or useful < PAYS * total or sum(previous.files[file] for file in names) > MOST * useful + SLACK:
+        return {}
+    if not _link(previous, folder, names):
         return {}
     return {place: replace(old, file=names[old.file]) for place, old in same.items()}
 
@@ -65,11 +69,13 @@ def _nbytes(piece: Piece, row_nbytes: int) -> int:
     return (piece.stop - piece.start) * row_nbytes
 
 
-def _link(source: Path, folder: Path, names: Mapping[str, str]) -> bool:
-    """Give all files their second names, or none."""
+def _link(previous: Previous, folder: Path, names: Mapping[str, str]) -> bool:
+    """Give all files their second names, or none; one that has lost its size is not worth it."""
     try:
         for file, name in names.items():
-            os.link(source / file, folder / name)
+            os.link(previous.path / file, folder / name)
+            if (folder / name).stat().st_size != previous.files[file]:
+                raise OSError(f"{file} has another size than was written")
     except OSError:  # the new checkpoint can do without
         for name in names.values():
             with suppress(OSError):

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from hpcdist.checkpoint.fence import Fence
-from hpcdist.checkpoint.layout import MANIFEST, Manifest, directory_name, draft_suffix
+from hpcdist.checkpoint.layout import MANIFEST, Manifest, directory_name, draft_suffix, step_of
 from hpcdist.checkpoint.reader import committed
 from hpcdist.durable import fsync, write_text
 
@@ -28,12 +28,15 @@ def begin(fence: Fence, step: int) -> Path:
 
     Raises:
         FencedOut: another run has taken the directory.
-        FileExistsError: there is a checkpoint of this step.
+        FileExistsError: there is a checkpoint of this step, or of a later one.
     """
     final = fence.directory / directory_name(step)
     draft = final.with_name(final.name + draft_suffix(fence.token))
+    if step < 0:
+        raise ValueError(f"a step is a number of steps done, not {step}")
     with fence.held():
         _refuse_to_replace(final)
+        _refuse_to_go_back(fence, step)
         draft.mkdir()
     return draft
 
@@ -46,7 +49,7 @@ def commit(fence: Fence, draft: Path, manifest: Manifest) -> Path:
         OSError: it cannot be written.
     """
     final = fence.directory / directory_name(manifest.step)
-    write_text(draft / MANIFEST, manifest.to_json())
+    write_text(draft / MANIFEST, manifest.to_json(), parents=False)
     fsync(draft)
     with fence.held():
         _refuse_to_replace(final)
@@ -60,6 +63,13 @@ def _refuse_to_replace(final: Path) -> None:
         raise FileExistsError(f"{final} exists already; a committed checkpoint is never written over")
 
 
+def _refuse_to_go_back(fence: Fence, step: int) -> None:
+    """A checkpoint that is older than others would be the first to be removed, and never found as the newest."""
+    newest = max((step_of(path) for path in committed(fence.directory)), default=-1)
+    if newest > step:
+        raise FileExistsError(f"{fence.directory} holds a checkpoint of step {newest}, which is later than {step}")
+
+
 def prune(fence: Fence, keep: int) -> list[Path]:
     """Remove all but the newest `keep` checkpoints; returns those removed.
 
@@ -67,10 +77,12 @@ def prune(fence: Fence, keep: int) -> list[Path]:
     """
     old = [path for path in committed(fence.directory)[:-keep] if path.is_dir()]
     for path in old:
-        grave = path.with_name(path.name + draft_suffix(fence.token))
         with fence.held():
-            os.rename(path, grave)
-        shutil.rmtree(grave)
+            os.rename(path, path.with_name(path.name + draft_suffix(fence.token)))
+    if old:
+        fsync(fence.directory)  # or a power cut could bring a name back without its files
+    for grave in fence.directory.glob(f"step-*{draft_suffix(fence.token)}"):
+        shutil.rmtree(grave, ignore_errors=True)  # what somebody still reads on NFS goes the next time
     return old
 
 

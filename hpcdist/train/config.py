@@ -21,6 +21,7 @@ from hpcdist.sizes import parse_bytes
 
 AUTO = "auto"
 SHARED_MEMORY = "/dev/shm"
+FREQUENCIES = ("checkpoint_every", "checkpoint_budget", "checkpoint_mtbf")
 BACKGROUND, WAIT = "background", "wait"
 PLACES = ("out", "checkpoint_dir", "partner_dir", "resume")  # which may change from one start to the next
 
@@ -89,6 +90,17 @@ class Config:
         """The settings that a checkpoint takes along: all but places."""
         return {name: value for name, value in asdict(self).items() if name not in PLACES}
 
+    @classmethod
+    def after(cls, stored: dict[str, Any], settings: dict[str, Any]) -> Config:
+        """The settings of a run that goes on: those that are given, then those of a checkpoint, then the defaults.
+
+        Of how often to save there are several ways, of which one that is given replaces what was stored.
+        """
+        known = {item.name for item in fields(cls)}
+        given_up = FREQUENCIES if any(name in settings for name in FREQUENCIES) else ()
+        kept = {name: value for name, value in stored.items() if name in known and name not in given_up}
+        return cls(**{**kept, **settings})
+
     def to_toml(self) -> str:
         """The effective configuration, to be given to `--config` again."""
         return "".join(f"{name} = {_toml(value)}\n" for name, value in asdict(self).items())
@@ -122,7 +134,10 @@ def _wrong(config: Config) -> list[tuple[str, str]]:
         "checkpoint_layout": (LAYOUTS.__contains__, f"one of {', '.join(LAYOUTS)}"),
         "checkpoint_writers": (lambda value: value >= 0, "at least 0"),
         "checkpoint_mode": ((BACKGROUND, WAIT).__contains__, f"{BACKGROUND} or {WAIT}"),
-        "checkpoint_compression": (COMPRESSIONS.__contains__, f"one of {', '.join(COMPRESSIONS)}"),
+        "checkpoint_compression": (
+            lambda value: value in COMPRESSIONS and (value == "none" or config.checkpoint_layout != "collective"),
+            f"one of {', '.join(COMPRESSIONS)}, and none with the collective layout",
+        ),
         "partner_every": (lambda value: value >= 0, "at least 0"),
         "partner_dir": (bool, "a path"),
         "keep": (lambda value: value >= 1, "at least 1, as the newest checkpoint is never removed"),

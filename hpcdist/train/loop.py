@@ -79,18 +79,18 @@ def steps(run: Run, results: Results | None, stop: StopRequest) -> Outcome:
 
         finished = trainer.done == trainer.total
         stopping = stopping and not finished
-        if stopping or saver.due(finished):
-            saver.save()
         saver.copy(stopping)
+        if stopping or saver.due(finished):
+            saver.save(last=stopping)
         if stopping:
             run.store.wait()
             return stop_early(trainer, results, Outcome(False, trainer.done))
 
     run.store.wait()
-    if run.copies:
-        run.copies.forget()
     outcome = Outcome(True, trainer.done, *(tested or trainer.evaluate()))
     finish(trainer, results, outcome)
+    if run.copies:  # not sooner, as they may be all there is
+        run.copies.forget()
     return outcome
 
 

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcdist.checkpoint import Checkpoint, Fence, committed, look, newest
+from hpcdist.checkpoint import Checkpoint, DamagedCheckpoint, Fence, committed, look, newest
 from hpcdist.checkpoint.partner import Recovery
 from hpcdist.checkpoint.writer import set_aside
-from hpcdist.train.config import Config
+from hpcdist.train.config import AUTO, Config
 from hpcdist.train.trainer import Execution, Trainer
 
 Saved = Checkpoint | Recovery  # a state on the file system, or in the memory of the nodes
@@ -57,6 +57,7 @@ def begin(settings: dict[str, Any], fence: Fence | None = None) -> Start:
         for error in damaged:
             set_aside(fence, error.path)
     notes = [f"{error}; set aside" for error in damaged]
+    refuse_to_forget(config, checkpoint, damaged)
     return go_on(settings, checkpoint, notes) if checkpoint else Start(config, None, notes)
 
 
@@ -66,8 +67,20 @@ def go_on(settings: dict[str, Any], checkpoint: Saved, notes: list[str]) -> Star
     Raises:
         ResumeError: it is of another run.
     """
-    effective = Config(**{**checkpoint.facts["configuration"], **settings})
+    effective = Config.after(checkpoint.facts["configuration"], settings)
     return Start(effective, checkpoint, notes + changes(checkpoint, effective))
+
+
+def refuse_to_forget(config: Config, checkpoint: Checkpoint | None, damaged: list[DamagedCheckpoint]) -> None:
+    """See that a run whose checkpoints are all damaged is not begun again from nothing without a word."""
+    lost = [error.path.name for error in damaged] + sorted(
+        path.name for path in config.checkpoints.glob("step-*.damaged-*")
+    )
+    if config.resume == AUTO and checkpoint is None and lost:
+        raise ResumeError(
+            f"no checkpoint in {config.checkpoints} is whole: {', '.join(lost)} are damaged, or could not be read from "
+            "here; hpcdist checkpoint verify says what is wrong. To begin anew, remove them, or give --resume never"
+        )
 
 
 def look_asked(path: Path) -> Checkpoint:
@@ -106,7 +119,7 @@ def changes(checkpoint: Saved, config: Config) -> list[str]:
     Raises:
         ResumeError: one that must not.
     """
-    before, now = checkpoint.facts["configuration"], config.lasting()
+    before, now = {**Config().lasting(), **checkpoint.facts["configuration"]}, config.lasting()
     changed = {name: f"{name} {before[name]!r} -> {now[name]!r}" for name in now if before[name] != now[name]}
     wrong = [text for name, text in changed.items() if name in SAME]
     if wrong:
@@ -122,7 +135,7 @@ def execution(config: Config, ranks: int, threads: int, checkpoint: Saved | None
     fresh = Execution(ranks, config.algorithm, config.segment_nbytes, None, config.threads or threads)
     if checkpoint is None:
         return fresh
-    before, now = checkpoint.facts["configuration"], config.lasting()
+    before, now = {**Config().lasting(), **checkpoint.facts["configuration"]}, config.lasting()
     wishes = ("algorithm", "segment", "selection", "threads")
     stored = stored_execution(checkpoint)
     return stored if stored.ranks == ranks and all(before[name] == now[name] for name in wishes) else fresh
@@ -151,8 +164,8 @@ def check(trainer: Trainer, checkpoint: Saved) -> None:
             f"{checkpoint.path} was trained on other data: {facts['data']['path']} had the digest "
             f"{facts['data']['digest']}, {trainer.data.path} has {trainer.data.digest}"
         )
-    shapes = {name: values.shape for name, values in trainer.arrays().items()}
-    stored = {name: entry.shape for name, entry in checkpoint.manifest.arrays.items()}
+    shapes = {name: (values.shape, values.dtype.str) for name, values in trainer.arrays().items()}
+    stored = {name: (entry.shape, entry.dtype) for name, entry in checkpoint.manifest.arrays.items()}
     if shapes != stored:
         raise ResumeError(f"{checkpoint.path} holds {stored}, the model needs {shapes}")
     drawn = trainer.sampler.random_state(checkpoint.step)

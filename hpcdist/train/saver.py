@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from hpcdist.checkpoint.frequency import Frequency
+from hpcdist.errors import AgreedError
 from hpcdist.train.results import Results
 from hpcdist.train.setup import Run
 from hpcdist.transport.together import on_all
@@ -37,12 +39,18 @@ class Saver:
         """Whether to save now; the end of the run is always saved if anything is."""
         return self._frequency.on and (finished or self._frequency.due(self._trainer.done))
 
-    def save(self) -> None:
+    def save(self, last: bool = False) -> None:
         """Save, after the log, which must not be the older of the two.
+
+        Args:
+            last: Whether the run is about to stop; then only this save counts, not how the one before ended.
 
         Raises:
             AgreedError: on all ranks, whatever went wrong on any, now or with the checkpoint before.
         """
+        if last:
+            with suppress(AgreedError):
+                self._store.wait()
         self._prepare()
         trainer = self._trainer
         began = time.perf_counter()
@@ -70,6 +78,7 @@ class Saver:
         done = self._trainer.done
         self._frequency.saved(done)
         if self._frequency.adapts and done > step:
-            cost, seconds = self._trainer.comm.bcast((now - began, (began - since) / (done - step)))
-            self._frequency.adapt(cost, seconds)
+            least = self._store.last.total if self._store.last else 0.0
+            measured = (now - began, (began - since) / (done - step), least)
+            self._frequency.adapt(*self._trainer.comm.bcast(measured))
         self._since = (done, now)

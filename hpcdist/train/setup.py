@@ -12,10 +12,12 @@ from mpi4py import MPI
 from rich.console import Console
 
 from hpcdist.checkpoint import DamagedCheckpoint, Fence, Store
+from hpcdist.checkpoint.history import note_start
 from hpcdist.checkpoint.partner import PartnerCopies, Recovery
+from hpcdist.checkpoint.store import check_arguments
 from hpcdist.data import digits
 from hpcdist.data.dataset import Dataset
-from hpcdist.errors import AgreedError
+from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.models import MODELS
 from hpcdist.train import resume
 from hpcdist.train.config import AUTO, BACKGROUND, Config
@@ -62,11 +64,13 @@ def started(
     while True:
         start = on_root(comm, lambda: resume.begin(settings, fence))
         copies = open_copies(comm, start.config, fence)
-        start = newest_start(comm, settings, start, copies)
+        start = newest_start(comm, settings, start, fence, copies)
         with open_data(comm, start.config) as data:
             run = Run(prepare(comm, start, data), open_store(comm, start.config, fence), copies)
             damage = restore(run, start)
             if damage is None:
+                note(comm, fence, run)
+                notes += copy_again(run, start)
                 describe(run.trainer, start, console, notes, explain)
                 yield run
             run.close()  # not in a finally: closing is collective, and an exception may be this rank's alone
@@ -96,10 +100,27 @@ def restore_from_copies(run: Run, recovery: Recovery) -> str | None:
     trainer = run.trainer
     try:
         run.copies.restore(recovery, trainer.arrays_at(recovery.step))
+    except ArgumentError:
+        raise
     except AgreedError as error:
         return f"partner copies: {error}"
-    run.copies.save(trainer.done, trainer.arrays(), trainer.facts())  # where a node was lost, some shares are single
     return None
+
+
+def note(comm: MPI.Intracomm, fence: Fence, run: Run) -> None:
+    """Note from which step this start goes on: what earlier ones left in memory may not count any more. Collective."""
+    on_root(comm, lambda: note_start(fence, run.trainer.done))
+
+
+def copy_again(run: Run, start: resume.Start) -> list[str]:
+    """Copy a state that came from the memory of the nodes: where one was lost, some shares are single. Collective."""
+    if not (run.copies and isinstance(start.checkpoint, Recovery)):
+        return []
+    try:
+        run.copies.save(run.trainer.done, run.trainer.arrays(), run.trainer.facts())
+    except AgreedError as error:  # it is no reason to give the state up
+        return [f"partner copies: {error}"]
+    return []
 
 
 def open_store(comm: MPI.Intracomm, config: Config, fence: Fence) -> Store:
@@ -134,8 +155,21 @@ def rehearse(comm: MPI.Intracomm, settings: dict[str, Any]) -> None:
     What is prepared is thrown away, as the other run may write a checkpoint before we take its directory.
     """
     start = on_root(comm, lambda: resume.begin(settings))
+    on_all(comm, lambda: check_places(start.config, comm.size))
     with open_data(comm, start.config) as data:
         prepare(comm, start, data).close()
+
+
+def check_places(config: Config, size: int) -> None:
+    """See that checkpoints can be written and copied as the settings say.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    writers = min(config.checkpoint_writers, size)
+    check_arguments(config.keep, config.checkpoint_layout, writers, size, config.checkpoint_compression)
+    if config.partner_every and not Path(config.partner_dir).is_dir():
+        raise ValueError(f"there is no folder {config.partner_dir} for partner copies; give one with --partner-dir")
 
 
 def describe(trainer: Trainer, start: resume.Start, console: Console, notes: list[str], explain: bool) -> None:

@@ -104,7 +104,7 @@ def test_saved_on_all_and_restored_on_fewer_and_the_other_way_round(
         path = committed(shared / str(size))[0]
         some = COMM.Split(int(COMM.rank < size))
         for comm in (COMM, some):
-            with Store(comm, shared / f"reader-{COMM.rank < size}-{comm.size}") as store:
+            with Store(comm, shared / comm.bcast(f"reader-{COMM.rank}-{size}-{comm.size}")) as store:
                 assert equal(restored(store, path), arrays(size))
         some.Free()
 
@@ -223,6 +223,66 @@ def test_damage_on_one_rank_is_everybodys(shared: Path) -> None:
         assert [error.path for error in damaged] == [path]
         COMM.Barrier()
         assert newest(shared) == (None, [])
+
+
+def test_facts_are_those_of_the_moment(shared: Path) -> None:
+    facts: dict[Any, Any] = {9: "nine", 10: "ten", "list": [1]}
+    with Store(COMM, shared) as store:
+        store.save(1, arrays(1), facts)
+        facts["list"].append(2)
+        path = store.wait()
+        assert path
+        assert look(path).facts == {"9": "nine", "10": "ten", "list": [1]}
+        with pytest.raises(AgreedError, match="not JSON serializable"):
+            store.save(2, arrays(2), {"set": {1}})
+
+
+def test_arrays_of_other_shapes_are_saved_anew(shared: Path) -> None:
+    with Store(COMM, shared) as store:
+        store.save(1, {"x": np.zeros(1000, np.float32)}, {})
+        store.save(2, {"x": np.zeros(1000, np.int32)}, {})
+        path = store.wait()
+        assert path
+        into = {"x": np.ones(1000, np.int32)}
+        store.restore(look(path), into)
+        assert not into["x"].any()
+
+
+def test_trouble_with_one_node_is_not_damage(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store(COMM, shared) as store:
+        store.save(1, arrays(1), {})
+        path = store.wait()
+        assert path
+        damaged = DamagedCheckpoint(path, "cannot be read there")
+        with pytest.raises(AgreedError, match="rank 0 reads it whole"):
+            store.put_aside(damaged)
+        assert committed(shared) == [path]
+
+
+def test_ranks_must_restore_the_same(shared: Path) -> None:
+    with Store(COMM, shared) as store:
+        store.save(1, arrays(1), {})
+        path = store.wait()
+        assert path
+        into = arrays(2)
+        if COMM.rank == COMM.size - 1 > 0:
+            del into["few"]
+        backwards = dict(reversed(into.items())) if COMM.rank % 2 else into
+        if COMM.size > 1:
+            with pytest.raises(AgreedError, match="wants to read"):
+                store.restore(look(path), backwards)
+        full = arrays(2)
+        store.restore(look(path), dict(reversed(full.items())) if COMM.rank % 2 else full)
+        assert equal(full, arrays(1))
+        full["few"].flags.writeable = False
+        with pytest.raises(AgreedError, match="few cannot be read into"):
+            store.restore(look(path), full)
+
+
+def test_ranks_must_make_the_same_store(shared: Path) -> None:
+    if COMM.size > 1:
+        with pytest.raises(AgreedError, match="makes another store"):
+            Store(COMM, shared, background=COMM.rank == 0)
 
 
 def test_ranks_must_save_the_same(shared: Path) -> None:

@@ -299,7 +299,7 @@ def flip_a_parameter(path: Path) -> None:
 def test_checkpoints_as_often_as_the_budget_allows(shared: Path) -> None:
     train(shared, epochs=12, checkpoint_budget=1e-9, keep=99)
     steps = [look(path).step for path in committed(shared / "checkpoints")]
-    assert steps == [50, 180]  # one to measure, no other within such a budget but the last
+    assert steps == [10, 180]  # one to measure, no other within such a budget but the last
 
 
 @pytest.fixture

@@ -448,21 +448,20 @@ def test_a_run_that_was_replaced_cannot_commit(tmp_path: Path) -> None:
     assert json.loads((tmp_path / fence.OWNER).read_text())["token"] == new.token
 
 
-@pytest.mark.parametrize("when", ["at the first file", "before the commit"])
+@pytest.mark.parametrize(("module", "function"), [(hdf5, "write"), (writer, "fsync")], ids=["early", "late"])
 def test_a_run_replaced_while_it_writes_cannot_commit(
-    tmp_path: Path, writers: int, monkeypatch: pytest.MonkeyPatch, when: str
+    tmp_path: Path, writers: int, monkeypatch: pytest.MonkeyPatch, module: Any, function: str
 ) -> None:
     old = claim(tmp_path)
-    module = hdf5 if when == "at the first file" else writer
-    flush = module.fsync
+    do = getattr(module, function)
     replaced = []
 
-    def be_replaced(path: Path) -> None:
-        flush(path)
+    def be_replaced(*arguments: Any) -> None:
+        do(*arguments)
         if not replaced:
             replaced.append(claim(tmp_path))
 
-    monkeypatch.setattr(module, "fsync", be_replaced)
+    monkeypatch.setattr(module, function, be_replaced)
     with pytest.raises(FencedOut, match="taken over by another run"):
         save(old, 1, writers=writers)
     monkeypatch.undo()
@@ -526,7 +525,7 @@ def chain(tmp_path: Path, states: list[dict[str, np.ndarray]], keep: int = 99) -
         rank.start(own_rows(state, order.share(0)))
         paths.append(rank.outcome()[0])
         assert rank.part
-        previous = Previous(paths[-1], rank.part.pieces)
+        previous = Previous(paths[-1], rank.part.pieces, rank.part.files)
     return paths
 
 
@@ -576,12 +575,53 @@ def test_without_hard_links_all_is_written(tmp_path: Path, monkeypatch: pytest.M
     assert same(read(look(paths[-1])), frozen_but(1))
 
 
+def test_a_file_that_was_cut_short_is_not_kept(tmp_path: Path) -> None:
+    owner = claim(tmp_path)
+    first = look(save(owner, 1)).manifest
+    path = tmp_path / directory_name(1)
+    os.truncate(path / STATE, first.files[STATE] - 1)
+    order = Order(owner, writer.begin(owner, 2), 2, FACTS, shapes_of(arrays(1)), writers_of(arrays(1), range(1), 1), 3)
+    pieces = {name: entry.pieces for name, entry in first.arrays.items()}
+    rank = Saving(order, 0, Previous(path, pieces, first.files))
+    rank.start(arrays(1))
+    assert same(read(look(rank.outcome()[0])), arrays(1))
+    assert sorted(file.name for file in order.draft.with_name(directory_name(2)).iterdir()) == [MANIFEST, STATE]
+
+
+def test_compressed_files_are_not_padded(tmp_path: Path) -> None:
+    state = {"zeros": np.zeros(1 << 22)}
+    path = save(claim(tmp_path), 1, state=state, compression="gzip")
+    assert (path / STATE).stat().st_size < state["zeros"].nbytes / 50
+
+
+def test_what_comes_earlier_than_others_is_not_saved(tmp_path: Path) -> None:
+    owner = claim(tmp_path)
+    save(owner, 5)
+    with pytest.raises(FileExistsError, match="step 5, which is later than 4"):
+        save(owner, 4)
+    with pytest.raises(ValueError, match="not -1"):
+        writer.begin(owner, -1)
+    assert steps(tmp_path) == [5]
+
+
+def test_a_run_whose_draft_is_taken_away_ends(tmp_path: Path) -> None:
+    owner, state = claim(tmp_path), arrays(1)
+    order = Order(owner, writer.begin(owner, 1), 1, FACTS, shapes_of(state), writers_of(state, range(2), 2), 3)
+    root = Saving(order, 0)
+    root.start(own_rows(state, order.share(0)))
+    root.wait_written()
+    claim(tmp_path)  # the other part never comes
+    with pytest.raises(FencedOut):
+        root.outcome()
+
+
 def test_a_checkpoint_that_is_gone_cannot_be_linked_to(tmp_path: Path) -> None:
     owner = claim(tmp_path)
     first = save(owner, 1)
     pieces = {name: entry.pieces for name, entry in look(first).manifest.arrays.items()}
+    size = (first / STATE).stat().st_size
     shutil.rmtree(first)
     order = Order(owner, writer.begin(owner, 2), 2, FACTS, shapes_of(arrays(1)), writers_of(arrays(1), range(1), 1), 3)
-    rank = Saving(order, 0, Previous(first, pieces))
+    rank = Saving(order, 0, Previous(first, pieces, {STATE: size}))
     rank.start(arrays(1))
     assert same(read(look(rank.outcome()[0])), arrays(1))

@@ -138,10 +138,10 @@ def rewrite(path: Path, **fields: Any) -> None:
 
 def test_list_shows_what_is_there(tmp_path: Path) -> None:
     save(tmp_path, 20)
-    save(tmp_path, 100, writers=3)
     os.truncate(save(tmp_path, 30) / STATE, 100)
     (save(tmp_path, 40) / MANIFEST).unlink()
     os.rename(save(tmp_path, 50), tmp_path / "step-00000050.damaged-abc")
+    save(tmp_path, 100, writers=3)
     (tmp_path / "step-00000120.tmp-abc").mkdir()
     text = good("list", tmp_path)
     lines = {line.split()[0]: line for line in text.splitlines()}

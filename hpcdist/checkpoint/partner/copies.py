@@ -160,7 +160,7 @@ class PartnerCopies:
             raise ArgumentError(
                 f"rank {other} keeps another step, or arrays of other names, shapes or dtypes, than rank 0"
             )
-        facts = self._transport.from_rank_0(facts, "hear what rank 0 keeps")
+        facts = self._transport.from_rank_0(json.loads(json.dumps(facts)), "hear what rank 0 keeps")
         shares = shares_of(shapes, self._transport.size)
         return Order(generation(step, self.token), step, facts, shapes, shares)
 
