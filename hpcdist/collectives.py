@@ -31,7 +31,7 @@ from hpcdist.agreement import (
     schedule_of,
     signature_of,
 )
-from hpcdist.errors import ArgumentError
+from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.execute import BoundProgram
 from hpcdist.program import Program, lower
 from hpcdist.schedule import Layout
@@ -158,6 +158,7 @@ class _Collective:
         self.tag = transport.take_tag()
         self.number = -1  # of what all ranks said when it was made
         self.plans: OrderedDict[tuple[int, int], Plan] = OrderedDict()
+        self._spoiled = False  # a binding was dropped whose messages or flags may still come
 
     @property
     def _segment(self) -> int:
@@ -185,6 +186,31 @@ class _Collective:
         """A plan for these arrays."""
         return (_SharedPlan if self.shared else _MessagePlan)(self, buffer, out)
 
+    def bind_together(self, buffer: NDArray, out: NDArray | None) -> Plan:
+        """Collective: the first plan; if one rank cannot bind, none does.
+
+        Raises: AgreedError, on all ranks alike.
+        """
+        plan, trouble = None, None
+        try:
+            plan = self.bind(buffer, out)
+        except AgreedError:
+            self.transport.return_tag(self.tag)
+            raise
+        except Exception as error:
+            trouble = error
+        said = None if trouble is None else f"the buffers cannot be bound: {type(trouble).__name__}: {trouble}"
+        problems = self.transport.exchange(said, "bind a plan")
+        if any(problems):
+            if plan:
+                plan.free()
+            self.transport.return_tag(self.tag)
+            try:
+                raise_together(problems)
+            except AgreedError as agreed:
+                raise agreed from trouble
+        return plan  # type: ignore[return-value]  # it is None only where there is a problem
+
     def sources(self, buffer: NDArray, out: NDArray | None) -> dict[str, NDArray]:
         """How a result that goes elsewhere is reached: from a copy, or from an input of its own."""
         if out is None:
@@ -193,25 +219,37 @@ class _Collective:
 
     def plan_for(self, buffer: NDArray, out: NDArray | None) -> Plan:
         """The plan for these addresses, which only this rank knows."""
-        key = (_address(buffer), -1 if out is None else _address(out))
+        key = _addresses(buffer, out)
         if key in self.plans:
             self.plans.move_to_end(key)
             return self.plans[key]
         if len(self.plans) == CACHED_BUFFERS:
-            self.plans.popitem(last=False)[1].free()
+            self._drop(next(iter(self.plans)))
         self.plans[key] = self.bind(buffer, out)
         return self.plans[key]
+
+    def _drop(self, key: tuple[int, int]) -> None:
+        """Free a binding of this rank."""
+        plan = self.plans.pop(key)
+        self._spoiled = self._spoiled or plan.running
+        plan.free()
 
     def forget_shared(self) -> None:
         """Drop the bindings of this rank that send messages from arrays in shared memory."""
         for key in [key for key, plan in self.plans.items() if plan.in_shared_memory]:
-            self.plans.pop(key).free()
+            self._drop(key)
 
     def free(self) -> None:
-        """Collective: drop all bindings and the tag."""
-        for plan in self.plans.values():
-            plan.free()
-        self.transport.return_tag(self.tag)
+        """Collective: drop all bindings and the tag, which nobody uses again if a run failed on any rank."""
+        for key in list(self.plans):
+            self._drop(key)
+        if not any(self.transport.exchange(self._spoiled, "drop a plan")):
+            self.transport.return_tag(self.tag)
+
+
+def _addresses(buffer: NDArray, out: NDArray | None) -> tuple[int, int]:
+    """What tells the bindings of a collective apart."""
+    return _address(buffer), -1 if out is None else _address(out)
 
 
 def _address(array: NDArray) -> int:
@@ -311,21 +349,32 @@ def plan(
         selection: the table that "auto" reads, or its path; None for HPCDIST_SELECTION, and without that the price
             model.
 
-    Raises: ArgumentError, on all ranks alike, if a rank's argument cannot be used or the ranks do not agree.
+    Raises, on all ranks alike:
+        ArgumentError: if a rank's argument cannot be used or the ranks do not agree.
+        AgreedError: if a rank cannot bind its buffers, for want of memory or of what HPCDIST_COMPILED=1 asks for.
     """
     transport = transport_of(comm)
+    nodes, no_topology = _node_numbers(topology)
     signature = signature_of(
         "allreduce",
         buffer,
         op,
         algorithm,
         segment_nbytes=segment_nbytes,
-        topology=None if topology is None else tuple(topology),
+        topology=nodes,
     )
-    problem = problem_of(signature, transport, buffer, out)
+    problem = no_topology or problem_of(signature, transport, buffer, out)
     places = agree_on(transport, signature, problem, _places("allreduce", algorithm, buffer, out))
     hindrance = _hindrance(transport, signature, buffer if out is None else out, places)
-    return _Collective(transport, signature, selection, hindrance).bind(buffer, out)
+    return _Collective(transport, signature, selection, hindrance).bind_together(buffer, out)
+
+
+def _node_numbers(topology: Any) -> tuple[tuple[int, ...] | None, str | None]:
+    """(the topology of a call, what is wrong with it)."""
+    try:
+        return None if topology is None else tuple(topology), None
+    except TypeError as error:
+        return None, f"the topology must be node numbers, one per rank, not {topology!r:.60}: {error}"
 
 
 # --- arrays in shared memory ---
@@ -452,8 +501,10 @@ def _call(
         if len(cache) == CACHED_PLANS:
             cache.popitem(last=False)[1].free()
         hindrance = _hindrance(transport, signature, buffer if out is None else out, said)
-        known = cache[key] = _Collective(transport, signature, None, hindrance)
+        known = _Collective(transport, signature, None, hindrance)
         known.number = number
+        known.plans[_addresses(buffer, out)] = known.bind_together(buffer, out)
+        cache[key] = known
     cache.move_to_end(key)
     known.plan_for(buffer, out)()
 

@@ -169,7 +169,10 @@ def _head(library: Library, status: np.ndarray) -> list[int]:
 
 
 def _row(made: Call) -> list[int]:
-    """The row of a call."""
+    """The row of a call; compiled code does not look at sizes again."""
+    if len({(array.size, array.dtype) for array in made.arrays}) > 1:
+        found = ", ".join(f"{array.dtype}[{array.size}]" for array in made.arrays)
+        raise ValueError(f"the arrays of {made.operation} must be of one size and dtype, not {found}")
     addresses = [_address_of(array) for array in made.arrays]
     if made.request:
         native = _native(made)

@@ -7,7 +7,6 @@ runner: plain Python, below, or the same pass compiled (`hpcdist.compiled`), whe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -21,9 +20,8 @@ from numpy.typing import NDArray
 from hpcdist.kernels import reduce as kernels
 from hpcdist.program import Act, Kind, Operation, Program, in_order
 from hpcdist.transport import Request, Transport
+from hpcdist.transport.switch import compiled_or_none
 from hpcdist.watch import WATCHDOG
-
-SWITCH = "HPCDIST_COMPILED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +107,27 @@ def _function(call: Call) -> Callable[[], object]:
 def runner_for(calls: Sequence[Call]) -> Runner:
     """The compiled runner where there can be one, unless HPCDIST_COMPILED is 0; if it is 1, no other will do.
 
-    Raises: ValueError if HPCDIST_COMPILED is neither; ImportError if it is 1 and numba cannot be imported.
+    Raises: RuntimeError if HPCDIST_COMPILED is neither, or if it is 1 and numba does not work.
     """
-    wanted = os.environ.get(SWITCH, "")
-    if wanted not in ("", "0", "1"):
-        raise ValueError(f"{SWITCH} must be 0 or 1, not {wanted!r}.")
+    compiled, problem = compiled_or_none(partial(_compiled_for, calls))
+    if problem:
+        raise RuntimeError(problem)
+    return compiled(calls) if compiled else PythonRunner(calls)
+
+
+def _compiled_for(calls: Sequence[Call]) -> Callable[[Sequence[Call]], Runner] | None:
+    """The compiled runner, with all loops it calls; None if these are no calls for it."""
     requests = [call.request for call in calls if call.request]
     native = bool(requests) and all(request.native for request in requests)
-    if wanted == "0" or not native:
-        return PythonRunner(calls)
-    try:
-        from hpcdist.compiled import CompiledRunner  # numba takes half a second to import
+    if not native or not all(array.flags.aligned for call in calls for array in call.arrays):
+        return None
+    from hpcdist.compiled import CompiledRunner  # numba takes half a second to import
+    from hpcdist.kernels.loops import loop
 
-        return CompiledRunner(calls)
-    except ImportError as error:
-        if wanted == "1":
-            raise ImportError(f"{SWITCH}=1, but there is no compiled executor: {error}; see hpcdist[fast]") from error
-        return PythonRunner(calls)
+    for call in calls:
+        if call.op:
+            loop(call.op, call.arrays[-1].dtype)
+    return CompiledRunner
 
 
 class _Line:
@@ -192,7 +194,7 @@ class BoundProgram:
         if copy_from is not None:
             calls.insert(0, Call(Act.DO, arrays=(copy_from.reshape(-1), line.buffer)))
         self._calls = calls
-        self._runner = runner_for(calls)
+        self._runner: Runner = runner_for(calls)
         self.executor = self._runner.name
         self._averages = list(self._to_average(line))
         self._run = 0
@@ -253,6 +255,8 @@ class BoundProgram:
 
     def test(self) -> bool:
         """Go on as far as possible without waiting; whether the result is there."""
+        if self._state == FAILED:
+            self._refuse()
         if not self.running:
             return True
         try:
@@ -266,6 +270,8 @@ class BoundProgram:
 
     def wait(self) -> None:
         """Block until the run that was begun is complete."""
+        if self._state == FAILED:
+            self._refuse()
         if self.running:
             self._finish()
 
@@ -301,10 +307,15 @@ class BoundProgram:
         return self._state in (STARTED, BLOCKED, FAILED)
 
     def free(self) -> None:
-        """Give up the bindings of all messages; the plan cannot run again."""
+        """Give up the bindings of all messages, and all memory; the plan cannot run again."""
         for request in self._requests:
             request.free()
         self._requests = []
+        if self.running:
+            _STARTED.add(self)  # messages may still come to its memory
+        else:
+            self._calls, self._averages, self._runner = [], [], PythonRunner(())
+            self.inbox = np.empty(0, self.dtype)
         self._state, self._unusable = CLOSED, "it was closed"
 
     # --- for the watchdog ---

@@ -98,6 +98,7 @@ class SharedProgram:
         """Go on as far as possible without waiting; whether the result is there."""
         if not self._active:
             return True
+        self._refuse_if_unusable()
         done = self._advance(ONE_LOOK)
         if done:
             self._end()
@@ -107,6 +108,7 @@ class SharedProgram:
         """Block until the run that was begun is complete."""
         if not self._active:
             return
+        self._refuse_if_unusable()
         self._blocking = True
         try:
             while not self._advance(MANY_LOOKS):
@@ -115,9 +117,12 @@ class SharedProgram:
             self._blocking = False
         self._end()
 
-    def _begin(self) -> None:
+    def _refuse_if_unusable(self) -> None:
         if self._unusable:
             raise RuntimeError(f"this plan cannot run: {self._unusable}.")
+
+    def _begin(self) -> None:
+        self._refuse_if_unusable()
         if self._active:
             raise RuntimeError("this plan is still running; call wait() before you run it again.")
         self._active = True

@@ -63,7 +63,7 @@ class Compiled:
     def __init__(self, flags: ModuleType, job: NDArray[np.int64], dtype: np.dtype, ranks: Sequence[int]) -> None:
         """`job` as made by `flags.job`, for elements of `dtype`."""
         self._flags, self._job, self._ranks = flags, job, ranks
-        self._piece = flags.prepare(np.empty(flags.PIECE // dtype.itemsize, dtype))
+        self._piece = np.empty(flags.PIECE // dtype.itemsize, dtype)
         self._begin, self._advance, self._run = flags.begin, flags.advance, flags.run
 
     def begin(self) -> None:
@@ -93,7 +93,7 @@ def reduction(
     """The stage that combines the sources in order and copies the result to all destinations."""
     if flags and compiles(flags, sources[0].dtype, op, aligned):
         job = flags.job(0, [0] * len(sources), addresses(sources), addresses(destinations), len(sources[0]), op)
-        piece = flags.prepare(np.empty(flags.PIECE // sources[0].itemsize, sources[0].dtype))
+        piece = np.empty(flags.PIECE // sources[0].itemsize, sources[0].dtype)
         return Do(partial(flags.reduce_all, job, piece))
     return Do(partial(reduce_in_pieces, sources, destinations, op))
 

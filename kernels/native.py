@@ -13,8 +13,8 @@ from numba.extending import intrinsic as _intrinsic
 intrinsic: Any = _intrinsic  # what it makes is called with one argument less than it is written with
 
 
-def compiled(signature: str) -> Callable[[Callable], Callable]:
-    """Compile a function at once, to run without the global interpreter lock."""
+def compiled(signature: str | list[str]) -> Callable[[Callable], Any]:
+    """Compile a function at once, for one signature or several, to run without the global interpreter lock."""
     return partial(_kept_on_disk, partial(njit, signature, nogil=True))
 
 
@@ -30,9 +30,11 @@ def loop(function: Callable) -> Any:
 
 
 def _kept_on_disk(decorator: Callable, function: Callable) -> Any:
-    """Compile for this start and the next; where no folder can be written to, each start compiles anew."""
+    """Compile for this start and the next; where the disk cannot be used, each start compiles anew."""
     try:
         return decorator(cache=True)(function)
+    except OSError:  # no room, no quota, a file gone stale
+        return decorator()(function)
     except RuntimeError as error:
         if "cannot cache" not in str(error):
             raise

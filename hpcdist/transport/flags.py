@@ -4,7 +4,8 @@ A flag is a number in a cache line of its own that one rank raises and others re
 loaded with acquire order, so that who has seen it sees all that was written before it, on Arm and POWER as well.
 
 All calls take a *job*: a row of 64-bit integers with the fields below, then the addresses of k flags, k sources and
-the destinations. Compiled code is kept on disk, so that only the first run on a machine waits for the compiler.
+the destinations. The import compiles all of them for all types, and keeps them on disk where it can, so that only the
+first run on a machine waits for the compiler.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from hpcdist.kernels.native import compiled
 
 # fields of a job
 GOAL = 0  # what all flags must reach next
@@ -94,7 +97,7 @@ def _pointer(typing: Any, address: Any, like: Any) -> Any:
 _yield = types.ExternalFunction("sched_yield", types.int32())
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled("void(int64[::1])")
 def raise_flag(job: NDArray) -> None:
     """Raise the own flag by one; what it is then is what the others' must reach, too."""
     flag = job[TABLES + job[ME]]
@@ -103,7 +106,7 @@ def raise_flag(job: NDArray) -> None:
     _store(flag, job[GOAL])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled("boolean(int64[::1], int64)")
 def all_there(job: NDArray, looks: int) -> bool:
     """Whether all flags are raised to the goal, after at most so many looks at one that is not."""
     at, looked = job[AT], 0
@@ -121,7 +124,7 @@ def all_there(job: NDArray, looks: int) -> bool:
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(nogil=True)
 def _combine(op: int, left: NDArray, right: NDArray, out: NDArray) -> None:
     """As NumPy does, element by element; NaNs win in "max" and "min"."""
     if op == 1:
@@ -138,7 +141,7 @@ def _combine(op: int, left: NDArray, right: NDArray, out: NDArray) -> None:
             out[i] = left[i] + right[i]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled([f"void(int64[::1], {name}[::1])" for name in DTYPES])
 def reduce_all(job: NDArray, piece: NDArray) -> None:
     """Reduce the sources in order into `piece`, piece by piece, and copy each to all destinations while it is hot."""
     size = job[SIZE]
@@ -161,7 +164,7 @@ def reduce_all(job: NDArray, piece: NDArray) -> None:
                 out[i] = total[i]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled([f"boolean(int64[::1], {name}[::1], int64)" for name in DTYPES])
 def advance(job: NDArray, piece: NDArray, looks: int) -> bool:
     """Go on with meeting, reducing and meeting again, as far as `looks` allow; whether all is done."""
     if job[STAGE] == MEETING:
@@ -177,22 +180,15 @@ def advance(job: NDArray, piece: NDArray, looks: int) -> bool:
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled("void(int64[::1])")
 def begin(job: NDArray) -> None:
     """Begin a run: say that the own source is ready."""
     job[STAGE] = MEETING
     raise_flag(job)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled([f"boolean(int64[::1], {name}[::1], int64)" for name in DTYPES])
 def run(job: NDArray, piece: NDArray, looks: int) -> bool:
     """`begin` and `advance` in one call, which a small reduction is worth."""
     begin(job)
     return advance(job, piece, looks)
-
-
-def prepare(piece: NDArray) -> NDArray:
-    """Compile all of this for the type of `piece`, or read it from disk, before others wait for it; returns `piece`."""
-    flag = np.zeros(1, np.int64)
-    run(job(0, [flag.__array_interface__["data"][0]]), piece, 1)
-    return piece

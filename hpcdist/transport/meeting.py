@@ -6,8 +6,8 @@ Flags are compiled by Numba (the extra `fast`). HPCDIST_COMPILED=0 does without,
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Protocol
 
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from hpcdist.errors import AgreedError
 from hpcdist.transport import Request
 from hpcdist.transport.mpi import MpiTransport, raise_together
+from hpcdist.transport.switch import compiled_or_none
 
-SWITCH = "HPCDIST_COMPILED"
 ONE_LOOK = 1
 MANY_LOOKS = 3000  # at a flag; then Python and MPI get their turn
 
@@ -132,25 +132,11 @@ def late(flags: ModuleType, job: NDArray[np.int64], ranks: Sequence[int]) -> int
 def agreed_flags(transport: MpiTransport) -> ModuleType | None:
     """Collective: the compiled flags if all ranks have Numba and want it, else None.
 
-    Raises: AgreedError, on all ranks alike, if Numba is there and cannot work.
+    The flags are compiled by their import, so that what fails there is agreed on, too.
+
+    Raises: AgreedError, on all ranks alike, if HPCDIST_COMPILED cannot be obeyed.
     """
-    flags, problem = _flags()
+    flags, problem = compiled_or_none(partial(importlib.import_module, "hpcdist.transport.flags"))
     answers = transport.exchange((problem, flags is not None), "say whether they have Numba")
     raise_together([answer[0] for answer in answers], AgreedError)
     return flags if all(answer[1] for answer in answers) else None
-
-
-def _flags() -> tuple[ModuleType | None, str | None]:
-    """(the compiled flags or None, what is wrong with them)."""
-    wanted = os.environ.get(SWITCH, "")
-    if wanted == "0":
-        return None, None
-    try:
-        return importlib.import_module("hpcdist.transport.flags"), None
-    except ModuleNotFoundError as error:
-        return None, f"{SWITCH}=1, but {error}; see hpcdist[fast]" if wanted == "1" else None
-    except (ImportError, RuntimeError) as error:
-        return None, (
-            f"Numba cannot be used: {error}. Set NUMBA_CACHE_DIR to a folder that can be written, mend the "
-            f"installation, or set {SWITCH}=0 to do without"
-        )

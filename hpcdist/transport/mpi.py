@@ -17,6 +17,8 @@ from hpcdist.errors import AgreedError
 from hpcdist.transport import Library, Native, TransferError
 from hpcdist.transport.startup import abort_on_error
 
+LARGEST_COUNT = 2**31 - 1  # a C int, which counts are in the calls of compiled code
+
 watch.WATCHDOG.abort = lambda: MPI.COMM_WORLD.Abort(70)
 
 
@@ -36,7 +38,8 @@ class MpiTransport:
 
     def send(self, memory: NDArray, peer: int, tag: int) -> _Send:
         """Bind a send."""
-        native = _native(MPI.Request(), -1, (_address(memory), memory.nbytes, MPI.BYTE, peer, tag, self.comm))
+        message = (_address(memory), memory.nbytes, MPI.BYTE, peer, tag, self.comm)
+        native = _native(MPI.Request(), memory.nbytes, message)
         return _Send(self.comm.Send_init(_bytes_of(memory), peer, tag), native)
 
     def receive(self, memory: NDArray, peer: int, tag: int) -> _Receive:
@@ -138,12 +141,12 @@ def _library() -> Library | None:
     return Library(isend, start, test, get_count, _handle(MPI.BYTE), MPI._sizeof(MPI.Status), MPI.Exception)
 
 
-def _native(request: MPI.Request, due: int, message: tuple[Any, ...] = ()) -> Native | None:
+def _native(request: MPI.Request, nbytes: int, message: tuple[Any, ...] = ()) -> Native | None:
     library = _library()
-    if library is None:
+    if library is None or nbytes > LARGEST_COUNT:
         return None
     words = tuple(word if isinstance(word, int) else _handle(word) for word in message)
-    return Native(library, MPI._addressof(request), due, words, request)
+    return Native(library, MPI._addressof(request), -1 if message else nbytes, words, request)
 
 
 def _handle(thing: Any) -> int:
@@ -164,8 +167,17 @@ def _free_transport(comm: MPI.Comm, keyval: int, transport: MpiTransport) -> Non
     if MPI.Is_finalized():
         return
     if transport.home is not None and comm != MPI.COMM_WORLD:  # which is freed by the end of MPI, each rank for itself
+        _forget_plans(transport)
         transport.home.free()
     transport.comm.Free()
+
+
+def _forget_plans(transport: MpiTransport) -> None:
+    """Free the plans of one-line calls, which keep their arrays alive."""
+    for collective in transport.cache.values():
+        for plan in collective.plans.values():
+            plan.free()
+    transport.cache.clear()
 
 
 _KEYVAL = MPI.Comm.Create_keyval(delete_fn=_free_transport)

@@ -114,16 +114,26 @@ class Home:
         head = self.node.rank == 0
         lacking = shortage(part, self.node.size, directory(), what) if head else None
         raise_together(self.transport.exchange(lacking, "look for room in shared memory"))
-        window = Window(self, part)
-        memory = Memory(window)
-        lacking = None if _populate(memory) else f"the room for {what} was taken by others at the same moment"
-        problems = self.transport.exchange(lacking, "have their memory")
-        if any(problems):
-            window.free()
-        raise_together(problems)
+        window, memory = self._window(part, what)
         window.token = self.transport.from_rank_0(secrets.randbits(62), "number an allocation")
         self.windows.append(window)
         return np.asarray(memory)[:nbytes]
+
+    def _window(self, part: int, what: str) -> tuple[Window, Memory]:
+        """Collective: a window of `part` bytes on each rank, or AgreedError on all."""
+        window = memory = lacking = None
+        try:
+            window = Window(self, part)
+            memory = Memory(window)
+            if not _populate(memory):
+                lacking = f"the room for {what} was taken by others at the same moment"
+        except (MPI.Exception, OSError, MemoryError) as error:
+            lacking = f"MPI made no shared memory for {what}: {type(error).__name__}: {error}"
+        problems = self.transport.exchange(lacking, "have their memory")
+        if any(problems) and self.node.allreduce(window is not None, MPI.LAND) and window:
+            window.free()
+        raise_together(problems)
+        return window, memory  # type: ignore[return-value]  # they are None only where there is a problem
 
     def collect(self) -> int:
         """Collective on the node: free the windows that no rank refers to; returns how many bytes of this rank's."""

@@ -14,6 +14,7 @@ from hpcdist import algorithms
 from hpcdist.collectives import CACHED_BUFFERS, CACHED_PLANS, LARGEST_MESSAGE
 from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.kernels.reduce import DTYPES, OPS
+from hpcdist.transport.mpi import transport_of
 
 pytestmark = pytest.mark.mpi
 
@@ -350,6 +351,24 @@ def test_a_communicator_can_be_freed_after_its_plans_were_used():
 # --- cached calls ---
 
 
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_tag_whose_messages_may_still_come_is_not_used_again(comm, monkeypatch, failed):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    transport = transport_of(comm)
+    hpcdist.allreduce(comm, np.zeros(4), algorithm="ring")
+    (collective,) = transport.cache.values()
+    (plan,) = collective.plans.values()
+    if failed and RANK == LAST:
+        monkeypatch.setattr(plan._runner, "run", interrupted, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            plan()
+    collective.free()
+    transport.cache.clear()
+    assert (transport.take_tag() == collective.tag) is not failed
+
+
 def test_cached_calls_bind_the_addresses_that_change_on_some_ranks_only(comm):
     values = distinct(SIZE, 2000, "int64")
     fixed = np.empty(2000, np.int64)
@@ -524,6 +543,7 @@ def test_a_place_for_the_result_that_cannot_be_used_is_refused_on_all_ranks(out,
         ({"segment_nbytes": -1}, "segment_nbytes must be a number of bytes (0: whole messages), not -1"),
         ({"segment_nbytes": "4MiB"}, "segment_nbytes must be a number of bytes"),
         ({"topology": [0] * (SIZE + 1)}, f"the topology must be {SIZE} node numbers"),
+        ({"topology": 5 if RANK == LAST else [0] * SIZE}, "the topology must be node numbers, one per rank, not 5"),
         ({"topology": []}, f"the topology must be {SIZE} node numbers"),
         ({"topology": "a" * SIZE}, f"the topology must be {SIZE} node numbers"),
         ({"selection": 5}, "the selection table cannot be used"),

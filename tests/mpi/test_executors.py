@@ -9,12 +9,14 @@ from mpi4py import MPI
 
 import hpcdist
 from hpcdist import algorithms
-from hpcdist.execute import SWITCH, BoundProgram
+from hpcdist.errors import AgreedError
+from hpcdist.execute import BoundProgram
 from hpcdist.kernels.reduce import DTYPES, OPS
 from hpcdist.program import lower
 from hpcdist.schedule import Layout
 from hpcdist.transport import TransferError
-from hpcdist.transport.mpi import transport_of
+from hpcdist.transport.mpi import LARGEST_COUNT, _native, transport_of
+from hpcdist.transport.switch import SWITCH
 
 pytestmark = pytest.mark.mpi
 
@@ -131,11 +133,58 @@ def test_without_numba_python_does_it_unless_that_was_ruled_out(comm, monkeypatc
     assert plan.executor == "python"
     plan()
     monkeypatch.setenv(SWITCH, "1")
-    with pytest.raises(ImportError, match=f"{SWITCH}=1, but there is no compiled executor"):
+    with pytest.raises(AgreedError, match=f"{SWITCH}=1, but there is no compiled code"):
         hpcdist.plan(comm, np.zeros(100), algorithm="ring")
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("call", [hpcdist.plan, hpcdist.allreduce])
+def test_a_rank_that_cannot_bind_stops_all(comm, monkeypatch, call):
+    buffer = np.full(100, 1)
+    with monkeypatch.context() as patch:
+        if RANK == SIZE - 1:
+            patch.setitem(sys.modules, "numba", None)
+            patch.delitem(sys.modules, "hpcdist.compiled", raising=False)
+            patch.setenv(SWITCH, "1")
+        with pytest.raises(AgreedError, match=f"^rank {SIZE - 1}: the buffers cannot be bound"):
+            call(comm, buffer, algorithm="ring")
+    hpcdist.allreduce(comm, buffer, algorithm="ring")
+    assert (buffer == SIZE).all()
+
+
+@pytest.mark.parametrize("switch", ["", "1"])
+def test_flags_that_are_broken_on_one_rank_are_used_on_none(comm, monkeypatch, switch):
+    monkeypatch.setenv(SWITCH, switch)
+    if RANK == SIZE - 1:
+        monkeypatch.setitem(sys.modules, "hpcdist.transport.flags", None)
+    if switch:
+        with pytest.raises(AgreedError, match=f"^rank {SIZE - 1}: {SWITCH}=1, but there is no compiled code"):
+            hpcdist.empty(100, "float16", comm)
+    else:
+        hpcdist.empty(100, "float16", comm)
+        assert transport_of(comm).home.flags is None
+
+
+@pytest.mark.mpi(min_size=2)
+def test_arrays_out_of_alignment_are_left_to_python(comm, monkeypatch):
+    monkeypatch.setenv(SWITCH, "1")
+    array = np.frombuffer(bytearray(8 * 100 + 1), np.int64, offset=1)
+    array[:] = RANK
+    plan = hpcdist.plan(comm, array, algorithm="ring")
+    assert plan.executor == "python"
+    plan()
+    assert (array == SIZE * (SIZE - 1) // 2).all()
+
+
+def test_more_bytes_than_an_int_can_count_are_not_native():
+    request = MPI.Request()
+    assert _native(request, LARGEST_COUNT)
+    assert _native(request, LARGEST_COUNT + 1) is None
 
 
 def test_without_numba_or_with_it_the_switch_is_0_or_1(comm, monkeypatch):
     monkeypatch.setenv(SWITCH, "yes")
-    with pytest.raises(ValueError, match=f"{SWITCH} must be 0 or 1, not 'yes'"):
+    with pytest.raises(AgreedError, match=f"{SWITCH} must be 0 or 1, not 'yes'"):
         hpcdist.plan(comm, np.zeros(100), algorithm="ring")
+    with pytest.raises(AgreedError, match=f"{SWITCH} must be 0 or 1, not 'yes'"):
+        hpcdist.empty(100, "float64", comm)

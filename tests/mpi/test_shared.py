@@ -17,8 +17,9 @@ from hpcdist import algorithms
 from hpcdist.collectives import LEAST_WITHOUT_FLAGS
 from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.kernels.reduce import DTYPES, OPS, average, binary
-from hpcdist.transport import meeting, window
+from hpcdist.transport import window
 from hpcdist.transport.mpi import transport_of
+from hpcdist.transport.switch import SWITCH
 
 pytestmark = pytest.mark.mpi
 
@@ -38,7 +39,7 @@ NODES = {
 def waiting(request, monkeypatch):
     """How ranks wait for each other: by compiled flags, or as without Numba."""
     if request.param == "messages":
-        monkeypatch.setenv(meeting.SWITCH, "0")
+        monkeypatch.setenv(SWITCH, "0")
     elif importlib.util.find_spec("numba") is None:
         pytest.skip("needs Numba")
     return request.param
@@ -456,6 +457,29 @@ def test_arrays_outlive_their_communicator_and_garbage_is_collected_alone(waitin
     COMM.Barrier()
 
 
+@pytest.mark.parametrize("op", ["sum", "avg"])
+def test_a_closed_plan_of_messages_gives_its_array_back(comm, op):
+    array = hpcdist.empty(1000, "float64", comm)
+    array[:] = RANK
+    plan = hpcdist.plan(comm, array, algorithm="ring", op=op)
+    plan()
+    plan.close()
+    del array
+    assert hpcdist.release(comm) == 8192
+
+
+@pytest.mark.parametrize("algorithm", ["shared", "ring"])
+def test_arrays_of_one_line_calls_go_with_their_communicator(waiting, algorithm):
+    comm = COMM.Dup()
+    array = hpcdist.empty(1000, "float64", comm)
+    array[:] = RANK
+    hpcdist.allreduce(comm, array, algorithm=algorithm)
+    home = transport_of(comm).home
+    del array
+    comm.Free()
+    assert home.windows == []
+
+
 def test_a_plan_still_running_is_not_closed(comm):
     buffer = hpcdist.empty(100, "int64", comm)
     buffer[:] = 1
@@ -532,6 +556,18 @@ def test_an_array_for_which_there_is_no_room_is_refused_with_numbers(comm, monke
     with pytest.raises(AgreedError, match="1 MiB is available"):
         hpcdist.empty(1 << 20, "float64", comm)
     assert left(comm) <= before
+
+
+def test_memory_that_mpi_cannot_make_on_one_rank_is_an_error_on_all(comm, monkeypatch):
+    def window_of(home, nbytes):
+        raise OSError("No space left") if RANK == LAST else MemoryError("no memory")
+
+    hpcdist.empty(1, "float64", comm)
+    with monkeypatch.context() as patch:
+        patch.setattr(window, "Window", window_of)
+        with pytest.raises(AgreedError, match=f"rank {LAST}: MPI made no shared memory for an array of 8 KiB: OSError"):
+            hpcdist.empty(1024, "float64", comm)
+    assert hpcdist.empty(1024, "float64", comm).nbytes == 8192
 
 
 def test_room_taken_by_others_at_the_same_moment_is_an_error_and_no_crash(comm, monkeypatch):

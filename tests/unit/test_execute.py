@@ -1,5 +1,8 @@
 """The executor on ranks as threads: every algorithm, type and operation, without MPI and without buffered sends."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from buffers import bits, check, distinct, special
@@ -210,6 +213,20 @@ def test_a_program_given_up_cannot_run():
         program()
 
 
+@pytest.mark.parametrize("op", ["sum", "avg"])
+def test_a_program_given_up_lets_go_of_its_memory(op):
+    buffers = [np.arange(4), np.arange(4)]
+    kept = [weakref.ref(buffer) for buffer in buffers]
+    program = bind(algorithms.ring(1), ThreadWorld(1).run(lambda t: t)[0], buffers[0], copy_from=buffers[1], op=op)
+    program()
+    program.free()
+    buffers.clear()
+    gc.collect()
+    assert [reference() for reference in kept] == [None, None]
+    assert program.progress() is None
+    assert "between two runs" in program.describe()
+
+
 def test_a_message_of_the_wrong_length_is_an_error_that_names_both_lengths():
     """Ranks with different counts, which the collectives refuse before they bind anything."""
 
@@ -217,8 +234,9 @@ def test_a_message_of_the_wrong_length_is_an_error_that_names_both_lengths():
         program = bind(algorithms.recursive_doubling(2), transport, np.zeros(4 + transport.rank))
         with pytest.raises(TransferError) as raised:
             program()
-        with pytest.raises(RuntimeError, match="cannot run"):
-            program()
+        for again in (program, program.start, program.test, program.wait):
+            with pytest.raises(RuntimeError, match="cannot run: its last run ended"):
+                again()
         return str(raised.value)
 
     first, second = ThreadWorld(2).run(rank_main)

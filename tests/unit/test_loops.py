@@ -8,8 +8,13 @@ from buffers import bits, distinct, special
 
 pytest.importorskip("numba")
 
+from hpcdist.compiled import _row
+from hpcdist.execute import Call
+from hpcdist.kernels import native
 from hpcdist.kernels.loops import loop
 from hpcdist.kernels.reduce import DTYPES, OPS, combination
+from hpcdist.program import Act
+from hpcdist.transport.switch import SWITCH, compiled_or_none
 
 LOOP = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 HALVES = ["float16", "bfloat16"]
@@ -77,3 +82,49 @@ def test_a_ufunc_laid_out_in_another_way_is_refused(monkeypatch):
     monkeypatch.setattr(loops, "_Ufunc", Shifted)
     with pytest.raises(ImportError, match="not laid out"):
         loops._numpys(np.add, np.dtype(np.float32))
+
+
+@pytest.mark.parametrize("error", [OSError(122, "Disk quota exceeded"), RuntimeError("cannot cache function")])
+def test_where_the_disk_cannot_be_used_code_is_compiled_all_the_same(monkeypatch, error):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
+    assert native.compiled(["int64(int64)", "float64(float64)"])(lambda number: number + 1)(2) == 3
+
+
+@pytest.mark.parametrize(
+    ("op", "arrays"),
+    [("", [np.zeros(3), np.zeros(4)]), ("sum", [np.zeros(3), np.zeros(3, "f4"), np.zeros(3)])],
+    ids=["sizes", "dtypes"],
+)
+def test_arrays_that_do_not_fit_each_other_are_refused(op, arrays):
+    with pytest.raises(ValueError, match="must be of one size and dtype"):
+        _row(Call(Act.DO, op=op, arrays=tuple(arrays)))
+
+
+def broken():
+    raise SystemError("initialization of _helperlib failed")
+
+
+@pytest.mark.parametrize(
+    ("switch", "load", "result"),
+    [
+        ("", int, (0, None)),
+        ("1", int, (0, None)),
+        ("0", int, (None, None)),
+        ("", broken, (None, None)),
+        ("0", broken, (None, None)),
+        ("yes", int, (None, f"{SWITCH} must be 0 or 1, not 'yes'")),
+    ],
+)
+def test_what_is_broken_is_done_without(monkeypatch, switch, load, result):
+    monkeypatch.setenv(SWITCH, switch)
+    assert compiled_or_none(load) == result
+
+
+def test_what_is_broken_and_insisted_on_is_a_problem(monkeypatch):
+    monkeypatch.setenv(SWITCH, "1")
+    nothing, problem = compiled_or_none(broken)
+    assert nothing is None
+    assert f"{SWITCH}=1, but there is no compiled code: SystemError: initialization of _helperlib" in problem
