@@ -12,7 +12,8 @@ import errno
 import io
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,11 +122,19 @@ def _compress(file: h5py.File, name: str, values: NDArray) -> None:
         data.id.write_direct_chunk((start, *[0] * (values.ndim - 1)), zlib.compress(shuffled, 1))
 
 
-def write(path: Path, layout: Layout, arrays: Mapping[str, NDArray]) -> None:
+def write(
+    path: Path, layout: Layout, arrays: Mapping[str, NDArray], meanwhile: Callable[[], None] = lambda: None
+) -> None:
     """Write a new HDF5 file of this layout with these arrays, durably.
 
+    Args:
+        path: The file.
+        layout: Of `lay_out`.
+        arrays: Those that it was made for.
+        meanwhile: Called when all is written, beside the disk that makes it durable.
+
     Raises:
-        OSError: naming the file.
+        OSError: naming the file; or what `meanwhile` raises.
     """
     with _named(path, layout.nbytes):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -135,7 +144,10 @@ def write(path: Path, layout: Layout, arrays: Mapping[str, NDArray]) -> None:
             for offset, raw in layout.structures.items():
                 _write_at(descriptor, offset, np.frombuffer(raw, np.uint8))
             os.ftruncate(descriptor, layout.nbytes)
-            os.fsync(descriptor)
+            with ThreadPoolExecutor(1) as disk:
+                durable = disk.submit(os.fsync, descriptor)
+                meanwhile()
+                durable.result()
         finally:
             os.close(descriptor)
 

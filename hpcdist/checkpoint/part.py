@@ -80,12 +80,15 @@ def _rows(values: NDArray, start: int, stop: int) -> NDArray:
 
 def _write(folder: Path, file: str, arrays: Mapping[str, NDArray], pieces: Pieces, compression: str) -> Part:
     placed = hdf5.lay_out(arrays, compression)
-    hdf5.write(folder / file, placed, arrays)
-    for name, values in arrays.items():
-        if name in placed.offsets:
-            read_back(folder / file, placed.offsets[name], name, pieces[name], values)
-        elif values.size:
-            _read_back_through_hdf5(folder / file, name, pieces[name], values)
+
+    def check() -> None:
+        for name, values in arrays.items():
+            if name in placed.offsets:
+                read_back(folder / file, placed.offsets[name], name, pieces[name], values)
+            elif values.size:
+                _read_back_through_hdf5(folder / file, name, pieces[name], values)
+
+    hdf5.write(folder / file, placed, arrays, meanwhile=check)
     return Part({file: placed.nbytes}, pieces)
 
 

@@ -456,8 +456,8 @@ def test_a_run_replaced_while_it_writes_cannot_commit(
     do = getattr(module, function)
     replaced = []
 
-    def be_replaced(*arguments: Any) -> None:
-        do(*arguments)
+    def be_replaced(*arguments: Any, **options: Any) -> None:
+        do(*arguments, **options)
         if not replaced:
             replaced.append(claim(tmp_path))
 

@@ -20,7 +20,7 @@ MIB = 1 << 20
 
 def save(way=SHARDS, ranks=4, nbytes=64 * MIB, seconds=0.5, share=0.5):
     spread = Spread(seconds, seconds / 2, 2 * seconds)
-    return Save(ranks, nbytes, 4, way, 7, spread, spread, Spread(share, share / 2, share * 2), 5, nbytes + 4096)
+    return Save(ranks, nbytes, 4, way, 7, spread, spread, Spread(share, share / 2, share * 2), None, 5, nbytes + 4096)
 
 
 def load(way=SHARDS, ranks=2):

@@ -112,6 +112,7 @@ class Point:
     def _save(self, state: State, found: dict[str, Way], seconds: float) -> None:
         saves = Saves(self.comm, state, found, self.scratch)
         saves.sample(self.asked.rounds, seconds)
+        saves.keep()
         self.report.saves += saves.records()
 
     def _load(self, count: int, state: State, torch: Torch | None, seconds: float) -> None:

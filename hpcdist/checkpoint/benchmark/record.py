@@ -48,6 +48,7 @@ class Save:
         blocking: Seconds until the slowest rank could change its arrays.
         total: Seconds until all was durable, and committed where there is a commit.
         share: Total time of the raw files over this one's, paired by round.
+        writing: The same over the time of the writing alone, where the caller goes on meanwhile.
         files: That one save left.
         written: The bytes they take on the disk.
     """
@@ -60,6 +61,7 @@ class Save:
     blocking: Spread
     total: Spread
     share: Spread
+    writing: Spread | None
     files: int
     written: int
 

@@ -42,7 +42,7 @@ def until(comm: MPI.Intracomm, most: int, seconds: float) -> Iterator[int]:
 
 
 class Saves:
-    """Samples of saving, in folders below `scratch`; a save of some ways is kept there. All methods are collective."""
+    """Samples of saving, in folders below `scratch`. All methods are collective."""
 
     def __init__(self, comm: MPI.Intracomm, state: State, ways: dict[str, Way], scratch: Path) -> None:
         self.comm, self.state, self.ways, self.scratch = comm, state, ways, scratch
@@ -56,14 +56,27 @@ class Saves:
                 self.times[name].append(self._once(name))
 
     def _once(self, name: str) -> Times:
-        folder = self.scratch / name.replace(" ", "-")
-        on_root(self.comm, lambda: _empty(folder))
+        folder = self._folder(name)
+        self._prepare(name)
         times = self.ways[name](folder)
         times = Times(*slowest(self.comm, times.blocking, times.total))
         self.sizes[name] = on_root(self.comm, lambda: raw.size(folder))
-        if name not in RESTORED:
-            on_root(self.comm, lambda: shutil.rmtree(folder))
+        # At once, so that all find the same: memory and disk that were just freed are faster than new ones.
+        on_root(self.comm, lambda: shutil.rmtree(folder))
         return times
+
+    def keep(self) -> None:
+        """Save once more, for the restores."""
+        for name in self.ways:
+            if name in RESTORED:
+                self._prepare(name)
+                self.ways[name](self._folder(name))
+
+    def _prepare(self, name: str) -> None:
+        on_root(self.comm, lambda: _empty(self._folder(name)))
+
+    def _folder(self, name: str) -> Path:
+        return self.scratch / name.replace(" ", "-")
 
     def records(self) -> list[Save]:
         """The results."""
@@ -79,11 +92,17 @@ class Saves:
                 blocking=Spread.of([each.blocking for each in times]),
                 total=Spread.of([each.total for each in times]),
                 share=paired(limit, [each.total for each in times]),
+                writing=paired(limit, [each.total - each.blocking for each in times]) if _behind(times) else None,
                 files=self.sizes[name][0],
                 written=self.sizes[name][1],
             )
             for name, times in self.times.items()
         ]
+
+
+def _behind(times: list[Times]) -> bool:
+    """Whether a way writes while its caller goes on."""
+    return all(each.blocking < 0.9 * each.total for each in times)
 
 
 def _empty(folder: Path) -> None:

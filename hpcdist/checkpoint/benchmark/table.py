@@ -12,13 +12,15 @@ from hpcdist.sizes import format_bytes
 
 EXPLANATION = f"""\
 - All ways save the same arrays of random bits, from the same memory, into the same folder, in rounds whose order is
-  rotated; before each sample the folder is empty and the disks have been told to finish (`sync`). At least {LEAST}
-  rounds.
+  rotated; after each sample its files are removed, and before it the disks have been told to finish (`sync`). At least
+  {LEAST} rounds.
 - Blocking is the time until the slowest rank may change its arrays again; total is the time until all is durable and,
   where there is one, committed. Bandwidth is the state's bytes over the median total time, in decimal MB/s.
 - Share is the total time of the raw files over that of the way, paired by round: its median, and in brackets the range
   of the middle 80 % of the rounds. Above 100 % a way was faster than the raw files, which are as many as ours has
   shards.
+- Ways that write while the caller goes on copy the state first. Their writing alone, from there to the commit, is set
+  against the raw files as well.
 - Ours makes digests, reads every file back and renames; the read-back is from the page cache. The others do not.
 - Before each restore the kernel is asked to drop the files from its page cache (posix_fadvise); `cached` says how much
   of them was still there. A disk of a virtual machine may have a cache beneath that nobody here can drop.
@@ -71,6 +73,10 @@ def blocks(report: Report) -> Iterator[str]:
 
 FIGURES: Sequence[tuple[str, Callable[[Save], str]]] = (
     ("Share of raw files", lambda save: percent(save.share)),
+    (
+        "Share of raw files, of the writing alone",
+        lambda save: percent(save.writing) if save.writing else "-",
+    ),
     ("Blocking [ms]", lambda save: milliseconds(save.blocking)),
     ("Total [ms]", lambda save: milliseconds(save.total)),
     ("Bandwidth [MB/s]", lambda save: f"{save.bandwidth / 1e6:.0f}"),
