@@ -6,7 +6,6 @@ are written anew after each run, so that what was measured is kept whatever come
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -24,6 +22,7 @@ from hpcdist import durable
 from hpcdist.cluster import hosts, plan, state
 from hpcdist.cluster.namespaces import NamespaceError
 from hpcdist.cluster.state import StateError
+from hpcdist.endings import endings_as_exceptions
 from hpcdist.sizes import format_bytes
 from hpcdist.sweep.network import table
 from hpcdist.sweep.network.options import Listed, Settings, settings
@@ -31,7 +30,6 @@ from hpcdist.sweep.network.record import Report
 
 BUCKET = 256 * 1024  # bytes, as plan.SHAPE says to tc
 HPCDIST = (sys.executable, "-c", "from hpcdist.cli import main; main()")
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _number(text: str) -> int:
@@ -102,7 +100,7 @@ class Measurement:
         self.out.mkdir(parents=True, exist_ok=True)
         why = "not begun"
         try:
-            with _endings_as_exceptions(), tempfile.TemporaryDirectory(prefix="hpcdist-") as folder:
+            with endings_as_exceptions(), tempfile.TemporaryDirectory(prefix="hpcdist-") as folder:
                 for rate in self.rates:
                     self._at(rate, Path(folder))
         except KeyboardInterrupt:
@@ -184,20 +182,3 @@ def _cluster(name: str, network: plan.Network) -> Iterator[None]:
         yield
     finally:
         hosts.down(name)
-
-
-@contextmanager
-def _endings_as_exceptions() -> Iterator[None]:
-    """The first request to end raises KeyboardInterrupt; others are ignored, as the cluster is then being ended."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        for each in ENDINGS:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, end) for number in ENDINGS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

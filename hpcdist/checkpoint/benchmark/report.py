@@ -20,10 +20,10 @@ import click
 
 from hpcdist import durable
 from hpcdist.checkpoint.benchmark import table
-from hpcdist.checkpoint.benchmark.endings import endings_as_exceptions
 from hpcdist.checkpoint.benchmark.options import Settings, settings
 from hpcdist.checkpoint.benchmark.program import now
 from hpcdist.checkpoint.benchmark.record import Report
+from hpcdist.endings import endings_as_exceptions
 from hpcdist.sizes import format_bytes
 from hpcdist.sweep.network.options import Listed
 

@@ -12,10 +12,10 @@ from time import monotonic
 import click
 from mpi4py import MPI
 
-from hpcdist.checkpoint.benchmark.endings import endings_as_exceptions
 from hpcdist.checkpoint.crash.chain import Chain
 from hpcdist.checkpoint.crash.job import EVERY, Job, JobError, Reference
 from hpcdist.checkpoint.crash.record import Report, text
+from hpcdist.endings import endings_as_exceptions
 from hpcdist.sweep import machine
 
 MEMORY = Path("/dev/shm")
