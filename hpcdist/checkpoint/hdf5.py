@@ -8,12 +8,12 @@ the operating system, at the speed of the file system, beside other threads.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import io
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,8 @@ OPTIONS: dict[str, Any] = {
 }
 ALIGNED: dict[str, Any] = {"alignment_threshold": ALIGNMENT >> 4, "alignment_interval": ALIGNMENT}
 CHUNK = 1 << 20  # bytes of a chunk that is compressed as a whole, or one row
-BLOCK = 64 << 20  # bytes written by one call
+BLOCK = 8 << 20  # bytes written by one call: in the cache still if they were just read, and few calls
+EARLY = 8 << 20  # bytes after which the disk begins with them, while others are still being copied to the kernel
 
 
 class Structures(io.RawIOBase):
@@ -122,42 +123,64 @@ def _compress(file: h5py.File, name: str, values: NDArray) -> None:
         data.id.write_direct_chunk((start, *[0] * (values.ndim - 1)), zlib.compress(shuffled, 1))
 
 
-def write(
-    path: Path, layout: Layout, arrays: Mapping[str, NDArray], meanwhile: Callable[[], None] = lambda: None
-) -> None:
-    """Write a new HDF5 file of this layout with these arrays, durably.
+Block = tuple[int, memoryview]  # offset in the file, bytes
 
-    Args:
-        path: The file.
-        layout: Of `lay_out`.
-        arrays: Those that it was made for.
-        meanwhile: Called when all is written, beside the disk that makes it durable.
+
+def write(path: Path, layout: Layout, arrays: Mapping[str, NDArray]) -> None:
+    """Write a new HDF5 file of this layout with the arrays that it was made for, durably.
 
     Raises:
-        OSError: naming the file; or what `meanwhile` raises.
+        OSError: naming the file.
+    """
+    write_blocks(path, layout, (block for name, at in layout.offsets.items() for block in blocks_of(arrays[name], at)))
+
+
+def blocks_of(values: NDArray, offset: int) -> Iterator[Block]:
+    """An array's bytes in C order, in blocks that lie one after the other from `offset` on."""
+    raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+    for start in range(0, len(raw), BLOCK):
+        yield offset + start, raw[start : start + BLOCK]
+
+
+def write_blocks(path: Path, layout: Layout, blocks: Iterable[Block]) -> None:
+    """Write a new HDF5 file of this layout, durably; `blocks` are the bytes of its arrays.
+
+    Raises:
+        OSError: naming the file.
     """
     with _named(path, layout.nbytes):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            for name, offset in layout.offsets.items():
-                _write_at(descriptor, offset, arrays[name])
+            _write_early(descriptor, blocks)
             for offset, raw in layout.structures.items():
-                _write_at(descriptor, offset, np.frombuffer(raw, np.uint8))
+                _write_at(descriptor, offset, memoryview(raw))
             os.ftruncate(descriptor, layout.nbytes)
-            with ThreadPoolExecutor(1) as disk:
-                durable = disk.submit(os.fsync, descriptor)
-                meanwhile()
-                durable.result()
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
 
-def _write_at(descriptor: int, offset: int, values: NDArray) -> None:
-    """Write an array's bytes in C order."""
-    raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+def _write_early(descriptor: int, blocks: Iterable[Block]) -> None:
+    """Write blocks, and have the disk begin before the last of them, as by itself it would only at the fsync."""
+    waiting = 0
+    for offset, raw in blocks:
+        _write_at(descriptor, offset, raw)
+        waiting += len(raw)
+        if waiting >= EARLY:
+            # No more than a hint: a file system may not know it, and if the disk fails, it is fsync that says so.
+            _sync_file_range(descriptor, 0, 0, SYNC_FILE_RANGE_WRITE)
+            waiting = 0
+
+
+def _write_at(descriptor: int, offset: int, raw: memoryview) -> None:
     done = 0
     while done < len(raw):
-        done += os.pwrite(descriptor, raw[done : done + BLOCK], offset + done)
+        done += os.pwrite(descriptor, raw[done:], offset + done)
+
+
+SYNC_FILE_RANGE_WRITE = 2  # begin to write what is not on its way yet, and do not wait for it
+_sync_file_range = ctypes.CDLL(None).sync_file_range
+_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)  # 0 bytes: to the end
 
 
 @contextmanager

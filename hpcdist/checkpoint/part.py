@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from hpcdist.checkpoint import hdf5, layout
+from hpcdist.checkpoint.hdf5 import Block
 from hpcdist.checkpoint.layout import STATE, Entry, Manifest, Piece, digest, rows, shard_name
 from hpcdist.checkpoint.shares import Share, row_nbytes
-from hpcdist.checkpoint.unchanged import Kept, Pieces, Previous, keep_unchanged
+from hpcdist.checkpoint.unchanged import Heads, Kept, Pieces, Previous, head, keep_unchanged, maybe_unchanged
 
 READ_BACK = 4 << 20  # bytes read back by one call
 
 
 @dataclass(frozen=True)
 class Part:
-    """Files that were written, with their bytes, and the pieces of the arrays that are in them."""
+    """Files that were written, with their bytes; the pieces of the arrays that are in them, and the pieces' heads."""
 
     files: Mapping[str, int]
-    pieces: Mapping[str, tuple[Piece, ...]]
+    pieces: Pieces
+    heads: Heads = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Part:
@@ -45,7 +47,7 @@ def write_part(
     compression: str = "none",
     previous: Previous | None = None,
 ) -> Part:
-    """Write a writer's rows into a new file, durably, and read them back.
+    """Write a writer's rows into a new file, durably.
 
     Args:
         folder: Where.
@@ -56,50 +58,83 @@ def write_part(
         previous: The checkpoint before, for what has not changed since.
 
     Raises:
-        OSError: it cannot be written, or does not read back.
+        OSError: it cannot be written.
     """
-    pieces = {name: tuple(pieces_of(file, values, *share[name])) for name, values in arrays.items()}
-    sizes = {name: row_nbytes(values) for name, values in arrays.items()}
-    kept = keep_unchanged(folder, pieces, sizes, previous) if previous else {}
+    pieces = {name: tuple(_cut(file, values, *share[name])) for name, values in arrays.items()}
+    heads = {name: tuple(head(values) for values in _rows_of(pieces[name], arrays[name])) for name in arrays}
+    kept = _keep_unchanged(folder, arrays, pieces, heads, previous) if previous else {}
     if not kept:
-        return _write(folder, file, arrays, pieces, compression)
-    return _write_changed(folder, file, arrays, share, pieces, kept, compression)
+        part = _write(folder, file, arrays, pieces, compression)
+    else:
+        part = _write_changed(folder, file, arrays, pieces, kept, compression)
+    return replace(part, heads=heads)
 
 
 def pieces_of(file: str, values: NDArray, first: int, end: int) -> Iterator[Piece]:
     """Cut rows first .. end - 1, which are all of `values`, into pieces; no rows are one empty piece."""
+    pieces = list(_cut(file, values, first, end))
+    for piece, own in zip(pieces, _rows_of(pieces, values), strict=True):
+        yield replace(piece, digest=digest(own))
+
+
+def _cut(file: str, values: NDArray, first: int, end: int) -> Iterator[Piece]:
+    """The same, not yet with their digests."""
     most = max(1, layout.PIECE // max(1, row_nbytes(values)))
     for start in range(first, end, most) or [first]:
-        stop = min(end, start + most)
-        yield Piece(file, start - first, start, stop, digest(_rows(values, start - first, stop - first)))
+        yield Piece(file, start - first, start, min(end, start + most), digest="")
+
+
+def _rows_of(pieces: Sequence[Piece], values: NDArray) -> Iterator[NDArray]:
+    """The rows of each of the pieces that `values` are made of."""
+    return (_rows(values, piece.at, piece.at + piece.stop - piece.start) for piece in pieces)
 
 
 def _rows(values: NDArray, start: int, stop: int) -> NDArray:
     return values[start:stop] if values.ndim else values
 
 
+def _keep_unchanged(
+    folder: Path, arrays: Mapping[str, NDArray], pieces: Pieces, heads: Heads, previous: Previous
+) -> Kept:
+    """Keep what has not changed; the digests that say so are only needed where the heads are the same."""
+    same = maybe_unchanged(pieces, heads, previous)
+    known = {
+        name: tuple(
+            replace(piece, digest=digest(own)) if (name, piece.start) in same else piece
+            for piece, own in zip(pieces[name], _rows_of(pieces[name], values), strict=True)
+        )
+        for name, values in arrays.items()
+    }
+    return keep_unchanged(folder, known, {name: row_nbytes(values) for name, values in arrays.items()}, previous)
+
+
 def _write(folder: Path, file: str, arrays: Mapping[str, NDArray], pieces: Pieces, compression: str) -> Part:
+    """Write all rows; the pieces get their digests on the way, so that memory is read once."""
     placed = hdf5.lay_out(arrays, compression)
+    digests: dict[str, list[str]] = {name: [] for name in arrays}
+    blocks = (
+        _digested(hdf5.blocks_of(own, offset + piece.at * row_nbytes(own)), digests[name])
+        for name, offset in placed.offsets.items()
+        for piece, own in zip(pieces[name], _rows_of(pieces[name], arrays[name]), strict=True)
+    )
+    hdf5.write_blocks(folder / file, placed, chain.from_iterable(blocks))
+    for name in arrays.keys() - placed.offsets.keys():  # compressed, or without bytes
+        digests[name] = [digest(own) for own in _rows_of(pieces[name], arrays[name])]
+    found = {name: zip(pieces[name], digests[name], strict=True) for name in arrays}
+    return Part({file: placed.nbytes}, {name: tuple(replace(p, digest=d) for p, d in found[name]) for name in arrays})
 
-    def check() -> None:
-        for name, values in arrays.items():
-            if name in placed.offsets:
-                read_back(folder / file, placed.offsets[name], name, pieces[name], values)
-            elif values.size:
-                _read_back_through_hdf5(folder / file, name, pieces[name], values)
 
-    hdf5.write(folder / file, placed, arrays, meanwhile=check)
-    return Part({file: placed.nbytes}, pieces)
+def _digested(blocks: Iterable[Block], digests: list[str]) -> Iterator[Block]:
+    """Pass a piece's blocks on, then add its digest."""
+    state = xxhash.xxh3_64()
+    for offset, raw in blocks:
+        state.update(raw)
+        yield offset, raw
+    digests.append(f"xxh3:{state.hexdigest()}")
 
 
 def _write_changed(
-    folder: Path,
-    file: str,
-    arrays: Mapping[str, NDArray],
-    share: Share,
-    pieces: Pieces,
-    kept: Kept,
-    compression: str,
+    folder: Path, file: str, arrays: Mapping[str, NDArray], pieces: Pieces, kept: Kept, compression: str
 ) -> Part:
     """Write the rows that are not kept, one after the other; the part then has several files."""
     file = shard_name(0, 1) if file == STATE else file  # which is the index of these files now
@@ -108,15 +143,13 @@ def _write_changed(
     for name, values in arrays.items():
         new = [piece for piece in pieces[name] if (name, piece.start) not in kept]
         if new:
-            first = share[name][0]
-            spans = [_rows(values, piece.start - first, piece.stop - first) for piece in new]
-            changed[name] = np.concatenate(spans) if values.ndim else values
+            changed[name] = np.concatenate(list(_rows_of(new, values))) if values.ndim else values
             written[name] = tuple(_one_after_the_other(file, new))
     part = _write(folder, file, changed, written, compression)
     whole = {
         name: tuple(
             sorted(
-                [*written.get(name, ()), *(piece for (owner, _), piece in kept.items() if owner == name)],
+                [*part.pieces.get(name, ()), *(piece for (owner, _), piece in kept.items() if owner == name)],
                 key=lambda piece: piece.start,
             )
         )
@@ -134,7 +167,11 @@ def _one_after_the_other(file: str, pieces: Sequence[Piece]) -> Iterator[Piece]:
 
 
 def read_back(path: Path, offset: int, name: str, pieces: Sequence[Piece], values: NDArray) -> None:
-    """See that the file holds what was written; by other means than HDF5's, for the sake of other threads."""
+    """See that a file that another library wrote for us holds what it was given.
+
+    Raises:
+        OSError: it does not.
+    """
     buffer = memoryview(bytearray(min(READ_BACK, values.nbytes)))
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -145,16 +182,6 @@ def read_back(path: Path, offset: int, name: str, pieces: Sequence[Piece], value
             offset += nbytes
     finally:
         os.close(descriptor)
-
-
-def _read_back_through_hdf5(path: Path, name: str, pieces: Sequence[Piece], values: NDArray) -> None:
-    """The same for an array that is stored compressed."""
-    with h5py.File(path, "r", locking=False) as file:
-        for piece in pieces:
-            rows = np.empty((piece.stop - piece.start, *values.shape[1:]), values.dtype)
-            file[name].read_direct(rows, np.s_[piece.at : piece.at + len(rows)])
-            if digest(rows) != piece.digest:
-                raise OSError(errno.EIO, f"{name} does not read back as it was written", str(path))
 
 
 def _digest_of(descriptor: int, offset: int, nbytes: int, buffer: memoryview) -> str:

@@ -29,7 +29,7 @@ from hpcdist.checkpoint.unchanged import Previous
 from hpcdist.checkpoint.writer import commit, prune
 from hpcdist.durable import write_text
 
-LOOK_EVERY = 0.02  # seconds between two looks for the announcements of others
+LOOK_FIRST, LOOK_EVERY = 0.001, 0.02  # seconds between two looks for the announcements of others, doubled each time
 FENCE_EVERY = 50  # looks
 
 
@@ -116,6 +116,8 @@ class Saving:
         if writer is None:
             return []
         self.part = write_part(order.draft, writer.file, self._rows, writer.share, order.compression, self.previous)
+        if self._cancelled.is_set():
+            raise Cancelled
         if self.rank != 0:
             write_text(announcement(order.draft, self.rank), json.dumps(asdict(self.part)), parents=False)
         return [self.part]
@@ -128,7 +130,7 @@ class Saving:
                 for look in itertools.count(1):
                     if path.exists():
                         break
-                    if self._cancelled.wait(LOOK_EVERY):
+                    if self._cancelled.wait(min(LOOK_EVERY, LOOK_FIRST * 2 ** min(look, 10))):
                         raise Cancelled
                     if look % FENCE_EVERY == 0:
                         with self.order.fence.held():  # a run that takes the directory removes what we wait for
@@ -166,15 +168,19 @@ class Saving:
             raise self.trouble or RuntimeError("nothing was committed")
         return self._path, self._ended - self.order.began
 
+    def cancel(self) -> None:
+        """See that nothing is committed that is not yet: rows are about to change, or other parts will not come."""
+        self._cancelled.set()
+
     def abandon(self) -> None:
         """On rank 0: wait no longer for parts that will not come, and remove the draft."""
-        self._cancelled.set()
+        self.cancel()
         self._thread.join()
         shutil.rmtree(self.order.draft, ignore_errors=True)
 
 
 class Cancelled(Exception):
-    """Another rank's part has failed."""
+    """This is not to be committed."""
 
 
 def announcement(draft: Path, rank: int) -> Path:

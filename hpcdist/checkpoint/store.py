@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hpcdist.checkpoint.collective import shares_of, unavailable, write_collective
 from hpcdist.checkpoint.fence import Fence
 from hpcdist.checkpoint.layout import COMPRESSIONS, LAYOUTS, STATE
+from hpcdist.checkpoint.meeting import meet
 from hpcdist.checkpoint.part import Shapes, shapes_of
 from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint, check, look, newest
 from hpcdist.checkpoint.restoring import restore
@@ -141,7 +142,7 @@ class Store:
     def save(self, step: int, arrays: Mapping[str, NDArray], facts: dict[str, Any]) -> None:
         """Save the state after `step` steps; then checkpoints that are no longer kept are removed.
 
-        When this returns, the arrays may be changed: the checkpoint is written from a copy in the background, and
+        When this returns, the arrays may be changed: in the background, the checkpoint is written from a copy, and
         committed by rank 0 as soon as all parts are there. A save that finds the one before unfinished waits for it.
 
         Args:
@@ -169,8 +170,16 @@ class Store:
                 (saving.abandon if saving else partial(shutil.rmtree, draft, ignore_errors=True))()
             raise
         self._blocking = time.perf_counter() - began
-        if not self.background:
+        if not self.background and self._saving:
+            self._wait_for_rows(self._saving)
+
+    def _wait_for_rows(self, saving: Saving) -> None:
+        """Wait in the foreground, where the caller's own arrays are being written."""
+        try:
             self.wait()
+        except BaseException:  # whoever ends the run may go on with the arrays
+            saving.cancel()
+            raise
 
     def _writers(self, arrays: Mapping[str, NDArray]) -> list[Writer]:
         if self.layout == "collective":
@@ -178,21 +187,23 @@ class Store:
         return writers_of(arrays, self._ranks, self.writers)
 
     def _start_writing(self, order: Order, arrays: Mapping[str, NDArray]) -> None:
-        """Copy this rank's rows and have them written in the background."""
-        on_all(self.comm, lambda: self._copy(own_rows(arrays, order.share(self.comm.rank))))
+        """Have this rank's rows written beside the caller: a copy of them, if it is not to wait."""
+        own = own_rows(arrays, order.share(self.comm.rank))
+        rows = on_all(self.comm, lambda: self._copy(own) if self.background else _contiguous(own))
         saving = self._saving = Saving(order, self.comm.rank, self._same_shapes(order))
-        on_all(self.comm, lambda: saving.start(self._staged))
+        on_all(self.comm, lambda: saving.start(rows))
 
     def _same_shapes(self, order: Order) -> Previous | None:
         """What was written before, if it can be compared with what is to be written now."""
         return self._previous if order.shapes == self._shapes else None
 
-    def _copy(self, rows: Mapping[str, NDArray]) -> None:
+    def _copy(self, rows: Mapping[str, NDArray]) -> Mapping[str, NDArray]:
         """Copy rows to where the last save's were, as new memory takes twice as long."""
         if shapes_of(rows) != shapes_of(self._staged):
             self._staged = {name: np.empty(values.shape, values.dtype) for name, values in rows.items()}
         for name, values in rows.items():
             np.copyto(self._staged[name], values)
+        return self._staged
 
     def _write_together(self, order: Order, arrays: Mapping[str, NDArray]) -> None:
         """Write and commit now, as parallel HDF5 needs all ranks at once."""
@@ -218,6 +229,7 @@ class Store:
         saving, self._saving = self._saving, None
         began = time.perf_counter()
         saving.wait_written()
+        meet(self.comm)
         try:
             on_all(self.comm, saving.check)
             path, total = on_root(self.comm, saving.outcome)
@@ -226,7 +238,7 @@ class Store:
                 saving.abandon()
             raise
         part = saving.part if self.incremental else None
-        self._previous = Previous(path, part.pieces, part.files) if part else None
+        self._previous = Previous(path, part.pieces, part.files, part.heads) if part else None
         self._shapes = saving.order.shapes
         self.last = Timing(saving.order.nbytes, self._blocking + time.perf_counter() - began, total)
         return path
@@ -255,6 +267,10 @@ def check_arguments(keep: int, layout: str, writers: int, size: int, compression
         raise ValueError(f"the collective layout cannot compress: {compression!r} asks for what is not done")
     if layout == "collective" and (why := unavailable()):
         raise ValueError(f"the collective layout cannot be used: {why}")
+
+
+def _contiguous(rows: Mapping[str, NDArray]) -> Mapping[str, NDArray]:
+    return {name: np.asarray(values, order="C") for name, values in rows.items()}
 
 
 def _check_dtypes(arrays: Mapping[str, NDArray]) -> None:

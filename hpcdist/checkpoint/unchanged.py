@@ -13,13 +13,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpcdist.checkpoint.layout import Piece
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcdist.checkpoint.layout import Piece, digest
 
 MOST = 2  # bytes of files that are kept, for each byte of a piece: so much of what has changed may be kept along
 PAYS = 0.5  # share of a writer's bytes that must be unchanged
 SLACK = 4 << 20  # bytes that HDF5 may take itself, for alignment
+HEAD = 64 << 10  # bytes of a piece that are looked at first: where they have changed, no more needs to be known
 
 Pieces = Mapping[str, tuple[Piece, ...]]
+Heads = Mapping[str, tuple[str, ...]]  # array -> digest of the first bytes of each of its pieces
 Kept = dict[tuple[str, int], Piece]  # array, first row -> where these rows lie already
 
 
@@ -30,6 +35,22 @@ class Previous:
     path: Path
     pieces: Pieces
     files: Mapping[str, int]  # bytes by name
+    heads: Heads  # of these pieces
+
+
+def head(values: NDArray) -> str:
+    """Digest of the first bytes of a piece, which is contiguous."""
+    return digest(np.ascontiguousarray(values).reshape(-1).view(np.uint8)[:HEAD])
+
+
+def maybe_unchanged(pieces: Pieces, heads: Heads, previous: Previous) -> set[tuple[str, int]]:
+    """Array and first row of the pieces that begin as they did before."""
+    same = _beginnings(pieces, heads) & _beginnings(previous.pieces, previous.heads)
+    return {(name, start) for name, start, _ in same}
+
+
+def _beginnings(pieces: Pieces, heads: Heads) -> set[tuple[str, int, str]]:
+    return {(name, piece.start, head) for name in heads for piece, head in zip(pieces[name], heads[name], strict=True)}
 
 
 def keep_unchanged(folder: Path, pieces: Pieces, row_nbytes: Mapping[str, int], previous: Previous) -> Kept:

@@ -73,7 +73,7 @@ def _refuse_to_go_back(fence: Fence, step: int) -> None:
 def prune(fence: Fence, keep: int) -> list[Path]:
     """Remove all but the newest `keep` checkpoints; returns those removed.
 
-    The caller knows the newest to be whole: it has just been written and read back, or was read.
+    The caller knows the newest to be whole: it has just been made durable, or was read.
     """
     old = [path for path in committed(fence.directory)[:-keep] if path.is_dir()]
     for path in old:

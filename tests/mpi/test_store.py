@@ -78,6 +78,45 @@ def test_what_is_saved_comes_back(shared: Path, options: dict[str, Any], backgro
         assert (checkpoint.step, damaged) == (3, [])
 
 
+def test_in_the_foreground_nothing_is_copied_and_arrays_may_have_any_order(shared: Path) -> None:
+    state = {"turned": np.arange(600.0).reshape(20, 30).T, "every second": np.arange(40)[::2], "scalar": np.array(1.5)}
+    with Store(COMM, shared, writers=COMM.size, background=False) as store:
+        store.save(1, state, {})
+        assert store._staged == {}
+        assert equal(read(look(committed(shared)[0])), state)
+
+
+def test_a_save_in_the_foreground_that_is_interrupted_is_not_committed(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted, ended = threading.Event(), threading.Event()
+    write_part, wait_written, run = part.write_part, saving.Saving.wait_written, saving.Saving._run
+
+    def write_late(*arguments: Any) -> part.Part:
+        assert interrupted.wait(10)
+        return write_part(*arguments)
+
+    def interrupt(self: saving.Saving) -> None:
+        raise KeyboardInterrupt
+
+    def run_to_the_end(self: saving.Saving) -> None:
+        run(self)
+        ended.set()
+
+    monkeypatch.setattr(saving, "write_part", write_late)
+    monkeypatch.setattr(saving.Saving, "wait_written", interrupt)
+    monkeypatch.setattr(saving.Saving, "_run", run_to_the_end)
+    store = Store(COMM, shared, writers=COMM.size, background=False)
+    with pytest.raises(KeyboardInterrupt):
+        store.save(1, arrays(1), {})
+    interrupted.set()
+    assert ended.wait(10)
+    COMM.Barrier()
+    assert committed(shared) == []
+    monkeypatch.setattr(saving.Saving, "wait_written", wait_written)
+    store.close()
+
+
 def test_every_writer_has_a_file(shared: Path) -> None:
     with Store(COMM, shared, writers=COMM.size) as store:
         store.save(1, arrays(1), {})

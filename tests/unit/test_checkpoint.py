@@ -28,13 +28,14 @@ from hpcdist.checkpoint import (
     part,
     read,
     reader,
+    unchanged,
     writer,
 )
 from hpcdist.checkpoint.layout import MANIFEST, STATE, directory_name, shard_name
 from hpcdist.checkpoint.part import shapes_of
 from hpcdist.checkpoint.saving import Order, Saving
 from hpcdist.checkpoint.shares import own_rows, writers_of
-from hpcdist.checkpoint.unchanged import Previous
+from hpcdist.checkpoint.unchanged import Previous, head
 from hpcdist.checkpoint.writer import claim
 
 KILLED = 9
@@ -100,11 +101,13 @@ def writers(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.mark.parametrize("compression", layout.COMPRESSIONS)
-@pytest.mark.parametrize("piece", [100, 64 << 20])
+@pytest.mark.parametrize(("piece", "block"), [(100, 1 << 20), (300, 70), (64 << 20, 1 << 20), (64 << 20, 4096)])
 def test_what_is_saved_comes_back(
-    tmp_path: Path, writers: int, compression: str, piece: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, writers: int, compression: str, piece: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layout, "PIECE", piece)
+    monkeypatch.setattr(hdf5, "BLOCK", block)
+    monkeypatch.setattr(hdf5, "EARLY", 2 * block)
     directory = tmp_path / "deep" / "er"
     owner = claim(directory)
     assert newest(directory) == (None, [])
@@ -328,20 +331,34 @@ def test_a_damaged_checkpoint_is_named_skipped_and_kept(tmp_path: Path, damage: 
     assert len(list(tmp_path.glob("step-00000002.damaged-*"))) == 1
 
 
-def test_nothing_old_is_removed_if_the_new_one_does_not_read_back(
+def test_what_reached_the_file_changed_is_found_when_it_is_read(
     tmp_path: Path, writers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    owner = claim(tmp_path)
-    save(owner, 1, keep=1)
     pwrite = os.pwrite
 
     def write_badly(descriptor: int, raw: Any, offset: int) -> int:
         bad = bytearray(raw)
-        bad[-1] ^= 1
+        bad[-1] ^= len(bad) > 6000  # the parameters
         return pwrite(descriptor, bad, offset)
 
     monkeypatch.setattr(os, "pwrite", write_badly)
-    with pytest.raises(OSError, match="does not read back as it was written"):
+    path = save(claim(tmp_path), 2, writers=writers)
+    monkeypatch.undo()
+    with pytest.raises(DamagedCheckpoint, match="does not fit its digest"):
+        read(look(path))
+
+
+def test_nothing_old_is_removed_if_the_new_one_cannot_be_written(
+    tmp_path: Path, writers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = claim(tmp_path)
+    save(owner, 1, keep=1)
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="could not be written, earlier checkpoints are as they were"):
         save(owner, 2, keep=1, writers=writers)
     monkeypatch.undo()
     assert steps(tmp_path) == [1]
@@ -448,7 +465,7 @@ def test_a_run_that_was_replaced_cannot_commit(tmp_path: Path) -> None:
     assert json.loads((tmp_path / fence.OWNER).read_text())["token"] == new.token
 
 
-@pytest.mark.parametrize(("module", "function"), [(hdf5, "write"), (writer, "fsync")], ids=["early", "late"])
+@pytest.mark.parametrize(("module", "function"), [(hdf5, "write_blocks"), (writer, "fsync")], ids=["early", "late"])
 def test_a_run_replaced_while_it_writes_cannot_commit(
     tmp_path: Path, writers: int, monkeypatch: pytest.MonkeyPatch, module: Any, function: str
 ) -> None:
@@ -525,20 +542,29 @@ def chain(tmp_path: Path, states: list[dict[str, np.ndarray]], keep: int = 99) -
         rank.start(own_rows(state, order.share(0)))
         paths.append(rank.outcome()[0])
         assert rank.part
-        previous = Previous(paths[-1], rank.part.pieces, rank.part.files)
+        previous = Previous(paths[-1], rank.part.pieces, rank.part.files, rank.part.heads)
     return paths
 
 
 def frozen_but(step: int) -> dict[str, np.ndarray]:
     """A state of which few rows change from step to step."""
     state = arrays(1)
-    state["parameters"][100 * step : 100 * step + 30] = step
+    state["parameters"][100 * step + 10 : 100 * step + 40] = step  # in the middle of a piece of 200 bytes
     state["scalar"] = np.array(step)
     return state
 
 
-def test_unchanged_pieces_are_links_and_all_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def heads_of(state: dict[str, np.ndarray]) -> dict[str, tuple[str, ...]]:
+    """Of arrays that are one piece each."""
+    return {name: (head(values),) for name, values in state.items()}
+
+
+@pytest.mark.parametrize("head", [8, 64 << 10])
+def test_unchanged_pieces_are_links_and_all_comes_back(
+    tmp_path: Path, head: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(layout, "PIECE", 200)
+    monkeypatch.setattr(unchanged, "HEAD", head)
     states = [frozen_but(step) for step in range(1, 6)]
     paths = chain(tmp_path, states)
     for path, state in zip(paths, states, strict=True):
@@ -557,6 +583,18 @@ def test_what_a_link_holds_outlives_the_checkpoint_it_was_written_for(
     paths = chain(tmp_path, [frozen_but(step) for step in range(1, 6)], keep=1)
     assert committed(tmp_path) == paths[-1:]
     assert same(read(look(paths[-1])), frozen_but(5))
+
+
+def test_what_begins_with_a_change_is_not_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_before = []
+
+    def note(values: np.ndarray) -> str:
+        read_before.append(values.nbytes)
+        return layout.digest(values)
+
+    monkeypatch.setattr(part, "digest", note)
+    chain(tmp_path, [{"x": np.full(5000, float(step)), "y": np.zeros(5)} for step in range(3)])
+    assert read_before == [40, 40]
 
 
 def test_where_most_has_changed_all_is_written(tmp_path: Path) -> None:
@@ -582,7 +620,7 @@ def test_a_file_that_was_cut_short_is_not_kept(tmp_path: Path) -> None:
     os.truncate(path / STATE, first.files[STATE] - 1)
     order = Order(owner, writer.begin(owner, 2), 2, FACTS, shapes_of(arrays(1)), writers_of(arrays(1), range(1), 1), 3)
     pieces = {name: entry.pieces for name, entry in first.arrays.items()}
-    rank = Saving(order, 0, Previous(path, pieces, first.files))
+    rank = Saving(order, 0, Previous(path, pieces, first.files, heads_of(arrays(1))))
     rank.start(arrays(1))
     assert same(read(look(rank.outcome()[0])), arrays(1))
     assert sorted(file.name for file in order.draft.with_name(directory_name(2)).iterdir()) == [MANIFEST, STATE]
@@ -622,6 +660,6 @@ def test_a_checkpoint_that_is_gone_cannot_be_linked_to(tmp_path: Path) -> None:
     size = (first / STATE).stat().st_size
     shutil.rmtree(first)
     order = Order(owner, writer.begin(owner, 2), 2, FACTS, shapes_of(arrays(1)), writers_of(arrays(1), range(1), 1), 3)
-    rank = Saving(order, 0, Previous(first, pieces, {STATE: size}))
+    rank = Saving(order, 0, Previous(first, pieces, {STATE: size}, heads_of(arrays(1))))
     rank.start(arrays(1))
     assert same(read(look(rank.outcome()[0])), arrays(1))

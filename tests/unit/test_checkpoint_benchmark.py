@@ -9,9 +9,10 @@ from mpi4py import MPI
 from hpcdist.checkpoint.benchmark import cache, figure, raw, room, table
 from hpcdist.checkpoint.benchmark.options import Settings
 from hpcdist.checkpoint.benchmark.record import Load, Report, Save, Spread, paired
-from hpcdist.checkpoint.benchmark.rounds import rotated
+from hpcdist.checkpoint.benchmark.rounds import Saves, rotated
 from hpcdist.checkpoint.benchmark.state import UNIT, State
-from hpcdist.checkpoint.benchmark.ways import BACKGROUND, MEANING, PLAIN, RAW, SHARDS
+from hpcdist.checkpoint.benchmark.ways import BACKGROUND, MEANING, PLAIN, RAW, SHARDS, ways
+from hpcdist.checkpoint.unchanged import HEAD
 from hpcdist.models.mlp import MLP
 from hpcdist.train import overhead
 
@@ -84,6 +85,24 @@ def test_the_state_is_random_bits_of_the_size_asked_for_and_its_names_can_be_for
         assert not folder.exists()
         every = np.concatenate(list(state.arrays.values()))
         assert len(np.unique(every)) == len(every)
+
+
+def test_a_state_that_has_changed_begins_otherwise_everywhere():
+    with State(MPI.COMM_SELF, 4 * HEAD * UNIT // 8) as state:
+        before = {name: values.copy() for name, values in state.arrays.items()}
+        state.change()
+        for name, values in state.arrays.items():
+            assert (values.reshape(-1, HEAD // 8) != before[name].reshape(-1, HEAD // 8)).any(axis=1).all()
+
+
+def test_ours_is_one_store_that_writes_all_of_the_state_each_time(tmp_path):
+    with State(MPI.COMM_SELF, MIB) as state, ways(MPI.COMM_SELF, state, None) as found:
+        saves = Saves(MPI.COMM_SELF, state, {BACKGROUND: found[BACKGROUND], RAW: found[RAW]}, tmp_path)
+        saves.sample(3, 1e9)
+        assert [save.rounds for save in saves.records()] == [3, 3]
+        assert all(save.written >= MIB for save in saves.records())
+        assert found[BACKGROUND].step == 4
+        assert [path.name for path in (tmp_path / BACKGROUND).iterdir() if path.is_dir()] == []
 
 
 def test_the_parts_of_raw_writers_are_the_whole_state(tmp_path):

@@ -1,20 +1,11 @@
-"""Waiting for the slowest rank, without taking the cores from it."""
+"""What the slowest rank took."""
 
 from __future__ import annotations
-
-import time
 
 import numpy as np
 from mpi4py import MPI
 
-PAUSE = 0.001  # seconds
-
-
-def meet(comm: MPI.Intracomm) -> None:
-    """Wait for all ranks as a barrier does, but leave the core to those that are still at work. Collective."""
-    request = comm.Ibarrier()
-    while not request.Test():
-        time.sleep(PAUSE)
+from hpcdist.checkpoint.meeting import meet
 
 
 def slowest(comm: MPI.Intracomm, *seconds: float) -> list[float]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mpi4py import MPI
 
-from hpcdist.checkpoint.benchmark.meeting import meet
+from hpcdist.checkpoint.meeting import meet
 from hpcdist.launch import RANK_VARIABLES
 from hpcdist.transport.together import on_all
 

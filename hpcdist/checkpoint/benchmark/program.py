@@ -91,7 +91,8 @@ class Point:
             state.forget_names()
             if torch:
                 self.report.machine.setdefault("versions", {})["torch"] = torch.version
-            self._save(state, self._fitting(ways(self.comm, state, torch)), SAVING * seconds)
+            with ways(self.comm, state, torch) as found:
+                self._save(state, self._fitting(found), SAVING * seconds)
             for count in sorted({self.comm.size, max(1, self.comm.size // 2)}, reverse=True):
                 self._load(count, state, torch, (1 - SAVING) * seconds / 2)
         on_root(self.comm, self._clear)

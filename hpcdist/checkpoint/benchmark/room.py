@@ -10,14 +10,14 @@ import psutil
 from mpi4py import MPI
 
 from hpcdist.checkpoint.benchmark.state import MEMORY
-from hpcdist.checkpoint.benchmark.ways import BACKGROUND, SHARDS, SINGLE, TORCH_ASYNC
+from hpcdist.checkpoint.benchmark.ways import BACKGROUND, TORCH_ASYNC
 from hpcdist.sizes import format_bytes
 
 RESERVE = 1 << 30  # bytes of each kind for whatever else there is
 KEPT = 4  # states on the disk at a time: one being written, three to be restored
 
-# States in the memory of a node beside the one that is saved: (always, for each rank).
-COPIES: Mapping[str, tuple[int, int]] = {BACKGROUND: (1, 0), SHARDS: (1, 0), SINGLE: (1, 0), TORCH_ASYNC: (0, 1)}
+# States in the memory of a node beside the one that is saved: (always, for each rank). Ours stays for the next save.
+COPIES: Mapping[str, tuple[int, int]] = {BACKGROUND: (1, 0), TORCH_ASYNC: (1, 1)}
 RESTORED = (1, 1)  # what ranks restore into, and what is on its way
 
 

@@ -18,6 +18,7 @@ from hpcdist.checkpoint.benchmark.peer import Torch
 from hpcdist.checkpoint.benchmark.record import Load, Save, Spread, paired
 from hpcdist.checkpoint.benchmark.state import State
 from hpcdist.checkpoint.benchmark.ways import RAW, SHARDS, TORCH, Times, Way, writers
+from hpcdist.checkpoint.fence import LOCK, OWNER
 from hpcdist.checkpoint.reader import committed, look
 from hpcdist.checkpoint.restoring import restore
 from hpcdist.transport.together import on_root
@@ -50,19 +51,22 @@ class Saves:
         self.sizes: dict[str, tuple[int, int]] = {}
 
     def sample(self, most: int, seconds: float) -> None:
-        """Take the samples."""
+        """Take the samples, after a save by each way that is not counted: a run's first save takes new memory."""
+        for name in self.ways:
+            self._once(name)
         for number in until(self.comm, most, seconds):
             for name in rotated(list(self.ways), number):
                 self.times[name].append(self._once(name))
 
     def _once(self, name: str) -> Times:
         folder = self._folder(name)
+        self.state.change()
         self._prepare(name)
         times = self.ways[name](folder)
         times = Times(*slowest(self.comm, times.blocking, times.total))
         self.sizes[name] = on_root(self.comm, lambda: raw.size(folder))
         # At once, so that all find the same: memory and disk that were just freed are faster than new ones.
-        on_root(self.comm, lambda: shutil.rmtree(folder))
+        on_root(self.comm, lambda: _empty(folder))
         return times
 
     def keep(self) -> None:
@@ -106,9 +110,13 @@ def _behind(times: list[Times]) -> bool:
 
 
 def _empty(folder: Path) -> None:
-    """Make the folder anew, with nothing left for the disk to do."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    """Make the folder, or remove what was saved in it, with nothing left for the disk to do; a store keeps its own."""
+    folder.mkdir(exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in (OWNER, LOCK):
+            path.unlink()
     os.sync()
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from hpcdist.checkpoint.unchanged import HEAD
+
 MEMORY = Path("/dev/shm")  # where files are memory
 ARRAYS = 16  # of equal size, so that writers that do not cut arrays can share them out evenly
 PAGE = mmap.PAGESIZE // 8  # elements
@@ -33,10 +35,18 @@ class State:
         self._node = comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.folder = Path(self._node.bcast(_fill(nbytes) if self._node.rank == 0 else None))
         self.arrays: dict[str, NDArray] = {
-            path.name: np.asarray(np.memmap(path, np.int64, "r")) for path in sorted(self.folder.iterdir())
+            path.name: np.asarray(np.memmap(path, np.int64, "r+")) for path in sorted(self.folder.iterdir())
         }
         for values in self.arrays.values():
             values[::PAGE].sum()  # or whoever comes first would pay for finding the memory
+
+    def change(self) -> None:
+        """Change each array all over, as a step of training does, so that nothing is found unchanged. Collective."""
+        self._node.Barrier()
+        if self._node.rank == 0:
+            for values in self.arrays.values():
+                values[:: HEAD // values.itemsize] += 1
+        self._node.Barrier()
 
     def forget_names(self) -> None:
         """Remove the folder; the memory lasts as long as processes that have it. Collective."""

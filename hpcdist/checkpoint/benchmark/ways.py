@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import h5py
 from mpi4py import MPI
@@ -26,7 +29,7 @@ MEANING = {
     SHARDS: "hpcdist, shards, in the foreground",
     SINGLE: "hpcdist, one writer, in the foreground",
     COLLECTIVE: "hpcdist, one file by all ranks through parallel HDF5",
-    PLAIN: "rank 0 writes one file with h5py, then fsync; no digests, no commit, not read back",
+    PLAIN: "rank 0 writes one file with h5py, then fsync; no digests, no commit",
     TORCH: "torch.distributed.checkpoint.save, gloo, FileSystemWriter, which calls fsync",
     TORCH_ASYNC: "torch.distributed.checkpoint.async_save, until its future is done",
     RAW: "plain files of equal size, one by each writer, os.write and fsync at the same time",
@@ -55,15 +58,21 @@ def writers(comm: MPI.Intracomm, state: State) -> int:
     return len(writers_of(state.arrays, spread(topology(comm), PER_NODE), 0))
 
 
-def ways(comm: MPI.Intracomm, state: State, torch: Torch | None) -> dict[str, Way]:
-    """All ways that can be had here, by name."""
+@contextmanager
+def ways(comm: MPI.Intracomm, state: State, torch: Torch | None) -> Iterator[dict[str, Way]]:
+    """All ways that can be had here, by name. Collective."""
+    with ExitStack() as stack:
+        yield _ways(comm, state, torch, lambda **how: stack.enter_context(Ours(comm, state, **how)))
+
+
+def _ways(comm: MPI.Intracomm, state: State, torch: Torch | None, ours: Callable[..., Way]) -> dict[str, Way]:
     found: dict[str, Way] = {
-        BACKGROUND: lambda folder: _store(comm, state, folder, background=True),
-        SHARDS: lambda folder: _store(comm, state, folder),
-        SINGLE: lambda folder: _store(comm, state, folder, layout="single"),
+        BACKGROUND: ours(layout="shards", background=True),
+        SHARDS: ours(layout="shards", background=False),
+        SINGLE: ours(layout="single", background=False),
     }
     if h5py.get_config().mpi:
-        found[COLLECTIVE] = lambda folder: _store(comm, state, folder, layout="collective")
+        found[COLLECTIVE] = ours(layout="collective", background=False)
     found[PLAIN] = lambda folder: _plain(comm, state, folder)
     if torch:
         found[TORCH] = lambda folder: Times(**torch.ask({"do": "save", "path": str(folder)}))
@@ -72,11 +81,34 @@ def ways(comm: MPI.Intracomm, state: State, torch: Torch | None) -> dict[str, Wa
     return found
 
 
-def _store(
-    comm: MPI.Intracomm, state: State, folder: Path, *, layout: str = "shards", background: bool = False
-) -> Times:
-    with Store(comm, folder, layout=layout, background=background) as store:
-        return timed(comm, lambda: store.save(1, state.arrays, {}), store.wait)
+class Ours:
+    """A run's store, which is used for one save after the other, and is made at the first. All methods are collective.
+
+    Args:
+        comm: The ranks.
+        state: What is saved.
+        how: Further arguments of the store.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, state: State, **how: Any) -> None:
+        self.comm, self.state, self.how = comm, state, how
+        self.store: Store | None = None
+        self.step = 0
+
+    def __call__(self, folder: Path) -> Times:
+        """Save into the folder, which is always the same."""
+        self.store = store = self.store or Store(self.comm, folder, **self.how)
+        self.step += 1
+        return timed(self.comm, lambda: store.save(self.step, self.state.arrays, {}), store.wait)
+
+    def __enter__(self) -> Ours:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.store and error is None:  # closing is collective, and an exception may be this rank's alone
+            self.store.close()
 
 
 def _plain(comm: MPI.Intracomm, state: State, folder: Path) -> Times:
