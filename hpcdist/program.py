@@ -4,19 +4,24 @@ An operation may start when those in its `after` are complete; what it depends o
 reads and writes, so that with segments the reduction of one, the receive of the next and the forwarding of the
 previous overlap, across steps, without changing what a step means. Messages between two ranks are started in program
 order at both ends, which is how they find each other.
+
+A staged program is for a buffer in device memory that MPI cannot read: its messages lie in host memory, an inbox and an
+outbox, and copies between these and the buffer are operations like the others.
 """
 
 from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import cycle
-from typing import Any
+from typing import Any, TypeVar
 
 from hpcdist.schedule import Layout, Rows, Schedule, Transfer
+
+T = TypeVar("T")
 
 
 class Kind(Enum):
@@ -30,7 +35,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One thing a rank does with elements `start` .. `stop` - 1 of its line: buffer, then input, then inbox.
+    """One thing a rank does with elements `start` .. `stop` - 1 of its line: buffer, input, inbox, outbox.
 
     REDUCE and COPY take their operand from `operand` on. `incoming_first` says that the operand comes from a lower
     rank and is therefore the left one: all ranks that compute a sum then compute the same bits.
@@ -53,18 +58,35 @@ class Operation:
 
 @dataclass(frozen=True)
 class Program:
-    """All that one rank does. `inbox` elements after the buffer and the input hold what is received to be reduced."""
+    """All that one rank does.
+
+    Attributes:
+        schedule: what it is a part of.
+        rank: whose part.
+        layout: where the chunks lie.
+        inbox: elements after the buffer and the input, for what is received to be reduced or copied.
+        operations: each after those that it depends on.
+        outbox: elements after the inbox, for copies of what is sent; 0 unless staged.
+        staged: whether messages touch nothing but inbox and outbox, so that the buffer may be where MPI cannot read.
+    """
 
     schedule: Schedule
     rank: int
     layout: Layout
     inbox: int
     operations: tuple[Operation, ...]
+    outbox: int = 0
+    staged: bool = False
 
     @property
     def inbox_start(self) -> int:
         """Where on the line the inbox begins."""
         return self.layout.length
+
+    @property
+    def outbox_start(self) -> int:
+        """Where on the line the outbox begins."""
+        return self.inbox_start + self.inbox
 
 
 @dataclass
@@ -123,11 +145,12 @@ class _Message:
 class _Lowering:
     """Builds the operations of one rank, step by step."""
 
-    def __init__(self, schedule: Schedule, rank: int, layout: Layout, segment: int) -> None:
-        self.rank, self.layout, self.segment = rank, layout, segment
+    def __init__(self, schedule: Schedule, rank: int, layout: Layout, segment: int, staged: bool) -> None:
+        self.rank, self.layout, self.segment, self.staged = rank, layout, segment, staged
         self.steps = [(number, self._messages(rows)) for number, rows in schedule.rows_of(rank)]
-        self.staged = [self._staged(messages) for _, messages in self.steps]
-        self.inboxes = self._inboxes()
+        self.incoming = [self._incoming(messages) for _, messages in self.steps]
+        self.outgoing = [self._outgoing(messages) for _, messages in self.steps]
+        self.inboxes, self.outboxes = _two_boxes(self.incoming), _two_boxes(self.outgoing)
         self.hazards = _Hazards()
         self.operations: list[Operation] = []
 
@@ -142,59 +165,61 @@ class _Lowering:
                 messages.append(_Message(row, start(row.src_chunk), dst_start, count))
         return messages
 
+    def _sends(self, m: _Message) -> bool:
+        return m.row.src == self.rank != m.row.dst
+
     def _receives(self, m: _Message) -> bool:
         return m.row.dst == self.rank != m.row.src
 
-    def _staged(self, messages: list[_Message]) -> set[int]:
-        """Which messages of a step cannot be received in place: those to be reduced, or whose place is still read.
+    def _incoming(self, messages: list[_Message]) -> dict[int, int]:
+        """Which messages of a step cannot be received in place, with their counts; when staged, none can.
 
-        Receiving over what the same step sends would have to wait for the send, and the peer, doing the same, for ours.
+        Nor can those to be reduced, and those whose place is still read: receiving over what the same step sends would
+        have to wait for the send, and the peer, doing the same, for ours.
         """
         reads = [(m.src_start, m.src_start + m.count) for m in messages if m.row.src == self.rank]
-        staged = set()
+        boxed = {}
         for index, m in enumerate(messages):
             start, stop = m.dst_start, m.dst_start + m.count
-            if self._receives(m) and (m.row.reduce or any(a < stop and start < b for a, b in reads)):
-                staged.add(index)
-        return staged
+            unfit = self.staged or m.row.reduce or any(a < stop and start < b for a, b in reads)
+            if self._receives(m) and unfit:
+                boxed[index] = m.count
+        return boxed
 
-    def _inboxes(self) -> tuple[int, int]:
-        """The sizes of the two inboxes that steps use in turn, so that one fills while the other is emptied."""
-        needs = [
-            sum(messages[index].count for index in staged)
-            for (_, messages), staged in zip(self.steps, self.staged, strict=True)
-            if staged
-        ]
-        return max(needs[::2], default=0), max(needs[1::2], default=0)
-
-    def _add(self, kind: Kind, step: int, start: int, count: int, before: set[int], **more: Any) -> None:
-        after = tuple(sorted(before))
-        self.operations.append(Operation(kind, step, start, start + count, after=after, **more))
+    def _outgoing(self, messages: list[_Message]) -> dict[tuple[int, int], int]:
+        """The ranges of a step that are copied out to be sent, with their counts: once, if they go to several ranks."""
+        return {(m.src_start, m.count): m.count for m in messages if self.staged and self._sends(m)}
 
     def run(self) -> tuple[Operation, ...]:
         """All operations, each after those it depends on."""
-        inboxes = cycle((self.layout.length, self.layout.length + self.inboxes[0]))
-        for (number, messages), staged in zip(self.steps, self.staged, strict=True):
-            for m in messages:
-                if m.row.src == self.rank != m.row.dst:
-                    self._send(number, m)
+        inbox = self.layout.length
+        outbox = inbox + sum(self.inboxes)
+        inboxes, outboxes = cycle((inbox, inbox + self.inboxes[0])), cycle((outbox, outbox + self.outboxes[0]))
+        for (number, messages), incoming, outgoing in zip(self.steps, self.incoming, self.outgoing, strict=True):
+            self._send_all(number, messages, _places(outgoing, outboxes))
             for m in messages:
                 if m.row.src == m.row.dst:
                     self._take(number, m, m.src_start)
-            free = next(inboxes) if staged else 0
-            places = {}
+            places = _places(incoming, inboxes)
             for index, m in enumerate(messages):
-                if index in staged:
-                    places[index], free = free, free + m.count
                 if self._receives(m):
                     self._receive(number, m, places.get(index, m.dst_start))
             for index, place in places.items():
                 self._take(number, messages[index], place)
         return tuple(self.operations)
 
-    def _send(self, step: int, m: _Message) -> None:
+    def _send_all(self, step: int, messages: list[_Message], places: dict[tuple[int, int], int]) -> None:
+        """The messages that a step sends, from where they lie or from their copies in the outbox."""
+        sent = [m for m in messages if self._sends(m)]
+        first_of = {(m.src_start, m.count): m for m in reversed(sent)}
+        for source, place in places.items():
+            self._work(Kind.COPY, step, first_of[source], place, source[0], first_of[source].row.dst)
+        for m in sent:
+            self._send(step, m, places.get((m.src_start, m.count), m.src_start))
+
+    def _send(self, step: int, m: _Message, place: int) -> None:
         for offset, count in m.segments(self.segment):
-            start = m.src_start + offset
+            start = place + offset
             before = self.hazards.read(len(self.operations), start, start + count)
             self._add(Kind.SEND, step, start, count, before, peer=m.row.dst)
 
@@ -206,17 +231,39 @@ class _Lowering:
 
     def _take(self, step: int, m: _Message, operand: int) -> None:
         """Reduce or copy what lies at `operand` into its place."""
-        kind = Kind.REDUCE if m.row.reduce else Kind.COPY
+        self._work(Kind.REDUCE if m.row.reduce else Kind.COPY, step, m, m.dst_start, operand, m.row.src)
+
+    def _work(self, kind: Kind, step: int, m: _Message, place: int, operand: int, peer: int) -> None:
+        """Put the elements at `operand` into, or add them to, those at `place`."""
         for offset, count in m.segments(self.segment):
-            start, taken = m.dst_start + offset, operand + offset
+            start, taken = place + offset, operand + offset
             number = len(self.operations)
             before = self.hazards.read(number, taken, taken + count)
             before |= self.hazards.write(number, start, start + count)
             first = m.row.src < m.row.dst
-            self._add(kind, step, start, count, before, peer=m.row.src, operand=taken, incoming_first=first)
+            self._add(kind, step, start, count, before, peer=peer, operand=taken, incoming_first=first)
+
+    def _add(self, kind: Kind, step: int, start: int, count: int, before: set[int], **more: Any) -> None:
+        after = tuple(sorted(before))
+        self.operations.append(Operation(kind, step, start, start + count, after=after, **more))
 
 
-def lower(schedule: Schedule, rank: int, layout: Layout, segment: int) -> Program:
+def _two_boxes(wanted: Sequence[dict[Any, int]]) -> tuple[int, int]:
+    """The sizes of two boxes that steps use in turn, so that one fills while the other is emptied."""
+    needs = [sum(counts.values()) for counts in wanted if counts]
+    return max(needs[::2], default=0), max(needs[1::2], default=0)
+
+
+def _places(wanted: dict[T, int], boxes: Iterator[int]) -> dict[T, int]:
+    """Where in the next box each count has its room; a step that wants none leaves the box to the next."""
+    free = next(boxes) if wanted else 0
+    places = {}
+    for key, count in wanted.items():
+        places[key], free = free, free + count
+    return places
+
+
+def lower(schedule: Schedule, rank: int, layout: Layout, segment: int, staged: bool = False) -> Program:
     """The program of `rank`.
 
     Args:
@@ -224,6 +271,8 @@ def lower(schedule: Schedule, rank: int, layout: Layout, segment: int) -> Progra
         rank: whose part to take.
         layout: where the chunks lie.
         segment: elements of a segment; messages are cut into segments of this size.
+        staged: whether every message goes through inbox and outbox: what is sent is copied out first, and what is
+            received is copied, or reduced, from the inbox.
 
     Raises: ValueError for a rank outside the schedule or a segment below 1.
     """
@@ -231,8 +280,9 @@ def lower(schedule: Schedule, rank: int, layout: Layout, segment: int) -> Progra
         raise ValueError(f"{schedule.name} is for ranks 0..{schedule.size - 1}; there is no rank {rank} in it.")
     if segment < 1:
         raise ValueError(f"a segment needs at least 1 element, not {segment}.")
-    lowering = _Lowering(schedule, rank, layout, segment)
-    return Program(schedule, rank, layout, sum(lowering.inboxes), lowering.run())
+    lowering = _Lowering(schedule, rank, layout, segment, staged)
+    inbox, outbox = sum(lowering.inboxes), sum(lowering.outboxes)
+    return Program(schedule, rank, layout, inbox, lowering.run(), outbox, staged)
 
 
 class Act(Enum):

@@ -89,7 +89,9 @@ class _Player:
         )
 
 
-def rehearse(schedule: Schedule, count: int, segment: int, seed: int = 0, driver: str = "any") -> None:
+def rehearse(
+    schedule: Schedule, count: int, segment: int, seed: int = 0, driver: str = "any", staged: bool = False
+) -> None:
     """Play all ranks' programs once.
 
     Args:
@@ -98,6 +100,7 @@ def rehearse(schedule: Schedule, count: int, segment: int, seed: int = 0, driver
         segment: elements of a segment.
         seed: of the order and the values.
         driver: "any" takes any order that the dependencies allow, "in_order" the one of `program.in_order`.
+        staged: whether the programs are staged.
 
     Raises: ScheduleError for a race, a deadlock or a wrong result.
     """
@@ -106,8 +109,8 @@ def rehearse(schedule: Schedule, count: int, segment: int, seed: int = 0, driver
     values = numbers.integers(1, 1 << 40, (schedule.size, count))
     players = []
     for rank in range(schedule.size):
-        program = lower(schedule, rank, layout, segment)
-        memory = np.concatenate([values[rank], np.full(program.inbox, -1)])
+        program = lower(schedule, rank, layout, segment, staged)
+        memory = np.concatenate([values[rank], np.full(program.inbox + program.outbox, -1)])
         players.append(_Player(program, memory, driver))
     flights: dict[tuple[int, int], tuple[deque[int], deque[int]]] = {}
     while moves := list(_moves(players, flights)):

@@ -11,8 +11,9 @@ environment variable HPCDIST_SELECTION, which names the file:
      "provenance": {"command": "hpcdist sweep --tune FILE", "machine": {}, "date": "2026-01-31"}}
 
 A rule speaks of `size` ranks on `nodes` nodes; of its choices the first with nbytes <= max_bytes holds, and
-null is no bound. Where no rule speaks, the algorithm with the lowest predicted time is taken, by the table's
-own model if it has one.
+null is no bound. Its members "memory" ("host", or a kind of device such as "cuda") and "path" ("host", "staged",
+"aware" or "direct") say where the buffers lie and how they travel; without them it speaks of host memory. Where no
+rule speaks, the algorithm with the lowest predicted time is taken, by the table's own model if it has one.
 """
 
 from __future__ import annotations
@@ -30,12 +31,18 @@ from typing import Any
 
 from hpcdist import cost, durable
 from hpcdist.algorithms import ALLREDUCE, allreduce
+from hpcdist.device.paths import AWARE, DIRECT, HOST, STAGED
 from hpcdist.kernels.reduce import DTYPES
 from hpcdist.schedule import Schedule
 from hpcdist.sizes import format_bytes
 
 ENVIRONMENT = "HPCDIST_SELECTION"
 VERSION = 1
+PATHS = (HOST, STAGED, AWARE, DIRECT)
+
+# The model would take these for many large buffers. Measured over TCP, circulant was slower than a ring at some
+# megabytes; trees are untried on the hundreds of ranks that they are for. A table may name them.
+NOT_BY_PRICE = frozenset({"circulant", "double_binary_trees"})
 
 
 @dataclass(frozen=True)
@@ -63,12 +70,14 @@ class Bracket:
 
 @dataclass(frozen=True)
 class Rule:
-    """The brackets, in ascending order, for one number of ranks and nodes and one type."""
+    """The brackets, in ascending order, for one number of ranks and nodes, one type, one kind of memory and path."""
 
     size: int
     nodes: int
     dtype: str
     choose: tuple[Bracket, ...]
+    memory: str = HOST
+    path: str = HOST
 
 
 @dataclass(frozen=True)
@@ -108,21 +117,23 @@ class Selection:
         }
         durable.write_text(path, json.dumps(document, indent=1) + "\n")
 
-    def choose(self, size: int, nodes: int, dtype: str, nbytes: int) -> Choice | None:
+    def choose(
+        self, size: int, nodes: int, dtype: str, nbytes: int, memory: str = HOST, path: str = HOST
+    ) -> Choice | None:
         """The choice of the first bracket that holds, or None if no rule speaks of this case.
 
         A rule for the same `size`, `nodes` and `dtype` comes first, then one for a type of the same width,
-        which is no different on the wire.
+        which is no different on the wire. Rules for other memory or another path never count.
         """
-        for rule in self._rules_for(size, nodes, dtype):
+        for rule in self._rules_for(size, nodes, dtype, memory, path):
             for bracket in rule.choose:
                 if nbytes <= bracket.bound:
                     return Choice(bracket.algorithm, bracket.segment_nbytes, self._why(rule, bracket, dtype))
         return None
 
-    def _rules_for(self, size: int, nodes: int, dtype: str) -> list[Rule]:
-        width = DTYPES[dtype].itemsize
-        alike = [rule for rule in self.rules if (rule.size, rule.nodes) == (size, nodes)]
+    def _rules_for(self, size: int, nodes: int, dtype: str, memory: str, path: str) -> list[Rule]:
+        width, wanted = DTYPES[dtype].itemsize, (size, nodes, memory, path)
+        alike = [rule for rule in self.rules if (rule.size, rule.nodes, rule.memory, rule.path) == wanted]
         return sorted(
             (rule for rule in alike if rule.dtype == dtype or DTYPES[rule.dtype].itemsize == width),
             key=lambda rule: rule.dtype != dtype,
@@ -131,8 +142,8 @@ class Selection:
     def _why(self, rule: Rule, bracket: Bracket, dtype: str) -> str:
         sizes = "of any size" if bracket.max_bytes is None else f"up to {format_bytes(bracket.max_bytes)}"
         stand_in = "" if rule.dtype == dtype else f", of the same width as {dtype},"
-        where = f"{rule.size} ranks on {_nodes(rule.nodes)}"
-        return f"{self.path} says so for {where} and {rule.dtype}{stand_in} buffers {sizes}"
+        where, lying = f"{rule.size} ranks on {_nodes(rule.nodes)}", _lying(rule.memory, rule.path)
+        return f"{self.path} says so for {where} and {rule.dtype}{stand_in} buffers {sizes}{lying}"
 
 
 def resolve(
@@ -141,6 +152,8 @@ def resolve(
     topology: Sequence[int],
     dtype: str,
     nbytes: int,
+    memory: str = HOST,
+    path: str = HOST,
 ) -> Choice:
     """What "auto" means in one case; the same on all ranks that read the same table.
 
@@ -150,6 +163,8 @@ def resolve(
         topology: node number of each rank.
         dtype: name of the elements' type.
         nbytes: bytes of the buffer.
+        memory: where it lies, "host" or the kind of device.
+        path: how it travels, of `PATHS`.
 
     Raises:
         OSError, ValueError: if the table cannot be read; see `Selection.load`.
@@ -162,11 +177,11 @@ def resolve(
         return choose_by_price(size, topology, nbytes, cost.DEFAULT)
     selection = table if isinstance(table, Selection) else Selection.load(table)
     nodes = len(set(topology))
-    choice = selection.choose(size, nodes, dtype, nbytes)
+    choice = selection.choose(size, nodes, dtype, nbytes, memory, path)
     if choice:
         return choice
     priced = choose_by_price(size, topology, nbytes, selection.model or cost.DEFAULT)
-    missing = f"{selection.path} has no rule for {size} ranks on {_nodes(nodes)} and {dtype}"
+    missing = f"{selection.path} has no rule for {size} ranks on {_nodes(nodes)} and {dtype}{_lying(memory, path)}"
     return Choice(priced.algorithm, priced.segment_nbytes, f"{missing}; {priced.why}")
 
 
@@ -186,7 +201,7 @@ def choose_by_price(size: int, topology: Sequence[int] | None, nbytes: int, mode
     # On one node, or with one rank on each, hierarchical is but another name of one of its parts.
     layered = places is not None and 1 < len(set(places)) < size
     prices = []
-    for name in ALLREDUCE if layered else sorted(set(ALLREDUCE) - {"hierarchical"}):
+    for name in sorted(set(ALLREDUCE) - NOT_BY_PRICE - (set() if layered else {"hierarchical"})):
         with suppress(ValueError):  # an algorithm with too many transfers to price makes no sense at this size
             prices.append((cost.predict(_schedule(name, size, places), nbytes, model, places), name))
     prices.sort()
@@ -202,6 +217,11 @@ def _schedule(name: str, size: int, topology: tuple[int, ...] | None) -> Schedul
 
 def _nodes(number: int) -> str:
     return f"{number} node" if number == 1 else f"{number} nodes"
+
+
+def _lying(memory: str, path: str) -> str:
+    """Where buffers lie, said only of those that are not in host memory."""
+    return "" if memory == HOST else f" in {memory} memory, path {path}"
 
 
 # --- reading a table: every error names the file and the place ---
@@ -256,6 +276,15 @@ class _Place:
         self.require(self.value in names, f"one of {', '.join(names)}")
         return self.value
 
+    def text_or(self, default: str) -> str:
+        """A text; `default` if it is missing."""
+        self.require(self.value is None or isinstance(self.value, str), "a text")
+        return default if self.value is None else self.value
+
+    def one_of_or(self, names: Sequence[str], default: str) -> str:
+        """One of some names; `default` if it is missing."""
+        return default if self.value is None else self.one_of(names)
+
 
 def _table(place: _Place) -> Selection:
     version = place["hpcdist_selection"]
@@ -276,7 +305,14 @@ def _rule(place: _Place) -> Rule:
     choose.require(bool(brackets), "at least one choice")
     ascending = all(low.bound < high.bound for low, high in pairwise(brackets))
     choose.require(ascending, "max_bytes in ascending order, null at the end")
-    return Rule(place["size"].natural(), place["nodes"].natural(), place["dtype"].one_of(tuple(DTYPES)), brackets)
+    return Rule(
+        size=place["size"].natural(),
+        nodes=place["nodes"].natural(),
+        dtype=place["dtype"].one_of(tuple(DTYPES)),
+        choose=brackets,
+        memory=place["memory"].text_or(HOST),
+        path=place["path"].one_of_or(PATHS, HOST),
+    )
 
 
 def _bracket(place: _Place) -> Bracket:

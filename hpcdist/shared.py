@@ -27,7 +27,7 @@ from hpcdist.transport.window import home_of, memory_of, views
 from hpcdist.watch import WATCHDOG
 
 _give_mpi_a_turn: Callable[[], object] = MPI.COMM_SELF.Iprobe  # others may wait for a message of ours
-_STARTED: set[SharedProgram] = set()  # keeps them, and their memory, while others work in it
+_STARTED: set[StageProgram] = set()  # keeps them, and their memory, while others work in it
 
 
 @dataclass(frozen=True)
@@ -49,28 +49,16 @@ class Task:
     segment: int
 
 
-class SharedProgram:
-    """A task bound to arrays. Calling it runs it; `start`, `test` and `wait` run it beside other work.
+class StageProgram:
+    """A task as stages. Calling it runs it; `start`, `test` and `wait` run it beside other work.
 
     The results of all ranks are equal bit for bit. Between `start` and the end the arrays belong to it.
     """
 
-    def __init__(self, task: Task, transport: MpiTransport, buffer: NDArray, out: NDArray) -> None:
-        """Bind; collective the first time on a communicator.
-
-        Args:
-            task: what to do.
-            transport: the ranks.
-            buffer: what is reduced; copied to `out` first if it does not lie in memory that is shared, too.
-            out: where the result goes, in shared memory; may be `buffer`.
-        """
-        self.tag, self.op, self.dtype = task.tag, task.op, out.dtype
-        self._task, self._transport = task, transport
-        bind = _Bind(task, transport, buffer, out)
-        self._stages = bind.stages()
-        self._keep: tuple[NDArray, ...] = (buffer, out, bind.line)
-        whole = self._stages[0]
-        self._at_once = whole.run if isinstance(whole, Compiled) else None
+    def __init__(self, task: Task, transport: MpiTransport, dtype: np.dtype, stages: Sequence[Stage]) -> None:
+        """Bind stages, at least one, that do a task on elements of `dtype`."""
+        self.tag, self.op, self.dtype = task.tag, task.op, dtype
+        self._task, self._transport, self._stages = task, transport, stages
         self._at = self._run = 0
         self._active = self._blocking = False
         self._unusable = ""  # why it cannot run (again)
@@ -78,14 +66,7 @@ class SharedProgram:
 
     def __call__(self) -> None:
         """Run and block until the result is there."""
-        if self._at_once is None or self._unusable or self._active:
-            self._begin()
-        else:
-            self._active = True
-            self._run += 1
-            if self._at_once(MANY_LOOKS):
-                self._active = False
-                return
+        self._begin()
         self.wait()
 
     def start(self) -> None:
@@ -157,7 +138,7 @@ class SharedProgram:
         """Give up messages and memory; the plan cannot run again."""
         for stage in self._stages:
             stage.free()
-        self._stages, self._keep, self._at_once = [], (), None
+        self._stages = []
         self._unusable = "it was closed"
 
     # --- for the watchdog ---
@@ -177,6 +158,42 @@ class SharedProgram:
             return f"{where} is between two runs"
         stage = self._stages[self._at]
         return f"{where}, stage {self._at} of {len(self._stages)}: waits for {stage.waits_for()}"
+
+
+class SharedProgram(StageProgram):
+    """A task bound to arrays in memory that the ranks of a node share."""
+
+    def __init__(self, task: Task, transport: MpiTransport, buffer: NDArray, out: NDArray) -> None:
+        """Bind; collective the first time on a communicator.
+
+        Args:
+            task: what to do.
+            transport: the ranks.
+            buffer: what is reduced; copied to `out` first if it does not lie in memory that is shared, too.
+            out: where the result goes, in shared memory; may be `buffer`.
+        """
+        bind = _Bind(task, transport, buffer, out)
+        self._keep: tuple[NDArray, ...] = (buffer, out, bind.line)
+        super().__init__(task, transport, out.dtype, bind.stages())
+        whole = self._stages[0]
+        self._at_once = whole.run if isinstance(whole, Compiled) else None
+
+    def __call__(self) -> None:
+        """Run and block until the result is there."""
+        if self._at_once is None or self._unusable or self._active:
+            self._begin()
+        else:
+            self._active = True
+            self._run += 1
+            if self._at_once(MANY_LOOKS):
+                self._active = False
+                return
+        self.wait()
+
+    def free(self) -> None:
+        """Give up messages and memory; the plan cannot run again."""
+        super().free()
+        self._keep, self._at_once = (), None
 
 
 class _Bind:

@@ -1,5 +1,5 @@
-// sum, prod, max, min of two sources, or of k in row order. The result may go over any source, so nothing here is
-// __restrict__: every thread reads all it needs of an element before it writes it.
+// sum, prod, max, min of two sources, or of up to 64 in row order, into as many targets. The result may go over any
+// source, so nothing here is __restrict__: every thread reads all it needs of an element before it writes it.
 #include "numbers.cuh"
 
 // How an operation works on a pair, and the type in which it holds what it has so far.
@@ -41,35 +41,54 @@ template <typename T, typename Op> DEVICE void combine_two(T* out, const T* left
     });
 }
 
-// out[i] = ((rows[0][i] op rows[1][i]) op rows[2][i]) ..., a half type held in float32 and rounded at the end.
-template <typename T, typename Op> DEVICE void combine_rows(T* out, const T* const* rows, int k, Index n) {
+// What arrays a launch names on one side: 512 of the 4096 bytes that arguments may have together.
+constexpr int MOST = 64;
+template <typename T> struct Rows {
+    T* row[MOST];
+};
+
+// The first element at which all of `count` rows are aligned, if that is `start`; else n.
+template <int N, typename T> DEVICE Index all_aligned_from(Index start, Index n, const Rows<T>& rows, int count) {
+    for (int i = 0; i < count; i++) start = aligned_from<N>(n, rows.row[i]) == start ? start : n;
+    return start;
+}
+
+// A store that stays one: in a loop the compiler makes one for each element of an ordinary assignment.
+template <typename T> DEVICE void put(T* into, const T& words) { *into = words; }
+template <> DEVICE void put(uint4* into, const uint4& words) { __stwb(into, words); }
+
+// into[i] = ((from[0][i] op from[1][i]) op from[2][i]) ..., a half type held in float32 and rounded at the end.
+template <typename T, typename Op>
+DEVICE void combine_rows(const Rows<T>& into, int targets, const Rows<const T>& from, int sources, Index n) {
     using Held = typename Op::Held;
     constexpr int LANES = VECTOR / sizeof(T);
-    Index start = aligned_from<LANES>(n, out);
-    for (int row = 0; row < k; row++) start = aligned_from<LANES>(n, rows[row]) == start ? start : n;
-    spread<LANES>(whole_grid(), n, start, [=](auto width, Index i) {
+    Index start = all_aligned_from<LANES>(aligned_from<LANES>(n, from.row[0]), n, from, sources);
+    start = all_aligned_from<LANES>(start, n, into, targets);
+    spread<LANES>(whole_grid(), n, start, [&](auto width, Index i) {
         constexpr int N = decltype(width)::lanes;
-        Pack<T, N> next = load<N>(rows[0] + i);
+        Pack<T, N> next = load<N>(from.row[0] + i);
         Held held[N];
 #pragma unroll
         for (int lane = 0; lane < N; lane++) held[lane] = to<Held>(next.lane[lane]);
-        for (int row = 1; row < k; row++) {
-            next = load<N>(rows[row] + i);
+        for (int row = 1; row < sources; row++) {
+            next = load<N>(from.row[row] + i);
 #pragma unroll
             for (int lane = 0; lane < N; lane++) held[lane] = Op::of(held[lane], to<Held>(next.lane[lane]));
         }
 #pragma unroll
         for (int lane = 0; lane < N; lane++) next.lane[lane] = to<T>(held[lane]);
-        store(out + i, next);
+        Words<Pack<T, N>> words;
+        memcpy(&words, &next, sizeof(words));
+        for (int row = 0; row < targets; row++) put(reinterpret_cast<Words<Pack<T, N>>*>(into.row[row] + i), words);
     });
 }
 
-#define KERNELS(T, type, op, Op)                                                                 \
-    extern "C" __global__ void op##_two_##type(T* out, const T* left, const T* right, Index n) { \
-        combine_two<T, Op<T>>(out, left, right, n);                                              \
-    }                                                                                            \
-    extern "C" __global__ void op##_rows_##type(T* out, const T* const* rows, int k, Index n) {  \
-        combine_rows<T, Op<T>>(out, rows, k, n);                                                 \
+#define KERNELS(T, type, op, Op)                                                                                       \
+    extern "C" __global__ void op##_two_##type(T* out, const T* left, const T* right, Index n) {                       \
+        combine_two<T, Op<T>>(out, left, right, n);                                                                    \
+    }                                                                                                                  \
+    extern "C" __global__ void op##_rows_##type(Rows<T> into, int targets, Rows<const T> from, int sources, Index n) { \
+        combine_rows<T, Op<T>>(into, targets, from, sources, n);                                                       \
     }
 #define ALL_OPS(T, type) KERNELS(T, type, sum, Sum) KERNELS(T, type, prod, Prod) \
                          KERNELS(T, type, max, Max) KERNELS(T, type, min, Min)

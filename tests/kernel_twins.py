@@ -96,13 +96,33 @@ def sum_max_min_prod_of_rows(on, seed):
     for number, dtype in enumerate(DTYPES):
         for which, op in enumerate(combine.OPS):
             rng = np.random.default_rng([seed, number, which])
-            size = int(rng.choice([1, 3, 4, 7, 16]))
+            size = int(rng.choice([1, 3, 4, 7, combine.MOST]))
             rows = list(some_rows(rng, size, min(some_count(rng), MOST_HALVES // size), dtype, op))
             memory = Memory(on, rng)
             sources = [memory.put(row) for row in rows]
             out = [*sources, memory.room(rows[0].size, sources[0].dtype)][rng.integers(len(sources) + 1)]
             combine.combine(op, out, sources, on=on)
             same(out, combine.combined(op, rows))
+            memory.check_borders()
+
+
+def sum_max_min_prod_into_all(on, seed):
+    for number, dtype in enumerate(DTYPES):
+        for which, op in enumerate(combine.OPS):
+            rng = np.random.default_rng([seed, number, which])
+            size, written = (int(rng.choice([1, 2, 3, 8, combine.MOST])) for _ in range(2))
+            rows = list(some_rows(rng, size, min(some_count(rng), MOST_HALVES // size), dtype, op))
+            memory = Memory(on, rng)
+            sources = [memory.put(row) for row in rows]
+            rooms = [memory.room(rows[0].size, sources[0].dtype) for _ in range(written)]
+            both = [*sources, *rooms]
+            chosen = [both[place] for place in rng.permutation(len(both))[:written]]
+            combine.combine_into_all(op, chosen, sources, on=on)
+            for target in chosen:
+                same(target, combine.combined(op, rows))
+            for source, row in zip(sources, rows, strict=True):
+                if not any(source is target for target in chosen):
+                    same(source, row)
             memory.check_borders()
 
 
@@ -249,6 +269,7 @@ def pack_and_unpack(on, seed):
 CASES = (
     sum_max_min_prod_of_two,
     sum_max_min_prod_of_rows,
+    sum_max_min_prod_into_all,
     average_and_cast,
     unscale_and_check,
     sgd_update,

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hpcdist.algorithms import binary_blocks as _binary_blocks
+from hpcdist.algorithms import circulant as _circulant
 from hpcdist.algorithms import direct as _direct
+from hpcdist.algorithms import double_binary_trees as _double_binary_trees
 from hpcdist.algorithms import halving_doubling as _halving_doubling
 from hpcdist.algorithms import hierarchical as _hierarchical
 from hpcdist.algorithms import pairwise as _pairwise
@@ -25,6 +27,8 @@ _WITH_PHASES = {
     "ring": _ring,
     "halving_doubling": _halving_doubling,
     "binary_blocks": _binary_blocks,
+    "circulant": _circulant,
+    "double_binary_trees": _double_binary_trees,
     "direct": _direct,
     "tree": _tree,
 }
@@ -34,6 +38,8 @@ ALL_GATHER: dict[str, Callable[[int], Schedule]] = {n: m.all_gather for n, m in 
 ring = _ring.ring
 halving_doubling = _halving_doubling.halving_doubling
 binary_blocks = _binary_blocks.binary_blocks
+circulant = _circulant.circulant
+double_binary_trees = _double_binary_trees.double_binary_trees
 recursive_doubling = _recursive_doubling.recursive_doubling
 hierarchical = _hierarchical.hierarchical
 direct = _direct.direct
@@ -45,7 +51,9 @@ _FLAT: dict[str, Callable[[int], Schedule]] = {
     "ring": ring,
     "halving_doubling": halving_doubling,
     "binary_blocks": binary_blocks,
+    "circulant": circulant,
     "recursive_doubling": recursive_doubling,
+    "double_binary_trees": double_binary_trees,
     "direct": direct,
     "tree": tree,
 }
@@ -59,16 +67,23 @@ def _choose(table: dict[str, Callable[[int], Schedule]], name: str, what: str) -
     return table[name]
 
 
+def _blocks(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"double_binary_trees:{text} names no number of blocks; write for example :16.")
+    return int(text)
+
+
 def allreduce(name: str, size: int, topology: Sequence[int] | None = None) -> Schedule:
     """The all-reduce called `name` for `size` ranks.
 
     Args:
         name: one of `ALLREDUCE`; "hierarchical:INNER+OUTER" names the algorithms inside and between nodes, such as
-            "hierarchical:tree+ring"; "shared", or "shared:OUTER" with the algorithm between nodes.
+            "hierarchical:tree+ring"; "double_binary_trees:BLOCKS" cuts each half of the buffer in so many blocks;
+            "shared", or "shared:OUTER" with the algorithm between nodes.
         size: ranks.
         topology: the node of each rank; only hierarchical and shared look at it.
 
-    Raises: ValueError for an unknown name or a size below 1.
+    Raises: ValueError for an unknown name, a number of blocks that cannot be, or a size below 1.
     """
     if size < 1:
         raise ValueError(f"an all-reduce needs at least 1 rank, not {size}.")
@@ -76,6 +91,8 @@ def allreduce(name: str, size: int, topology: Sequence[int] | None = None) -> Sc
     if family == SHARED:
         outer = _choose(_FLAT, parts or "halving_doubling", "all-reduce algorithm (between nodes)")
         return replace(shared(size, topology, outer), name=name)
+    if family == "double_binary_trees" and parts:
+        return replace(double_binary_trees(size, _blocks(parts)), name=name)
     if family != "hierarchical":
         return _choose(_FLAT | {"hierarchical": hierarchical}, name, "all-reduce algorithm")(size)
     inner, _, outer_name = (parts or "ring+halving_doubling").partition("+")

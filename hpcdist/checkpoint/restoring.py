@@ -9,8 +9,9 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from hpcdist.checkpoint.host import Landing, writable
 from hpcdist.checkpoint.layout import Piece
-from hpcdist.checkpoint.reader import Checkpoint, Contents, DamagedCheckpoint, rows_of
+from hpcdist.checkpoint.reader import Checkpoint, Contents, DamagedCheckpoint
 from hpcdist.errors import AgreedError
 from hpcdist.transport.together import on_all
 
@@ -21,7 +22,8 @@ def restore(comm: MPI.Intracomm, checkpoint: Checkpoint, into: Mapping[str, NDAr
     Args:
         comm: Ranks, any number.
         checkpoint: The same on all ranks, which all must be able to read.
-        into: C-contiguous arrays of the shapes and dtypes in the manifest; those that are left out are not read.
+        into: C-contiguous arrays of the shapes and dtypes in the manifest, in host memory or on a device; those that
+            are left out are not read.
 
     Raises:
         AgreedError: on all ranks, if an array does not fit.
@@ -32,11 +34,12 @@ def restore(comm: MPI.Intracomm, checkpoint: Checkpoint, into: Mapping[str, NDAr
     _agree_on_names(comm, into)
     entries = checkpoint.manifest.arrays
     pieces = [(name, piece) for name, entry in entries.items() if name in into for piece in entry.pieces]
-    trouble = on_all(comm, lambda: _read(checkpoint, pieces[comm.rank :: comm.size], into))
+    landing = Landing(into)
+    trouble = on_all(comm, lambda: _read(checkpoint, pieces[comm.rank :: comm.size], landing))
     _raise_together(comm, checkpoint, trouble)
     for number, (name, piece) in enumerate(pieces):
-        rows = rows_of(into[name], piece)
-        comm.Bcast([rows.reshape(-1).view(np.uint8), MPI.BYTE], number % comm.size)
+        comm.Bcast([landing.memory(name, piece).reshape(-1).view(np.uint8), MPI.BYTE], number % comm.size)
+        landing.deliver(name, piece)
 
 
 def _check_fit(checkpoint: Checkpoint, into: Mapping[str, NDArray]) -> None:
@@ -49,7 +52,7 @@ def _check_fit(checkpoint: Checkpoint, into: Mapping[str, NDArray]) -> None:
                 f"{name} is {entry.dtype}{list(entry.shape)} in {checkpoint.path} and cannot be read into "
                 f"{values.dtype.str}{list(values.shape)}"
             )
-        if not values.flags.c_contiguous or not values.flags.writeable:
+        if not writable(values):
             raise ValueError(f"{name} cannot be read into an array that is not C-contiguous and writable")
 
 
@@ -60,14 +63,12 @@ def _agree_on_names(comm: MPI.Intracomm, into: Mapping[str, NDArray]) -> None:
         raise AgreedError(f"rank {other} wants to read {', '.join(said[other])}, rank 0 {', '.join(said[0])}")
 
 
-def _read(
-    checkpoint: Checkpoint, pieces: list[tuple[str, Piece]], into: Mapping[str, NDArray]
-) -> DamagedCheckpoint | None:
+def _read(checkpoint: Checkpoint, pieces: list[tuple[str, Piece]], landing: Landing) -> DamagedCheckpoint | None:
     """Read and check pieces; the first damage."""
     try:
         with Contents(checkpoint) as contents:
             for name, piece in pieces:
-                contents.read(name, piece, rows_of(into[name], piece))
+                contents.read(name, piece, landing.memory(name, piece))
     except DamagedCheckpoint as error:
         return error
     return None

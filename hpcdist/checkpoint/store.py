@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hpcdist.checkpoint.collective import shares_of, unavailable, write_collective
 from hpcdist.checkpoint.fence import Fence
+from hpcdist.checkpoint.host import Snapshot, in_host
 from hpcdist.checkpoint.layout import COMPRESSIONS, LAYOUTS, STATE
 from hpcdist.checkpoint.meeting import meet
 from hpcdist.checkpoint.part import Shapes, shapes_of
@@ -28,6 +29,7 @@ from hpcdist.checkpoint.saving import Order, Saving, conclude
 from hpcdist.checkpoint.shares import PER_NODE, Writer, own_rows, spread, writers_of
 from hpcdist.checkpoint.unchanged import Previous
 from hpcdist.checkpoint.writer import begin, claim, set_aside
+from hpcdist.device import accelerator_of
 from hpcdist.errors import AgreedError
 from hpcdist.transport.mpi import topology
 from hpcdist.transport.together import on_all, on_root
@@ -89,7 +91,7 @@ class Store:
         self.last: Timing | None = None
         self._ranks = spread(topology(self.comm), PER_NODE if not writers else comm.size)
         self._saving: Saving | None = None
-        self._staged: dict[str, NDArray] = {}
+        self._snapshot = Snapshot()
         self._previous: Previous | None = None
         self._shapes: Shapes = {}
         self._blocking = 0.0
@@ -147,7 +149,7 @@ class Store:
 
         Args:
             step: Steps done; there must be no checkpoint of this step.
-            arrays: Arrays by name, equal on all ranks.
+            arrays: Arrays by name, equal on all ranks; in host memory, or contiguous on a device.
             facts: Anything that JSON can hold; rank 0's are saved.
 
         Raises:
@@ -187,9 +189,10 @@ class Store:
         return writers_of(arrays, self._ranks, self.writers)
 
     def _start_writing(self, order: Order, arrays: Mapping[str, NDArray]) -> None:
-        """Have this rank's rows written beside the caller: a copy of them, if it is not to wait."""
+        """Have this rank's rows written beside the caller; copies, unless it waits and they are in host memory."""
         own = own_rows(arrays, order.share(self.comm.rank))
-        rows = on_all(self.comm, lambda: self._copy(own) if self.background else _contiguous(own))
+        copied = self.background or any(map(accelerator_of, own.values()))
+        rows = on_all(self.comm, lambda: (self._snapshot.take if copied else _contiguous)(own))
         saving = self._saving = Saving(order, self.comm.rank, self._same_shapes(order))
         on_all(self.comm, lambda: saving.start(rows))
 
@@ -197,16 +200,9 @@ class Store:
         """What was written before, if it can be compared with what is to be written now."""
         return self._previous if order.shapes == self._shapes else None
 
-    def _copy(self, rows: Mapping[str, NDArray]) -> Mapping[str, NDArray]:
-        """Copy rows to where the last save's were, as new memory takes twice as long."""
-        if shapes_of(rows) != shapes_of(self._staged):
-            self._staged = {name: np.empty(values.shape, values.dtype) for name, values in rows.items()}
-        for name, values in rows.items():
-            np.copyto(self._staged[name], values)
-        return self._staged
-
     def _write_together(self, order: Order, arrays: Mapping[str, NDArray]) -> None:
         """Write and commit now, as parallel HDF5 needs all ranks at once."""
+        arrays = on_all(self.comm, lambda: {name: in_host(values) for name, values in arrays.items()})
         part = write_collective(order.draft / STATE, self.comm, arrays, order.share(self.comm.rank))
         parts = self.comm.gather(part)
         on_root(self.comm, lambda: conclude(order, parts or []))

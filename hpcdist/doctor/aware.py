@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from mpi4py import MPI
 
+from hpcdist.device import awareness
 from hpcdist.doctor import cuda, probe, tool
 from hpcdist.doctor.finding import FAIL, OK, SKIP, WARN, Finding
 from hpcdist.doctor.job import Job
 from hpcdist.doctor.probe import Verdict
-from hpcdist.durable import write_text
 from hpcdist.transport.loaded import libraries
 
 NAME = "CUDA-aware MPI"
@@ -47,30 +45,13 @@ def try_it() -> Verdict | None:
     if importlib.util.find_spec("cupy") is None:
         return None
     path = next(iter(libraries()), "")
-    key = f"{path} {os.stat(path).st_mtime_ns if path else 0} {cuda.driver_version()}"
-    cache = cache_file()
-    known = read(cache)
-    if key in known:
-        return Verdict(known[key], "cached")
+    known = awareness.verdict(path, os.environ)
+    if known is not None:
+        return Verdict(known, "cached")
     verdict = probe.run(probe.DEVICE)
     if verdict.aware is not None:
-        write_text(cache, json.dumps({**known, key: verdict.aware}, indent=1) + "\n")
+        awareness.remember(path, os.environ, verdict.aware)
     return verdict
-
-
-def cache_file() -> Path:
-    """Where verdicts are kept, for this user."""
-    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(folder) / "hpcdist" / "cuda-aware.json"
-
-
-def read(cache: Path) -> dict[str, bool]:
-    """The verdicts that are known; none if the file is not there or broken."""
-    try:
-        known = json.loads(cache.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def judge(said: Mapping[str, bool], verdict: Verdict | None) -> Finding:

@@ -29,14 +29,6 @@ def likely() -> bool:
     return Path("/dev/nvidia0").exists() or any((DRIVER / "gpus").glob("*")) or Path("/dev/nvhost-gpu").exists()
 
 
-def driver_version() -> str:
-    """The kernel driver's version as it tells it; empty if there is none."""
-    try:
-        return (DRIVER / "version").read_text().splitlines()[0].strip()
-    except (OSError, IndexError):
-        return ""
-
-
 def devices() -> Devices:
     """The devices that this process may use.
 

@@ -1,14 +1,18 @@
-"""GPUs: one per rank, visible to each other, and allocators that leave CUDA IPC alone."""
+"""GPUs: one per rank, visible to each other, allocators that leave CUDA IPC alone, and the path of their buffers."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections.abc import Mapping, Sequence
 
+from hpcdist.device import awareness, paths
 from hpcdist.doctor import aware, cuda
 from hpcdist.doctor.finding import FAIL, OK, SKIP, WARN, Finding, listing, plural
 from hpcdist.doctor.job import Job, Places
+from hpcdist.errors import ArgumentError
+from hpcdist.transport.loaded import libraries
 from hpcdist.transport.mpi import naming
 
 # What takes device memory from pools that CUDA IPC cannot share.
@@ -24,10 +28,14 @@ def check(job: Job) -> list[Finding]:
     """All GPUs of the job, and whether MPI takes their memory."""
     there = job.ask("look for GPUs", cuda.likely)
     if not any(there):
-        return [Finding(SKIP, "GPU", "no GPU here, so neither CUDA-aware MPI nor binding, peers and allocators")]
+        found = "no GPU here, so neither CUDA-aware MPI nor binding, peers, allocators and the path of device buffers"
+        return [Finding(SKIP, "GPU", found)]
     seen = job.ask("ask the CUDA driver for devices", lambda: cuda.devices() if cuda.likely() else cuda.Devices(()))
     allocators = job.ask("look at allocators", lambda: unshareable(os.environ))
-    return [*aware.check(job), judge_booking(job, seen), judge_peers(job, seen), judge_allocators(allocators)]
+    tried = aware.check(job)
+    peers, allocator = judge_peers(job, seen), judge_allocators(allocators)
+    asked, facts = paths.asked_for(paths.AUTO), facts_of(job, allocator, peers)
+    return [*tried, judge_booking(job, seen), peers, allocator, judge_path(asked, facts, has_cupy())]
 
 
 def device_of(job: Places, rank: int, seen: Sequence[cuda.Devices]) -> str | None:
@@ -114,3 +122,42 @@ def judge_allocators(settings: Sequence[Sequence[str]]) -> Finding:
     return Finding(
         OK, "GPU allocator", "nothing set that breaks CUDA IPC; a program may still choose cudaMallocAsync itself"
     )
+
+
+def facts_of(job: Job, allocator: Finding, peers: Finding) -> paths.Facts:
+    """What the path of a device buffer would depend on here; collective."""
+    library = next(iter(libraries()), "")
+    known = job.ask(
+        "read what is known of MPI and device memory",
+        lambda: awareness.known(library, os.environ) if job.is_head else None,
+    )
+    here = awareness.least(filter(None, known))
+    unshareable, unopened = (
+        None if finding.level == OK else f"{finding.name}: {finding.found}" for finding in (allocator, peers)
+    )
+    return paths.Facts(len(job.nodes), unshareable, unopened, here.aware, here.source)
+
+
+def has_cupy() -> bool:
+    """Whether there can be device buffers at all."""
+    return importlib.util.find_spec("cupy") is not None
+
+
+def judge_path(asked: str, facts: paths.Facts, cupy: bool) -> Finding:
+    """Which path a device buffer would take, by the decision that plans make."""
+    name = "device path"
+    if not cupy:
+        return Finding(SKIP, name, "there is no CuPy, and so there are no device buffers")
+    try:
+        path, why = paths.decide(asked, facts)
+    except ArgumentError as error:
+        return Finding(FAIL, name, f"{paths.ENVIRONMENT}={asked}: {error}", "plans of device buffers raise this")
+    if path == paths.STAGED and asked == paths.AUTO:
+        return Finding(
+            WARN,
+            name,
+            f"{path}, {why}",
+            "each message crosses the bus to the host and back, which is right but slower",
+            "an MPI that is known to take device memory (see CUDA-aware MPI); inside a node, GPUs that see each other",
+        )
+    return Finding(OK, name, f"{path}: {why}")

@@ -11,26 +11,36 @@ from __future__ import annotations
 
 import numpy as np
 
+from hpcdist.kernels.device import Device
+from hpcdist.optim.steps import ArrayStep, FusedStep, kernels_for
+
 
 class SGD:
-    """Momentum SGD. Its whole state is `velocity` [n]; a step allocates nothing."""
+    """Momentum SGD. Its whole state is `velocity` [n].
 
-    def __init__(self, parameters: np.ndarray, *, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
-        self.parameters = parameters
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.velocity = np.zeros_like(parameters)
-        self._scratch = np.empty_like(parameters)
+    Args:
+        parameters: [n], in host memory or on a device.
+        momentum: What stays of the velocity.
+        weight_decay: What of the parameters is added to the gradient.
+        on: Whose kernel takes the steps; by default that of the device of the parameters, if it has one.
+    """
+
+    def __init__(
+        self,
+        parameters: np.ndarray,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        on: Device | None = None,
+    ) -> None:
+        self.parameters, self.velocity = parameters, np.zeros_like(parameters)
+        numbers = parameters, self.velocity, momentum, weight_decay
+        on = on or kernels_for(parameters)
+        self._step = FusedStep(*numbers, on) if on else ArrayStep(*numbers)
 
     def step(self, gradient: np.ndarray, learning_rate: float) -> None:
         """Change the parameters by one step along `gradient` [n], which is left as it was."""
-        self.velocity *= self.momentum
-        self.velocity += gradient
-        if self.weight_decay:
-            np.multiply(self.parameters, self.weight_decay, out=self._scratch)
-            self.velocity += self._scratch
-        np.multiply(self.velocity, learning_rate, out=self._scratch)
-        self.parameters -= self._scratch
+        self._step(gradient, learning_rate)
 
     def state(self) -> dict[str, np.ndarray]:
         """What a checkpoint must hold, by name: the arrays themselves, into which a checkpoint may be read."""

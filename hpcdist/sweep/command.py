@@ -10,7 +10,10 @@ from typing import Any
 
 import click
 
-from hpcdist.algorithms import ALLREDUCE, allreduce
+from hpcdist.algorithms import ALLREDUCE, SHARED, allreduce
+from hpcdist.device import Accelerator, kinds
+from hpcdist.device.host import CPU, Host
+from hpcdist.device.paths import ASKABLE, AUTO
 from hpcdist.errors import AgreedError, LaunchError
 from hpcdist.kernels.reduce import DTYPES, binary
 from hpcdist.sizes import BYTES, parse_bytes
@@ -65,6 +68,11 @@ def _check_dtype(name: str) -> None:
         raise ValueError(f"there is no type {name!r}; choose from {', '.join(DTYPES)}.")
 
 
+def _check_path(name: str) -> None:
+    if name not in ASKABLE:
+        raise ValueError(f"there is no path {name!r}; choose from {', '.join(ASKABLE)}.")
+
+
 def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
     """A number of seconds that a sweep can end after; click's ranges let nan and inf pass."""
     if not math.isfinite(value):
@@ -76,9 +84,23 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
 @click.option(
     "--algorithms",
     type=Names(_check_algorithm),
-    default=ALLREDUCE,
     metavar="LIST",
     help="Comma-separated names; hierarchical:tree+ring names its parts.  [default: all]",
+)
+@click.option(
+    "--device",
+    type=click.Choice(list(kinds.KINDS)),
+    default=CPU,
+    show_default=True,
+    help="Where the buffers lie: in host memory, or in that of each rank's GPU.",
+)
+@click.option(
+    "--path",
+    type=Names(_check_path),
+    default=AUTO,
+    show_default=True,
+    metavar="LIST",
+    help="How device buffers travel, each measured: staged,aware,direct; auto is what a plan takes by itself.",
 )
 @click.option(
     "--library/--no-library",
@@ -162,6 +184,10 @@ def sweep(**options: Any) -> None:
 
         hpcdist run -n 4 -- hpcdist sweep --max-bytes 1MiB --json sweep.json
 
+    Device buffers take several paths; what an MPI or a machine cannot do is left out, with a note that says why:
+
+        hpcdist run -n 4 -- hpcdist sweep --device cuda --path staged,aware,direct
+
     It exits with 1 if any element is wrong, and with 130 after Ctrl-C, which keeps what was measured.
 
     A launcher may come between: Open MPI's mpirun ends the ranks itself on Ctrl-C, drops their last output, and
@@ -170,8 +196,11 @@ def sweep(**options: Any) -> None:
     """
     if options["min_bytes"] > options["max_bytes"] or options["min_bytes"] < 1:
         raise click.UsageError("--min-bytes must be at least 1 and at most --max-bytes")
+    _fit(options)
+    accelerator, no_device = device_or_why(options["device"])  # chosen before MPI starts
     from hpcdist.sweep.options import Options  # here, as they start MPI, which --help must not need
     from hpcdist.sweep.run import Sweep
+    from hpcdist.transport import mpi
     from hpcdist.transport.startup import world
 
     asked = Options(**options)
@@ -184,9 +213,32 @@ def sweep(**options: Any) -> None:
     except LaunchError as error:
         raise click.ClickException(str(error)) from None
     try:
-        code = Sweep(comm, asked).run()
+        mpi.agree(comm, no_device is None, no_device or "")
+        code = Sweep(comm, asked, accelerator).run()
     except AgreedError as error:
         if comm.rank == 0:
             click.echo(f"Error: {error}", err=True)
         code = 1
     sys.exit(code)
+
+
+def _fit(options: dict[str, Any]) -> None:
+    """Refuse what only host memory knows, or only a device; name all algorithms that there are for it."""
+    on_host = options["device"] == CPU
+    if on_host and options["path"] != (AUTO,):
+        raise click.UsageError("--path is for device buffers: add --device cuda")
+    if options["library_algorithms"] and not on_host:
+        raise click.UsageError("--library-algorithms is for host buffers, of which a library's own tables speak")
+    if options["algorithms"] is None:
+        options["algorithms"] = ALLREDUCE if on_host else (*ALLREDUCE, SHARED)
+    if on_host and SHARED in (name.partition(":")[0] for name in options["algorithms"]):
+        raise click.UsageError(f"{SHARED} works in arrays of hpcdist.empty; see python -m hpcdist.bench node")
+
+
+def device_or_why(name: str) -> tuple[Accelerator | None, str | None]:
+    """(this rank's device of a kind, None for host memory; why it has none)."""
+    try:
+        device = kinds.by_name(name)
+    except RuntimeError as error:
+        return None, str(error)
+    return (None if isinstance(device, Host) else device), None

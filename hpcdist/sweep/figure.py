@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hpcdist import durable
+from hpcdist.device.paths import HOST
 from hpcdist.sizes import format_bytes
 from hpcdist.sweep.record import LIBRARY, Record, bandwidths, figure_paths, labels, of_library
 
@@ -44,7 +45,7 @@ def save(figure: Figure, files: list[Path], **options: Any) -> list[Path]:
 
 
 def draw(records: Sequence[Record]) -> Figure:
-    """A figure with one panel per number of ranks and nodes, type and operation."""
+    """A figure with one panel per number of ranks and nodes, type, operation and path."""
     cases = list(dict.fromkeys(map(_case, records)))
     columns = min(2, len(cases))
     rows = -(-len(cases) // columns)
@@ -62,8 +63,8 @@ def draw(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def _case(record: Record) -> tuple[int, int, str, str]:
-    return record.ranks, record.nodes, record.dtype, record.op
+def _case(record: Record) -> tuple:
+    return record.ranks, record.nodes, record.dtype, record.op, record.memory, record.path
 
 
 def _title(records: Sequence[Record]) -> str:
@@ -93,9 +94,14 @@ def _panel(axes: Axes, records: Sequence[Record]) -> None:
         axes.plot(sizes, measured, label=name, **style)
         if not np.isnan(predicted).any():
             axes.plot(sizes, predicted, label=MODEL, color=style["color"], linestyle=":", linewidth=0.9)
-    axes.set_title(f"{_ranks(records)}, {records[0].dtype}, {records[0].op}", fontsize="medium", loc="left")
+    axes.set_title(f"{_ranks(records)}, {_what(records[0])}", fontsize="medium", loc="left")
     axes.set_xlabel("size of the buffer")
     _axes(axes, sorted({record.nbytes for record in records}))
+
+
+def _what(record: Record) -> str:
+    path = "" if record.memory == HOST else f", {record.path}"
+    return f"{record.dtype}, {record.op}{path}"
 
 
 def _predicted(record: Record) -> float:

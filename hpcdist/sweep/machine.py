@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +16,8 @@ import numpy as np
 from mpi4py import MPI
 
 from hpcdist._version import __version__
+from hpcdist.device import Accelerator
+from hpcdist.device.awareness import driver_version
 
 
 def library_name() -> str:
@@ -20,8 +25,9 @@ def library_name() -> str:
     return " ".join(MPI.Get_library_version().splitlines()[0].split(",")[0].split())
 
 
-def describe(comm: MPI.Intracomm, topology: Sequence[int]) -> dict[str, Any]:
+def describe(comm: MPI.Intracomm, topology: Sequence[int], accelerator: Accelerator | None = None) -> dict[str, Any]:
     """Where this ran, the same on all ranks; collective. The environment is left out: it holds secrets."""
+    found = {"devices": devices(comm, accelerator)} if accelerator else {}
     per_node = np.bincount(topology).tolist()
     usable: dict[str, set[int]] = {}  # a launcher may have bound each rank to cores of its own
     for host, affinity in comm.allgather((MPI.Get_processor_name(), os.sched_getaffinity(0))):
@@ -41,7 +47,28 @@ def describe(comm: MPI.Intracomm, topology: Sequence[int]) -> dict[str, Any]:
             "mpi4py": version("mpi4py"),
             "hpcdist": __version__,
         },
+        **found,
     }
+
+
+def devices(comm: MPI.Intracomm, accelerator: Accelerator) -> dict[str, Any]:
+    """The devices of all ranks, and how many ranks use each; the same on all ranks; collective."""
+    every = comm.allgather((MPI.Get_processor_name(), accelerator.identity, accelerator.name))
+    users, names = Counter(every), Counter(name for _, _, name in dict.fromkeys(every))
+    return {
+        "kind": accelerator.kind,
+        "names": dict(names),
+        "ranks_per_device": list(users.values()),
+        "versions": device_versions(),
+    }
+
+
+def device_versions() -> dict[str, str]:
+    """The kernel driver and CuPy, of those that there are."""
+    found = re.search(r"\d+\.\d+(\.\d+)?", driver_version())
+    versions = {"driver": found.group()} if found else {}
+    cupy = sys.modules.get("cupy")  # loaded by whoever has made device memory with it
+    return {**versions, "cupy": cupy.__version__} if cupy else versions
 
 
 def cpu_model() -> str:

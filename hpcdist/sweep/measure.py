@@ -4,6 +4,10 @@ All cases of a point work on the same two buffers. First each one is warmed up a
 then they are timed in rounds, one sample of each case per round, so that a drift of the machine hits all
 alike.
 
+Buffers lie in host memory or in that of a device. There the cases are algorithms on paths, and the MPI library's
+all-reduce stands beside them with the copies that it needs; all times are those of the host's clock, from the call
+until the result is there.
+
 A sample is, after a barrier, a number of operations back to back ("pipelined", as in nccl-tests) or a
 single one ("barrier", as in the OSU benchmarks). Its time is that of the slowest rank, per operation.
 """
@@ -22,10 +26,17 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 import hpcdist
+from hpcdist.device import Accelerator
+from hpcdist.device.paths import AUTO, AWARE, HOST
+from hpcdist.errors import AgreedError
 from hpcdist.sizes import format_bytes
 from hpcdist.sweep import inputs as numbers
+from hpcdist.sweep.buffers import Buffers, OnDevice, OnHost
 from hpcdist.sweep.library import Forced, Library
+from hpcdist.sweep.paths import ON_HOST, Paths
 from hpcdist.sweep.record import FIXED, LIBRARY, PLACEMENTS, of_library
+from hpcdist.sweep.staged import Ready, Staged
+from hpcdist.transport.together import on_all
 
 MPI_OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN, "prod": MPI.PROD}
 MPI_DTYPES = ("float64", "float32", "int64", "int32")
@@ -90,7 +101,7 @@ class Bad:
 
 @dataclass
 class Case:
-    """One algorithm in one placement at one point, ready to be called.
+    """One algorithm in one placement on one path at one point, ready to be called.
 
     `plan` is None for the MPI library, and `chosen` the context in which a call is that algorithm of it.
     """
@@ -105,6 +116,7 @@ class Case:
     samples: int = 0
     iterations: int = 0
     times: list[float] = field(default_factory=list)
+    path: str = HOST
 
     @property
     def in_place(self) -> bool:
@@ -123,6 +135,11 @@ class Bench:
         seed: of the numbers to check with.
         placements: of `record.PLACEMENTS`, those to measure.
         library: the MPI library's own algorithms.
+        accelerator: the device in whose memory the buffers are to lie; None for host memory.
+        paths: over which they travel; one case for each path that a plan really takes.
+
+    Raises:
+        AgreedError: on all ranks, if one has no room for its buffers.
     """
 
     def __init__(
@@ -134,22 +151,36 @@ class Bench:
         seed: int = 0,
         placements: Sequence[str] = PLACEMENTS,
         library: Library | None = None,
+        accelerator: Accelerator | None = None,
+        paths: Paths = ON_HOST,
     ):
         self.comm, self.point, self.seed = comm, point, seed
-        self.source = np.zeros(point.count, point.dtype)
-        self.target = np.zeros(point.count, point.dtype)
+        self.buffers: Buffers = OnDevice(accelerator) if accelerator else OnHost()
+        self.source, self.target = on_all(comm, self._two_buffers)
         self.library = library
-        self.cases = [
-            self.case(name, place, segment)
-            for name in algorithms
-            for segment in distinct(self._segments(name, segments), point.nbytes)
-            for place in placements
-        ]
+        self.cases: list[Case] = []
+        try:
+            for name in algorithms:
+                for segment in distinct(self._segments(name, segments), point.nbytes):
+                    for path in paths.of(name):
+                        for place in placements:
+                            self._add(self.case(name, place, segment, path))
+        except AgreedError:
+            self.close()
+            raise
+
+    def _two_buffers(self) -> tuple[Any, Any]:
+        count, dtype = self.point.count, self.point.dtype
+        return self.buffers.empty(count, dtype), self.buffers.empty(count, dtype)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the plans."""
         for case in self.cases:
             if case.plan:
                 case.plan.close()
@@ -159,26 +190,45 @@ class Bench:
             return self.library.segments(algorithm, asked)
         return (None,) if of_library(algorithm) else asked
 
-    def case(self, algorithm: str, placement: str, segment_nbytes: int | None) -> Case:
+    def _add(self, case: Case) -> None:
+        """Keep a case, unless it is one that is there already: "auto" took a path that was asked for by name."""
+        keys = [(each.algorithm, each.segment_nbytes, each.path, each.placement) for each in (*self.cases, case)]
+        if case.plan and keys.count(keys[-1]) > 1:
+            case.plan.close()
+        else:
+            self.cases.append(case)
+
+    def case(self, algorithm: str, placement: str, segment_nbytes: int | None, path: str = AUTO) -> Case:
         """A case on the buffers of this bench; who adds it to `cases` has it checked, timed and closed."""
         in_place = placement == "in_place"
         if of_library(algorithm):
-            return self._library_case(algorithm, placement, segment_nbytes)
+            return self._library_case(algorithm, placement, segment_nbytes, path)
         buffer, out = (self.target, None) if in_place else (self.source, self.target)
         plan = hpcdist.plan(
-            self.comm, buffer, out, algorithm=algorithm, op=self.point.op, segment_nbytes=segment_nbytes
+            self.comm, buffer, out, algorithm=algorithm, op=self.point.op, segment_nbytes=segment_nbytes, path=path
         )
-        return Case(algorithm, placement, plan, plan, plan.segment_nbytes)
+        return Case(algorithm, placement, plan, plan, plan.segment_nbytes, path=plan.path)
 
-    def _library_case(self, algorithm: str, placement: str, segment_nbytes: int | None) -> Case:
+    def _library_case(self, algorithm: str, placement: str, segment_nbytes: int | None, path: str) -> Case:
         forced = Forced(self.comm)
         if self.library and algorithm != LIBRARY:
             forced = self.library.forced(algorithm, segment_nbytes)
-        source: Any = MPI.IN_PLACE if placement == "in_place" else self.source
-        target, op, reduce = self.target, MPI_OPS[self.point.op], forced.comm.Allreduce
-        case = Case(algorithm, placement, lambda: reduce(source, target, op))
+        case = Case(algorithm, placement, self._library_call(forced.comm, placement, path))
         case.segment_nbytes, case.chosen = forced.segment_nbytes, forced.chosen
+        case.path = path if self.buffers.accelerator else HOST
         return case
+
+    def _library_call(self, comm: MPI.Intracomm, placement: str, path: str) -> Callable[[], object]:
+        """The MPI library's all-reduce of the buffers; of a device's with what must come before and after."""
+        in_place, target, op = placement == "in_place", self.target, MPI_OPS[self.point.op]
+        accelerator = self.buffers.accelerator
+        if accelerator and path != AWARE:
+            return Staged(comm, accelerator, target if in_place else self.source, target, op, self.point.dtype)
+        source: Any = MPI.IN_PLACE if in_place else self.source
+        reduce = comm.Allreduce
+        if accelerator:
+            return Ready(accelerator, lambda: reduce(source, target, op))
+        return lambda: reduce(source, target, op)
 
     # --- right? ---
 
@@ -187,11 +237,12 @@ class Bench:
         comm, point = self.comm, self.point
         own = numbers.inputs(comm.rank, comm.size, point.count, point.dtype, point.op, self.seed)
         want = numbers.expected(comm.size, point.count, point.dtype, point.op, self.seed)
+        kept = self.buffers.put(own)
         for case in self.cases:
-            self.source[:] = own
-            self.target[:] = own
+            self.buffers.copy(self.source, kept)
+            self.buffers.copy(self.target, kept)
             if not case.in_place:
-                self.target.view(np.uint8).fill(POISON)
+                self.buffers.fill(self.target, POISON)
             with case.chosen:
                 case.call()
             found = self._compare("result", self.target, want)
@@ -199,9 +250,10 @@ class Bench:
                 found = self._compare("untouched input", self.source, own)
             case.bad = summed(comm, found)
 
-    def _compare(self, what: str, got: NDArray, want: NDArray) -> Bad | None:
-        """The elements of this rank that differ; none is a NaN where all is well."""
-        at = np.flatnonzero(got != want)
+    def _compare(self, what: str, buffer: Any, want: NDArray) -> Bad | None:
+        """The elements of this rank that differ in any bit; so all ranks have the same bits where none does."""
+        got = self.buffers.get(buffer, self.point.dtype)
+        at = np.flatnonzero(_bits(got) != _bits(want))
         if not at.size:
             return None
         return Bad(at.size, self.comm.rank, what, at[0].item(), got[at[0]], want[at[0]])
@@ -210,8 +262,7 @@ class Bench:
 
     def warm_up(self, effort: Effort) -> None:
         """Call every case a few times on zeros, and share out the effort by the fastest of the calls."""
-        self.source.fill(0)
-        self.target.fill(0)
+        self._clear()
         for case in self.cases:
             with case.chosen:
                 calls = [sample(self.comm, case.call, 1) for _ in range(effort.warmup)]
@@ -219,14 +270,17 @@ class Bench:
 
     def rounds(self) -> Iterator[int]:
         """Time the cases in turn, on zeros, which never overflow; yields after each round."""
-        self.source.fill(0)
-        self.target.fill(0)
+        self._clear()
         for number in range(max((case.samples for case in self.cases), default=0)):
             with collector_paused():
                 for case in self.cases:
                     if number < case.samples:
                         case.times.append(self.sample(case))
             yield number
+
+    def _clear(self) -> None:
+        self.buffers.fill(self.source, 0)
+        self.buffers.fill(self.target, 0)
 
     def sample(self, case: Case) -> float:
         """One sample of a case: seconds per operation on this rank."""
@@ -238,6 +292,10 @@ class Bench:
         times = np.array(case.times)
         self.comm.Allreduce(MPI.IN_PLACE, times, MPI.MAX)
         return times
+
+
+def _bits(array: NDArray) -> NDArray:
+    return array.view(f"u{array.itemsize}")
 
 
 def distinct(segments: Sequence[int | None], nbytes: int) -> list[int | None]:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import psutil
 from mpi4py import MPI
 
-from hpcdist.algorithms import allreduce
+from hpcdist.algorithms import SHARED, allreduce
+from hpcdist.device.host import CPU
+from hpcdist.device.paths import STAGED
 from hpcdist.program import lower
 from hpcdist.schedule import Layout
 from hpcdist.sizes import format_bytes
@@ -17,6 +19,8 @@ from hpcdist.transport import mpi
 
 BUFFERS = 2  # source and target
 CHECK_BUFFERS = 2  # a rank's own numbers and the expected result
+STAGING_BUFFERS = 2  # for the MPI library's all-reduce of device buffers, in each placement
+STAGED_INBOXES = 2  # what comes, and what goes
 SAMPLE = 16  # elements per chunk: enough to see what part of a buffer an inbox is
 
 
@@ -35,11 +39,23 @@ def check(comm: MPI.Intracomm, topology: Sequence[int], options: Options) -> Non
 
 
 def needed(rank: int, topology: Sequence[int], options: Options) -> tuple[int, int]:
-    """Bytes that a rank takes at the largest size, at the least: (buffers, inboxes of all plans)."""
-    buffers = BUFFERS + CHECK_BUFFERS * options.check
-    inboxes = sum(_inbox(name, rank, topology) for name in options.names if name != LIBRARY)
+    """Bytes of host memory that a rank takes at the largest size, at the least: (buffers, inboxes of all plans).
+
+    Buffers in device memory are compared with numbers in host memory, and staged plans have their inboxes there.
+    """
+    buffers, staged = BUFFERS, 1
+    if options.device != CPU:
+        buffers = options.check + STAGING_BUFFERS * options.library
+        staged = STAGED_INBOXES * (STAGED in options.path)
+    buffers += CHECK_BUFFERS * options.check
+    inboxes = sum(_inbox(name, rank, topology) for name in options.names if not _elsewhere(name))
     plans = len(PLACEMENTS) * len(options.segments)  # of each algorithm
-    return buffers * options.max_bytes, int(plans * inboxes * options.max_bytes)
+    return buffers * options.max_bytes, int(plans * staged * inboxes * options.max_bytes)
+
+
+def _elsewhere(name: str) -> bool:
+    """Whether an algorithm has no inbox of ours."""
+    return name == LIBRARY or name.partition(":")[0] == SHARED
 
 
 def _inbox(name: str, rank: int, topology: Sequence[int]) -> float:

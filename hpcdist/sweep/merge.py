@@ -69,7 +69,7 @@ def _point(record: Record) -> tuple:
     """What tells one measurement from another."""
     return (
         record.ranks, record.nodes, record.dtype, record.op, record.nbytes,
-        record.algorithm, record.segment_nbytes, record.placement, record.timing,
+        record.algorithm, record.segment_nbytes, record.placement, record.timing, record.memory, record.path,
     )  # fmt: skip
 
 

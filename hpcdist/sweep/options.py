@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from hpcdist.device.host import CPU
+from hpcdist.device.paths import AUTO
 from hpcdist.kernels.reduce import DTYPES
 from hpcdist.sweep.measure import Effort, Point, refused
 from hpcdist.sweep.record import LIBRARY, figure_paths
@@ -41,6 +43,8 @@ class Options:
     tune: Path | None
     explain: bool
     library_algorithms: bool = False
+    device: str = CPU
+    path: tuple[str, ...] = (AUTO,)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcdist import durable
+from hpcdist.device.paths import HOST
 from hpcdist.sizes import format_bytes
 
 VERSION = 1
@@ -50,13 +51,14 @@ class Times:
 
 @dataclass(frozen=True)
 class Record:
-    """One (algorithm, size, dtype, op, placement): how long it took, what it sent, and whether it was right.
+    """One (algorithm, size, dtype, op, placement, path): how long it took, what it sent, and whether it was right.
 
     `iterations` operations ran back to back in each of `samples` samples; bandwidths are of the median time.
     `sent_bytes` is what a rank sends, the mean over ranks, and `sent_bytes_max` what the busiest one sends,
     both counted as if chunks were of equal length. These, the prediction and the segment are None for the MPI
     library, which does not tell; one of its own algorithms may have been given a segment, though. `wrong` counts
-    elements over all ranks, and is None if nothing was checked.
+    elements over all ranks, and is None if nothing was checked. `memory` is where the buffers lie, "host" or the kind
+    of device, and `path` how they travel, "host" for host memory; nothing is predicted for device memory.
     """
 
     algorithm: str
@@ -81,6 +83,8 @@ class Record:
     library: str
     host: str
     command: str
+    memory: str = HOST
+    path: str = HOST
 
     def row(self) -> dict[str, Any]:
         """The record as one flat row, in the order of the fields."""
@@ -90,13 +94,13 @@ class Record:
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> Record:
-        """The record that makes this row.
+        """The record that makes this row; one that tells nothing of memory and path is of host memory.
 
-        Raises: KeyError if the row lacks a column.
+        Raises: KeyError if the row lacks another column.
         """
         times = Times(**{field.name: row[field.name] for field in fields(Times)})
-        rest = {field.name: row[field.name] for field in fields(cls) if field.name != "times"}
-        return cls(times=times, **rest)
+        columns = [field.name for field in fields(cls) if field.name in row or field.default is MISSING]
+        return cls(times=times, **{name: row[name] for name in columns if name != "times"})
 
 
 def of_library(algorithm: str) -> bool:

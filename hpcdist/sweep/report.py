@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from hpcdist.device.paths import HOST
 from hpcdist.sizes import format_bytes
 from hpcdist.sweep import deviation
 from hpcdist.sweep.record import Record, Report, labels, segment_name
@@ -28,11 +29,22 @@ def head(report: Report) -> Iterator[str]:
     unit = "batches of operations back to back" if config["timing"] == "pipelined" else "operations after a barrier"
     yield f"# time = median over samples ({unit}); a sample is the maximum over ranks"
     yield f"# price model: {prices(report.model)}"
+    if machine.get("devices"):
+        yield f"# memory: {devices(machine['devices'])}; times are the host's, from the call until the result is there"
     if machine["ranks"] == 1:
         yield "# note: a lone rank sends nothing, so busbw is 0"
     if machine["oversubscribed"]:
         most, cores = max(machine["ranks_per_node"]), machine["cores_per_host"]
         yield f"# note: {most} ranks share {cores} cores; such timings do not compare with others"
+
+
+def devices(found: dict[str, Any]) -> str:
+    """The devices in whose memory the buffers lie, and how many ranks share one."""
+    most = max(found["ranks_per_device"])
+    gpus = [f"{number} x {name}" for name, number in found["names"].items()]
+    shared = [f"up to {most} ranks on each"] if most > 1 else []
+    versions = [f"{name} {number}" for name, number in found["versions"].items()]
+    return ", ".join([found["kind"], *gpus, *shared, *versions])
 
 
 def prices(model: dict[str, float | None]) -> str:
@@ -57,11 +69,11 @@ def foot(records: Sequence[Record]) -> Iterator[str]:
 
 
 def nccl(records: Sequence[Record]) -> Iterator[str]:
-    """nccl-tests' header and rows, once for each algorithm and segment, type and operation."""
-    blocks = _grouped(records, lambda record: (record.algorithm, record.segment_nbytes, record.dtype, record.op))
+    """nccl-tests' header and rows, once for each algorithm, segment and path, type and operation."""
+    blocks = _grouped(records, lambda r: (r.algorithm, r.segment_nbytes, r.memory, r.path, r.dtype, r.op))
     for (algorithm, *_), block in blocks.items():
         yield "#"
-        yield f"# Algorithm: {algorithm}{_segment(block[0])}"
+        yield f"# Algorithm: {algorithm}{_segment(block[0])}{_path(block[0])}"
         yield "#"
         yield from NCCL_HEADER
         for pair in _grouped(block, lambda record: record.nbytes).values():
@@ -72,6 +84,10 @@ def _segment(record: Record) -> str:
     if segment_name(record.segment_nbytes) == "whole":
         return ", whole messages"
     return f", segments of {format_bytes(record.segment_nbytes)}" if record.segment_nbytes else ""
+
+
+def _path(record: Record) -> str:
+    return "" if record.memory == HOST else f", {record.memory} memory, path {record.path}"
 
 
 MODEL_ROW = "# {:<28}  {:>9}  {:>8}  {:>4}  {:>10}  {:>12}  {:>8}"
@@ -147,6 +163,8 @@ WIDE: tuple[tuple[str, int, Callable[[Record], str]], ...] = (
     ("dtype", 8, lambda r: r.dtype),
     ("op", 4, lambda r: r.op),
     ("placement", 12, lambda r: r.placement),
+    ("memory", 6, lambda r: r.memory),
+    ("path", 6, lambda r: r.path),
     ("p50 us", 10, lambda r: f"{r.times.time_us_p50:.1f}"),
     ("min us", 10, lambda r: f"{r.times.time_us_min:.1f}"),
     ("p99 us", 10, lambda r: f"{r.times.time_us_p99:.1f}"),

@@ -15,8 +15,12 @@ import click
 import numpy as np
 from mpi4py import MPI
 
-from hpcdist import cost, selection
-from hpcdist.sweep import deviation, library, machine, memory, model, record, report, tune
+from hpcdist import cost, gpus, selection
+from hpcdist.algorithms import SHARED
+from hpcdist.device import Accelerator
+from hpcdist.device.paths import DIRECT, HOST
+from hpcdist.schedule import Schedule
+from hpcdist.sweep import deviation, library, machine, memory, model, paths, record, report, tune
 from hpcdist.sweep.interrupt import Interrupt
 from hpcdist.sweep.measure import Bench, Case, Point, refused
 from hpcdist.sweep.options import Options
@@ -27,15 +31,17 @@ from hpcdist.transport import mpi
 class Sweep:
     """One run of the command. Every method is called by all ranks alike; rank 0 prints and writes."""
 
-    def __init__(self, comm: MPI.Intracomm, options: Options):
-        self.comm, self.options = comm, options
+    def __init__(self, comm: MPI.Intracomm, options: Options, accelerator: Accelerator | None = None):
+        self.comm, self.options, self.accelerator = comm, options, accelerator
         self.topology = mpi.topology(comm)
         self.library = library.find(comm) if options.library_algorithms else None
+        self.notes = gpus.sharing(comm, accelerator) if accelerator else []
+        self.paths = paths.find(comm, accelerator, options.path) if accelerator else paths.ON_HOST
         self.model = model.fit(comm, self.topology)
         self.report = record.Report(
             start_time=datetime.now().astimezone(),
             command=["hpcdist", *sys.argv[1:]],
-            machine=machine.describe(comm, self.topology),
+            machine=machine.describe(comm, self.topology, accelerator),
             config=options.as_json(),
             model=self.model.as_dict(),
             results=[],
@@ -52,7 +58,7 @@ class Sweep:
         mpi.agree(self.comm, problem is None, problem or "")
         memory.check(self.comm, self.topology, self.options)
         with self._closed_library(), Interrupt(self.comm, self._mark_interrupted) as interrupt:
-            self._say([*report.head(self.report), *self._left_out()])
+            self._say([*report.head(self.report), *self._notes()])
             self._measure(interrupt)
             self._print()
             self._save()
@@ -85,8 +91,7 @@ class Sweep:
 
     def _point(self, point: Point, interrupt: Interrupt) -> list[record.Record]:
         """Check and time all algorithms that this point allows."""
-        names = [name for name in self._names if not refused(name, point)]
-        with Bench(self.comm, point, names, self.options.segments, self.options.seed, library=self.library) as bench:
+        with self._bench(point) as bench:
             bench.warm_up(self.options.effort)
             if self.options.check:
                 bench.check()
@@ -95,6 +100,19 @@ class Sweep:
                 if interrupt.agreed():
                     return []
             return [self._record(point, case, bench.seconds(case)) for case in bench.cases]
+
+    def _bench(self, point: Point) -> Bench:
+        names = [name for name in self._names if not refused(name, point)]
+        return Bench(
+            self.comm,
+            point,
+            names,
+            self.options.segments,
+            self.options.seed,
+            library=self.library,
+            accelerator=self.accelerator,
+            paths=self.paths,
+        )
 
     def _record(self, point: Point, case: Case, seconds: np.ndarray) -> record.Record:
         times = record.Times.of(seconds)
@@ -119,30 +137,39 @@ class Sweep:
             library=self.report.machine["mpi"],
             host=self.report.machine["hosts"][0],
             command=shlex.join(self.report.command),
+            memory=HOST if self.accelerator is None else self.accelerator.kind,
+            path=case.path,
         )
 
     def _foreseen(self, point: Point, case: Case) -> dict[str, Any]:
-        """What the schedule tells without being run; the MPI library has none to look into."""
+        """What the schedule tells without being run; the MPI library has none to look into.
+
+        The prices are those of messages from host memory, so of device memory nothing is predicted.
+        """
         if case.plan is None:
             untold = dict.fromkeys(("sent_bytes", "sent_bytes_max", "predicted_us"))
             return {"segment_nbytes": case.segment_nbytes, **untold}
         schedule = case.plan.schedule
         counts = cost.count(schedule)
         sent = counts.sent_bytes(point.nbytes, schedule.chunks)
-        seconds = cost.predict(schedule, point.nbytes, self.model, self.topology, counts)
+        seconds = None if self.accelerator else self._predicted(schedule, point, counts)
         return {
             "segment_nbytes": case.plan.segment_nbytes,
             "sent_bytes": float(np.mean(sent)),
             "sent_bytes_max": float(np.max(sent)),
-            "predicted_us": seconds * 1e6,
+            "predicted_us": None if seconds is None else seconds * 1e6,
         }
+
+    def _predicted(self, schedule: Schedule, point: Point, counts: cost.Counts) -> float:
+        return cost.predict(schedule, point.nbytes, self.model, self.topology, counts)
 
     # --- tell ---
 
     def _complain(self, bench: Bench) -> None:
         for case in bench.cases:
             if case.bad:
-                self._say([f"{case.algorithm}, {bench.point}, {case.placement}: {case.bad}"], err=True)
+                path = f", path {case.path}" if self.accelerator else ""
+                self._say([f"{case.algorithm}, {bench.point}, {case.placement}{path}: {case.bad}"], err=True)
 
     def _stream(self, results: list[record.Record], first: bool) -> None:
         """Rows of the wide table as they come; nccl-tests' tables want all sizes of an algorithm first."""
@@ -162,24 +189,37 @@ class Sweep:
         if self.report.interrupted:
             self._say(["# interrupted: only the sizes above were measured"])
 
-    def _left_out(self) -> Iterator[str]:
+    def _notes(self) -> Iterator[str]:
+        """What there is to know of this sweep before its rows."""
+        yield from (f"# note: {note}" for note in self.notes)
         points = {(point.dtype, point.op): point for point in self.options.points()}.values()
         for name in self.options.names:
             for why in dict.fromkeys(refused(name, point) for point in points):
                 if why:
                     yield f"# note: {name} is left out where {why}"
+            if not self.paths.of(name):
+                yield f"# note: {name} is left out, as it knows the path direct only"
+        for path, why in self.paths.impossible.items():
+            yield f"# note: path {path} is left out: {why}"
 
     def _explanations(self) -> Iterator[str]:
         """What "auto" takes at each size, by the table of this sweep, or else as a plan would choose now."""
         table = self._selection() if self.options.tune else None
-        choices = [
-            (selection.resolve(table, self.comm.size, self.topology, point.dtype.name, point.nbytes), point)
-            for point in self.options.points()
-        ]
-        for choice, same in groupby(choices, key=lambda pair: pair[0]):
-            first, *others = (point for _, point in same)
-            last = f" to {others[-1]}" if others else ""
-            yield f"# auto, {first}{last}: {choice.algorithm}, because {choice.why}"
+        for path in dict.fromkeys(self.paths.taken.values()):
+            choices = [(self._choice(table, point, path), point) for point in self.options.points()]
+            for choice, same in groupby(choices, key=lambda pair: pair[0]):
+                first, *others = (point for _, point in same)
+                last = f" to {others[-1]}" if others else ""
+                yield f"# auto, {first}{last}: {choice.algorithm}, because {choice.why}"
+
+    def _choice(self, table: selection.Selection | None, point: Point, path: str) -> selection.Choice:
+        if path == DIRECT and self.comm.size > 1:
+            why = f"on the path {path} all ranks share the memory of the buffers, whatever a table says"
+            return selection.Choice(SHARED, None, why)
+        memory = HOST if self.accelerator is None else self.accelerator.kind
+        return selection.resolve(
+            table, self.comm.size, self.topology, point.dtype.name, point.nbytes, memory=memory, path=path
+        )
 
     def _say(self, lines: Iterable[str], err: bool = False) -> None:
         if self.comm.rank == 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from hpcdist.device.paths import HOST
 from hpcdist.selection import Bracket, Rule
 from hpcdist.sweep.record import Record, of_library
 
@@ -18,10 +19,16 @@ Case = tuple[str, int | None]  # an algorithm and its segment in bytes
 
 
 def rules(records: Sequence[Record]) -> tuple[Rule, ...]:
-    """One rule for each number of ranks and nodes and type, without algorithms that were ever wrong."""
+    """One rule for each number of ranks and nodes, type, memory and path, without algorithms that were ever wrong."""
     ours = [record for record in right(records) if not of_library(record.algorithm)]
-    keys = dict.fromkeys((record.ranks, record.nodes, record.dtype) for record in ours)
-    return tuple(Rule(*key, brackets([r for r in ours if (r.ranks, r.nodes, r.dtype) == key])) for key in sorted(keys))
+    groups: dict[tuple, list[Record]] = {}
+    for record in ours:
+        groups.setdefault((record.ranks, record.nodes, record.dtype, record.memory, record.path), []).append(record)
+    keys = sorted(groups, key=lambda key: (key[3] != HOST, key))  # host memory first
+    return tuple(
+        Rule(size, nodes, dtype, brackets(groups[size, nodes, dtype, memory, path]), memory, path)
+        for size, nodes, dtype, memory, path in keys
+    )
 
 
 def right(records: Sequence[Record]) -> list[Record]:

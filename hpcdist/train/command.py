@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
+from hpcdist.device.host import CPU
+from hpcdist.device.kinds import by_name
 from hpcdist.errors import AgreedError, LaunchError
 from hpcdist.train.config import Config, ConfigError, load, options
 from hpcdist.train.signals import STOPPED, StopRequest
@@ -43,6 +46,7 @@ def train(file: Path | None, explain: bool, **flags: Any) -> None:
 
 
 def _train(file: Path | None, explain: bool, stop: StopRequest, flags: dict[str, Any]) -> None:
+    choose_device(file, flags)
     from hpcdist.train import loop  # here, as they start MPI, which --help must not need
     from hpcdist.transport.startup import world
     from hpcdist.transport.together import on_root
@@ -64,6 +68,16 @@ def _train(file: Path | None, explain: bool, stop: StopRequest, flags: dict[str,
         leave(comm, 1, f"Error: {error}")
     else:
         leave(comm, 0 if outcome.completed else STOPPED, closing_words(outcome))
+
+
+def choose_device(file: Path | None, flags: dict[str, Any]) -> None:
+    """Choose this rank's device before MPI starts, as MPI libraries that know devices look at which is current then.
+
+    What is wrong is told later, by all ranks alike.
+    """
+    with suppress(OSError, ValueError, RuntimeError):
+        given = load(file, file.read_bytes()) if file else {}
+        by_name(flags["device"] or given.get("device", CPU))
 
 
 def closing_words(outcome: Outcome) -> str:

@@ -15,6 +15,9 @@ import click
 
 from hpcdist.algorithms import ALLREDUCE, allreduce
 from hpcdist.checkpoint.layout import COMPRESSIONS, LAYOUTS
+from hpcdist.device import paths
+from hpcdist.device.host import CPU
+from hpcdist.device.kinds import KINDS
 from hpcdist.models import MODELS
 from hpcdist.optim.policy import POLICIES
 from hpcdist.sizes import parse_bytes
@@ -23,7 +26,7 @@ AUTO = "auto"
 SHARED_MEMORY = "/dev/shm"
 FREQUENCIES = ("checkpoint_every", "checkpoint_budget", "checkpoint_mtbf")
 BACKGROUND, WAIT = "background", "wait"
-PLACES = ("out", "checkpoint_dir", "partner_dir", "resume")  # which may change from one start to the next
+PLACES = ("out", "checkpoint_dir", "partner_dir", "resume", "device", "path")  # which may change from start to start
 
 
 class ConfigError(ValueError):
@@ -56,6 +59,8 @@ class Config:
     algorithm: str = setting(AUTO, f"All-reduce algorithm: {AUTO}, {', '.join(ALLREDUCE)}.")
     segment: str = setting(AUTO, f"Pipeline segment, such as 64KiB; 0 for none, {AUTO} to have it chosen.")
     selection: str = setting("", "Table, written by hpcdist sweep --tune, that auto is looked up in.")
+    device: str = setting(CPU, f"Where to compute: {', '.join(KINDS)}.")
+    path: str = setting(AUTO, f"How gradients on a device travel: {', '.join(paths.ASKABLE)}.")
     threads: int = setting(0, "BLAS threads per rank; 0 for this rank's share of the cores.")
     out: str = setting("run", "Directory for results.")
     checkpoint_dir: str = setting("", "Directory for checkpoints; empty for OUT/checkpoints.")
@@ -120,6 +125,11 @@ def _wrong(config: Config) -> list[tuple[str, str]]:
         "weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),
         "algorithm": (_is_algorithm, f"one of {AUTO}, {', '.join(ALLREDUCE)}"),
         "segment": (_is_segment, f"{AUTO} or a size such as 64KiB"),
+        "device": (KINDS.__contains__, f"one of {', '.join(KINDS)}"),
+        "path": (
+            lambda value: value in paths.ASKABLE and (value == AUTO or config.device != CPU),
+            f"one of {', '.join(paths.ASKABLE)}, and {AUTO} where the device is {CPU}",
+        ),
         "threads": (lambda value: value >= 0, "at least 0"),
         "out": (bool, "a path"),
         "checkpoint_every": (lambda value: value >= 0, "at least 0"),

@@ -65,10 +65,24 @@ def go_on(settings: dict[str, Any], checkpoint: Saved, notes: list[str]) -> Star
     """Start from a checkpoint, with its settings where others are not given.
 
     Raises:
-        ResumeError: it is of another run.
+        ResumeError: it is of another run, or was computed elsewhere and nobody says that this is meant.
     """
     effective = Config.after(checkpoint.facts["configuration"], settings)
+    refuse_to_move(settings, checkpoint, effective)
     return Start(effective, checkpoint, notes + changes(checkpoint, effective))
+
+
+def refuse_to_move(settings: dict[str, Any], checkpoint: Saved, config: Config) -> None:
+    """See that a run does not come to another device, for which it may take a hundred times as long, by a slip.
+
+    The device is not taken from the checkpoint, as it must be chosen before MPI starts.
+    """
+    before = stored_execution(checkpoint).device
+    if "device" not in settings and before != config.device:
+        raise ResumeError(
+            f"{checkpoint.path} was computed with --device {before}: give that again, or --device {config.device} to "
+            "go on there"
+        )
 
 
 def refuse_to_forget(config: Config, checkpoint: Checkpoint | None, damaged: list[DamagedCheckpoint]) -> None:
@@ -131,14 +145,15 @@ def changes(checkpoint: Saved, config: Config) -> list[str]:
 
 
 def execution(config: Config, ranks: int, threads: int, checkpoint: Saved | None) -> Execution:
-    """How to add up gradients: as before the checkpoint, if ranks and wishes are the same."""
-    fresh = Execution(ranks, config.algorithm, config.segment_nbytes, None, config.threads or threads)
+    """How to add up gradients: as before the checkpoint, if ranks, device and wishes are the same."""
+    fresh = Execution(ranks, config.algorithm, config.segment_nbytes, None, config.threads or threads, config.device)
     if checkpoint is None:
         return fresh
     before, now = {**Config().lasting(), **checkpoint.facts["configuration"]}, config.lasting()
     wishes = ("algorithm", "segment", "selection", "threads")
     stored = stored_execution(checkpoint)
-    return stored if stored.ranks == ranks and all(before[name] == now[name] for name in wishes) else fresh
+    same = (stored.ranks, stored.device) == (ranks, config.device)
+    return stored if same and all(before[name] == now[name] for name in wishes) else fresh
 
 
 def stored_execution(checkpoint: Saved) -> Execution:
@@ -187,6 +202,8 @@ def placement_notes(checkpoint: Saved, used: Execution, found: tuple[int, ...]) 
     before = stored_execution(checkpoint)
     if used.ranks != before.ranks:
         return [f"on {used.ranks} ranks after {before.ranks}: equal to rounding, not bit for bit"]
+    if used.device != before.device:
+        return [f"on the device {used.device} after {before.device}: equal to rounding, not bit for bit"]
     if used != before:
         old, new = asdict(before), asdict(used)
         changed = ", ".join(f"{name} {old[name]} -> {new[name]}" for name in old if old[name] != new[name])

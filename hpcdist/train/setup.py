@@ -11,12 +11,15 @@ from typing import Any
 from mpi4py import MPI
 from rich.console import Console
 
+from hpcdist import gpus
 from hpcdist.checkpoint import DamagedCheckpoint, Fence, Store
 from hpcdist.checkpoint.history import note_start
 from hpcdist.checkpoint.partner import PartnerCopies, Recovery
 from hpcdist.checkpoint.store import check_arguments
 from hpcdist.data import digits
 from hpcdist.data.dataset import Dataset
+from hpcdist.device.host import CPU
+from hpcdist.device.kinds import by_name
 from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.models import MODELS
 from hpcdist.train import resume
@@ -142,7 +145,10 @@ def prepare(comm: MPI.Intracomm, start: resume.Start, data: Dataset) -> Trainer:
     config = start.config
     how = resume.execution(config, comm.size, share(comm), start.checkpoint)
     model = on_all(comm, lambda: MODELS[config.model](data.sample_shape, data.classes))
-    trainer = Trainer(comm, config, model, data, how)
+    device = on_all(comm, lambda: by_name(config.device))
+    notes = gpus.sharing(comm, device)
+    trainer = Trainer(comm, config, model, data, how, device)
+    trainer.notes += notes
     if start.checkpoint:
         checkpoint = start.checkpoint
         on_all(comm, lambda: resume.check(trainer, checkpoint))
@@ -175,20 +181,23 @@ def check_places(config: Config, size: int) -> None:
 def describe(trainer: Trainer, start: resume.Start, console: Console, notes: list[str], explain: bool) -> None:
     """Say what is about to run, and what there is to know about it. Collective."""
     config, how = trainer.config, trainer.execution
-    notes = notes + start.notes
+    where = "" if how.device == CPU else f" on {trainer.device.name}, gradients {trainer.plan.path}"
+    notes = notes + start.notes + trainer.notes
     if start.checkpoint:
         notes += [f"resumed from {start.checkpoint.path} after {start.checkpoint.step} of {trainer.total} steps"]
         notes += resume.placement_notes(start.checkpoint, how, topology(trainer.comm))
     console.print(
         f"{config.model} of {trainer.model.size} parameters on {config.data}: {trainer.total} steps of "
-        f"{config.batch} samples, {how.ranks} ranks of {how.threads} threads, all-reduce by {how.algorithm}",
+        f"{config.batch} samples, {how.ranks} ranks of {how.threads} threads{where}, "
+        f"all-reduce by {how.algorithm}",
         highlight=False,
         soft_wrap=True,
     )
-    if explain:
-        console.print(f"{how.algorithm}: {trainer.plan.why}", highlight=False, soft_wrap=True, markup=False)
-    for note in notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+    reasons = [f"{how.algorithm}: {trainer.why}"]
+    if how.device != CPU:
+        reasons.append(f"{trainer.plan.path}: {trainer.plan.why_path}")
+    for line in (reasons if explain else []) + [f"note: {each}" for each in notes]:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def open_results(store: Store, trainer: Trainer, console: Console) -> Results | None:

@@ -9,32 +9,37 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 
 import hpcdist
+from hpcdist.choosing import is_shared
 from hpcdist.data.dataset import Dataset
 from hpcdist.data.sampler import Sampler, part
-from hpcdist.errors import AgreedError
+from hpcdist.device.host import CPU, Host
+from hpcdist.device.kinds import Device
+from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.models import Model
 from hpcdist.optim.policy import learning_rate
 from hpcdist.optim.sgd import SGD
 from hpcdist.train.config import Config
 from hpcdist.train.log import Row
+from hpcdist.train.room import room_for
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How gradients are added up. Fixing it fixes the order of all additions, and so every bit of a run."""
+    """How gradients come about. Fixing it fixes the order of all additions, and so every bit of a run."""
 
     ranks: int
     algorithm: str
     segment_nbytes: int | None
     topology: tuple[int, ...] | None
     threads: int
+    device: str = CPU
 
 
 class Trainer:
@@ -46,37 +51,72 @@ class Trainer:
         model: What to train.
         data: Open on every rank.
         execution: How to add up gradients; its algorithm may be "auto".
+        device: Where this rank computes; by default its processor, in host memory.
     """
 
-    def __init__(self, comm: MPI.Intracomm, config: Config, model: Model, data: Dataset, execution: Execution) -> None:
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        config: Config,
+        model: Model,
+        data: Dataset,
+        execution: Execution,
+        device: Device | None = None,
+    ) -> None:
         self.comm, self.config, self.model, self.data = comm, config, model, data
+        self.device = device = device or Host()
         self.sampler = Sampler(data.sizes["train"], config.batch, config.seed)
-        self.parameters = self.model.initialize(config.seed)
+        self.parameters = device.put(self.model.initialize(config.seed))
         self.optimizer = SGD(self.parameters, momentum=config.momentum, weight_decay=config.weight_decay)
         self.done = 0  # steps
+        self.notes: list[str] = []  # what to know of where it runs
 
         # What the ranks add up in a step: their gradients, and in the tail their loss, the number of samples
         # classified right, and whether they were asked to stop. It all goes in one message.
-        self.buffer = np.zeros(self.model.size + 3, np.float32)
-        self.gradient, self.tail = np.split(self.buffer, [self.model.size])
-        self.scores = np.zeros(2)  # loss and right answers on the test set
-        self.plan = hpcdist.plan(
-            comm,
-            self.buffer,
-            algorithm=execution.algorithm,
-            segment_nbytes=execution.segment_nbytes,
-            topology=execution.topology,
-            selection=config.selection or None,
+        wanted = (self.model.size + 3, np.float32), (2, np.float64)
+        (self.buffer, self.scores), apart = room_for(comm, device, config, wanted)
+        self.gradient, self.tail = self.buffer[: self.model.size], self.buffer[self.model.size :]
+        self.plan = self._plan(execution)
+        self.why = f"{self.plan.why}; not in shared memory: {apart}" if apart else self.plan.why
+        self.score_plan = hpcdist.plan(  # for loss and right answers on the test set
+            comm, self.scores, algorithm=self.plan.algorithm, topology=self.plan.topology, path=config.path
         )
-        self.score_plan = hpcdist.plan(comm, self.scores, algorithm=self.plan.algorithm, topology=self.plan.topology)
-        self.execution = Execution(
-            comm.size, self.plan.algorithm, self.plan.segment_nbytes, self.plan.topology, execution.threads
+        self.execution = replace(
+            execution,
+            algorithm=self.plan.algorithm,
+            segment_nbytes=self.plan.segment_nbytes,
+            topology=tuple(self.plan.topology),
+            device=device.kind,
         )
         self.test = self._own_part_of_test_set()
 
+    def _plan(self, execution: Execution) -> hpcdist.Plan:
+        """How to add up gradients; chosen anew if it was in memory that the ranks cannot share any more. Collective."""
+        config = self.config
+        try:
+            return hpcdist.plan(
+                self.comm,
+                self.buffer,
+                algorithm=execution.algorithm,
+                segment_nbytes=execution.segment_nbytes,
+                topology=execution.topology,
+                selection=config.selection or None,
+                path=config.path,
+            )
+        except ArgumentError:
+            fresh = replace(execution, algorithm=config.algorithm, segment_nbytes=config.segment_nbytes, topology=None)
+            if fresh == execution or not is_shared(execution.algorithm):
+                raise
+            return self._plan(fresh)
+
     def _own_part_of_test_set(self) -> tuple[np.ndarray, np.ndarray]:
         everything = np.arange(self.data.sizes["test"])
-        return self.data.read("test", everything[part(len(everything), self.comm.rank, self.comm.size)])
+        return self._read("test", everything[part(len(everything), self.comm.rank, self.comm.size)])
+
+    def _read(self, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Samples where the model computes."""
+        x, y = self.data.read(split, indices)
+        return self.device.put(x), self.device.put(y)
 
     @property
     def total(self) -> int:
@@ -97,13 +137,13 @@ class Trainer:
         """
         began = time.perf_counter()
         batch = self.sampler.indices(self.done)
-        x, y = self.data.read("train", batch[part(len(batch), self.comm.rank, self.comm.size)])
+        x, y = self._read("train", batch[part(len(batch), self.comm.rank, self.comm.size)])
         loss, correct = self.model.loss_and_gradient(self.parameters, x, y, self.gradient)
-        self.tail[:] = loss, correct, stop
+        self.tail[0], self.tail[1], self.tail[2] = loss, correct, stop
 
         self.plan()  # from here on, the buffer holds the sums over all ranks
 
-        loss, correct, stops = self.tail.tolist()
+        loss, correct, stops = self.device.get(self.tail).tolist()  # here the host waits for the device
         self._check_loss(loss)
         rate = self.learning_rate()
         self.gradient /= len(batch)
@@ -141,13 +181,13 @@ class Trainer:
 
     def evaluate(self) -> tuple[float, float]:
         """Mean loss and accuracy on the test set, of which every rank takes its part. Collective."""
-        self.scores[:] = self.model.loss(self.parameters, *self.test)
+        self.scores[0], self.scores[1] = self.model.loss(self.parameters, *self.test)
         self.score_plan()
-        loss, correct = self.scores.tolist()
+        loss, correct = self.device.get(self.scores).tolist()
         return loss / self.data.sizes["test"], correct / self.data.sizes["test"]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays that a checkpoint holds; they are the same on all ranks."""
+        """The arrays that a checkpoint holds, where they are; they are the same on all ranks."""
         state = self.optimizer.state()
         return {"parameters": self.parameters} | {f"optimizer/{name}": state[name] for name in state}
 
@@ -168,6 +208,9 @@ class Trainer:
         return self.arrays()
 
     def close(self) -> None:
-        """Close the plans. Collective."""
+        """Close the plans, and give shared memory back. Collective."""
         self.score_plan.close()
         self.plan.close()
+        if self.plan.in_shared_memory:
+            del self.buffer, self.gradient, self.tail, self.scores
+            hpcdist.release(self.comm)

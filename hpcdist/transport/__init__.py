@@ -93,7 +93,12 @@ class TransferError(RuntimeError):
     @classmethod
     def of(cls, got: int, expected: int, peer: int) -> TransferError:
         """The error for `got` bytes where `expected` were due."""
-        return cls(
-            f"rank {peer} sent {got} bytes where {expected} were due: the ranks run different plans under one tag. "
-            "Call plans in the same order on all ranks."
-        )
+        return cls(f"rank {peer} sent {got} bytes where {expected} were due: {_OTHER_PLANS}")
+
+    @classmethod
+    def refused(cls, sent: int, expected: int, peer: int) -> TransferError:
+        """The error for `sent` bytes to a rank where `expected` are due."""
+        return cls(f"rank {peer} does not take {sent} bytes where {expected} are due: {_OTHER_PLANS}")
+
+
+_OTHER_PLANS = "the ranks run different plans under one tag. Call plans in the same order on all ranks."

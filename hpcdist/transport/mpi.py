@@ -34,12 +34,15 @@ class MpiTransport:
         self.home: Any = None  # the memory that ranks of a node share, once it is asked for
         self._free_tags: list[int] = []
         self._next_tag = 0
-        self._last_tag = int(MPI.COMM_WORLD.Get_attr(MPI.TAG_UB) or 32767)  # Open MPI knows it there only
+        highest = int(MPI.COMM_WORLD.Get_attr(MPI.TAG_UB) or 32767)  # Open MPI knows it there only
+        self._last_tag = highest // 2  # those above are for answers
 
     def send(self, memory: NDArray, peer: int, tag: int) -> _Send:
-        """Bind a send."""
-        message = (_address(memory), memory.nbytes, MPI.BYTE, peer, tag, self.comm)
-        native = _native(MPI.Request(), memory.nbytes, message)
+        """Bind a send; of device memory, where MPI can read that."""
+        native = None
+        if isinstance(memory, np.ndarray):
+            message = (_address(memory), memory.nbytes, MPI.BYTE, peer, tag, self.comm)
+            native = _native(MPI.Request(), memory.nbytes, message)
         return _Send(self.comm.Send_init(_bytes_of(memory), peer, tag), native)
 
     def receive(self, memory: NDArray, peer: int, tag: int) -> _Receive:
@@ -79,6 +82,10 @@ class MpiTransport:
     def return_tag(self, tag: int) -> None:
         """Give a tag back, after all ranks have closed the plan."""
         self._free_tags.append(tag)
+
+    def answering(self, tag: int) -> int:
+        """The tag of answers to the messages of a plan."""
+        return self._last_tag + tag
 
 
 class _Send:

@@ -14,7 +14,7 @@ from mpi4py import MPI
 
 import hpcdist
 from hpcdist import algorithms
-from hpcdist.collectives import LEAST_WITHOUT_FLAGS
+from hpcdist.choosing.algorithm import LEAST_WITHOUT_FLAGS
 from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.kernels.reduce import DTYPES, OPS, average, binary
 from hpcdist.transport import window

@@ -82,7 +82,7 @@ def test_in_the_foreground_nothing_is_copied_and_arrays_may_have_any_order(share
     state = {"turned": np.arange(600.0).reshape(20, 30).T, "every second": np.arange(40)[::2], "scalar": np.array(1.5)}
     with Store(COMM, shared, writers=COMM.size, background=False) as store:
         store.save(1, state, {})
-        assert store._staged == {}
+        assert store._snapshot.memory == {}
         assert equal(read(look(committed(shared)[0])), state)
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,30 @@ def test_the_model_is_the_same_on_all_ranks(ranks_per_node):
     assert min(fitted.alpha, fitted.gamma) > 0
     several_nodes_of_several_ranks = 1 < len(set(topology)) < WORLD.size
     assert (fitted.node_alpha is not None) == several_nodes_of_several_ranks
+
+
+def test_bits_count_and_not_values(monkeypatch):
+    zeros = np.zeros(10, np.float32)
+    monkeypatch.setattr(inputs, "inputs", lambda *_: zeros)
+    monkeypatch.setattr(inputs, "expected", lambda *_: -zeros)
+    bench, case = library_bench("in_place")
+    bench.check()
+    assert case.bad.wrong == 10 * WORLD.size
+
+
+@pytest.mark.skipif(find_spec("cupy") is not None, reason="there is a CuPy here, and maybe a GPU")
+def test_without_a_gpu_a_sweep_of_device_buffers_is_refused():
+    result = CliRunner().invoke(sweep, ["--device", "cuda"])
+    assert result.exit_code == 1
+    assert ("Error: rank" in result.output and "CuPy" in result.output) == (WORLD.rank == 0)
+
+
+def test_rows_of_host_buffers_say_so(folder):
+    Sweep(WORLD, options(json=folder / "s.json", tune=folder / "t.json")).run()
+    WORLD.Barrier()
+    rows = json.loads((folder / "s.json").read_text())["results"]
+    assert {(row["memory"], row["path"]) for row in rows} == {("host", "host")}
+    assert {(rule.memory, rule.path) for rule in Selection.load(folder / "t.json").rules} == {("host", "host")}
 
 
 def test_a_sweep_writes_what_it_measured(folder, capsys):
@@ -350,6 +375,11 @@ def test_the_second_signal_acts_as_it_always_did():
         (["--no-library", "--algorithms", LIBRARY], "nothing is left to measure"),
         (["--algorithms", LIBRARY, "--dtype", "bfloat16"], "nothing is left to measure"),
         (["--library-algorithms", "--no-library", "--algorithms", LIBRARY, "--dtype", "float16"], "nothing is left"),
+        (["--path", "direct"], "--path is for device buffers: add --device cuda"),
+        (["--device", "cuda", "--path", "stage"], "'stage'; choose from auto, staged, aware, direct"),
+        (["--device", "tpu"], "--device"),
+        (["--device", "cuda", "--library-algorithms"], "--library-algorithms is for host buffers"),
+        (["--algorithms", "ring,shared"], "shared works in arrays of hpcdist.empty"),
         (["--json", "a", "--tune", "./a"], "a is named for two outputs"),
         (["--figure", "a", "--csv", "a.svg"], "a.svg is named for two outputs"),
     ],

@@ -9,8 +9,8 @@ import signal
 import tempfile
 import tomllib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -18,27 +18,33 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 from rich.console import Console
+from training import SHORT, die_after, rows, train
 
-from hpcdist.algorithms import ALLREDUCE
+import hpcdist
+from hpcdist import gpus
+from hpcdist.algorithms import ALLREDUCE, SHARED
 from hpcdist.checkpoint import Fence, committed, look, read
 from hpcdist.checkpoint.fence import OWNER
 from hpcdist.checkpoint.writer import claim
 from hpcdist.data.dataset import Dataset
+from hpcdist.device import local
+from hpcdist.device.host import Host
+from hpcdist.device.kinds import KINDS
 from hpcdist.errors import AgreedError
 from hpcdist.models import MODELS
+from hpcdist.selection import Bracket, Rule, Selection
 from hpcdist.train import loop, setup
 from hpcdist.train.config import Config
 from hpcdist.train.log import Log, Row
-from hpcdist.train.log import read as read_log
 from hpcdist.train.signals import StopRequest
 from hpcdist.train.trainer import Execution, Trainer
+from hpcdist.transport import window
 from hpcdist.transport.together import on_root
 
 pytest.importorskip("sklearn", reason="trains on the digits")
 pytestmark = pytest.mark.mpi
 
 COMM = MPI.COMM_WORLD
-SHORT: dict[str, Any] = {"epochs": 2, "batch": 100, "warmup": 5, "seed": 5}  # 30 steps
 
 
 @pytest.fixture
@@ -61,17 +67,6 @@ def cache() -> Iterator[None]:
         COMM.Barrier()
     if holder:
         holder.cleanup()
-
-
-def rows(out: Path) -> list[Row]:
-    """The log without the times."""
-    return [replace(row, seconds=0.0) for row in read_log(out / "log.csv")]
-
-
-def train(out: Path, comm: MPI.Intracomm = COMM, **settings: Any) -> list[Row]:
-    outcome = loop.train(comm, {**SHORT, "out": str(out), **settings})
-    assert outcome.completed
-    return rows(out)
 
 
 def make_trainer(data: Dataset, comm: MPI.Intracomm = COMM, **settings: Any) -> Trainer:
@@ -146,8 +141,54 @@ def test_resuming_uses_the_stored_algorithm_instead_of_choosing_again(shared: Pa
     path = committed(shared / "checkpoints")[0]
     stored = look(path).facts["execution"]
     assert {**stored, "threads": 0} == {**chosen, "threads": 0}
-    assert stored["algorithm"] in ALLREDUCE
+    assert stored["algorithm"] in (*ALLREDUCE, SHARED)
     assert len(stored["topology"]) == COMM.size
+
+
+def execution(out: Path) -> dict[str, Any]:
+    return json.loads((out / "summary.json").read_text())["execution"]
+
+
+def test_ranks_of_a_node_add_up_gradients_in_shared_memory(shared: Path) -> None:
+    by_itself = train(shared / "auto", epochs=1)
+    assert (execution(shared / "auto")["algorithm"] == SHARED) == (COMM.size > 1)
+    asked = train(shared / "asked", epochs=1, algorithm=SHARED)
+    assert execution(shared / "asked")["algorithm"] == SHARED
+    assert asked == by_itself
+
+
+def test_a_table_is_asked_before_memory_is_shared(shared: Path) -> None:
+    table = shared / "table.json"
+    if COMM.rank == 0:
+        Selection((Rule(COMM.size, 1, "float32", (Bracket(None, "tree"),)),)).write(table)
+    COMM.Barrier()
+    train(shared / "out", epochs=1, selection=str(table))
+    assert execution(shared / "out")["algorithm"] == "tree"
+
+
+@pytest.mark.skipif(COMM.size == 1, reason="one rank shares memory with nobody")
+def test_without_room_to_share_messages_are_sent_and_that_is_said(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(shared / "whole", checkpoint_every=10)
+    monkeypatch.setattr(window, "room", lambda where: (0, 0))
+    resumed = {**SHORT, "out": str(shared / "next"), "resume": str(shared / "whole" / "checkpoints" / "step-00000010")}
+    loop.train(COMM, resumed, Console(), explain=True)
+    assert execution(shared / "next")["algorithm"] in ALLREDUCE
+    assert [row.loss for row in rows(shared / "next")] == pytest.approx([row.loss for row in whole[10:]], rel=2e-5)
+    if COMM.rank == 0:
+        said = capsys.readouterr().out
+        assert "not in shared memory: " in said
+        assert "of shared memory, but" in said
+        assert f"gradients are added up in another order (algorithm {SHARED} -> " in said
+    with pytest.raises(AgreedError, match="of shared memory, but"):
+        train(shared / "asked", algorithm=SHARED)
+
+
+def test_a_run_gives_its_shared_memory_back(data: Dataset) -> None:
+    hpcdist.release(COMM)  # what earlier tests have left
+    make_trainer(data, algorithm=SHARED).close()
+    assert hpcdist.release(COMM) == 0
 
 
 def test_stop_asked_of_one_rank_stops_all_with_a_checkpoint(shared: Path) -> None:
@@ -193,6 +234,32 @@ def test_a_checkpoint_that_cannot_be_written_is_everybodys_error(shared: Path) -
     COMM.Barrier()
     with pytest.raises(AgreedError, match="rank 0"):
         train(shared, checkpoint_dir=str(shared / "file" / "checkpoints"))
+
+
+def test_a_device_that_one_rank_lacks_is_everybodys_error(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Host:
+        raise RuntimeError("there is none here")
+
+    monkeypatch.setitem(KINDS, "rare", fail if COMM.rank == COMM.size - 1 else Host)
+    with pytest.raises(AgreedError, match=f"rank {COMM.size - 1}: RuntimeError: there is none here"):
+        train(shared, device="rare")
+    assert not (shared / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("seen", [["gpu 0"], [f"gpu {number}" for number in range(COMM.size)]], ids=["one", "enough"])
+def test_ranks_that_share_a_gpu_are_named(monkeypatch: pytest.MonkeyPatch, seen: list[str]) -> None:
+    """An error if there is one for each, else a note."""
+    monkeypatch.setattr(local, "booking", lambda device: local.Booking("gpu 0", tuple(seen)))
+    gpu = SimpleNamespace(kind="cuda")
+    if COMM.size == 1:
+        assert gpus.sharing(COMM, gpu) == []
+    elif len(seen) == 1:
+        assert len(gpus.sharing(COMM, gpu)) == 1
+        assert "share GPU gpu 0, of 1 for" in gpus.sharing(COMM, gpu)[0]
+    else:
+        with pytest.raises(AgreedError, match=f"share GPU gpu 0, of {COMM.size} for {COMM.size} ranks"):
+            gpus.sharing(COMM, gpu)
+    assert gpus.sharing(COMM, Host()) == []
 
 
 def test_being_replaced_by_another_run_is_everybodys_error(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,22 +377,6 @@ def memory(shared: Path) -> Path:
         path.mkdir()
     COMM.Barrier()
     return path
-
-
-def die_after(steps: int, out: Path, **settings: Any) -> None:
-    """Train, and end by an error on all ranks."""
-    step = Trainer.step
-
-    def fail(trainer: Trainer, stop: bool) -> tuple[Row, bool]:
-        if trainer.done == steps:
-            raise AgreedError("as good as killed")
-        return step(trainer, stop)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "step", fail)
-        with pytest.raises(AgreedError, match="as good as killed"):
-            train(out, **settings)
-    COMM.Barrier()
 
 
 def test_a_newer_state_in_the_memory_of_the_nodes_is_taken(shared: Path, memory: Path) -> None:

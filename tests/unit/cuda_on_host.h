@@ -154,6 +154,8 @@ static inline unsigned __shfl_xor_sync(unsigned, unsigned mine, int apart) {
     return got;
 }
 
+static inline void __stwb(uint4* into, uint4 words) { *into = words; }
+
 template <typename T> static inline T atomicAdd(T* where, T amount) {
     const T before = *where;
     *where += amount;

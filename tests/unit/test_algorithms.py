@@ -7,6 +7,7 @@ import pytest
 
 from hpcdist import algorithms, cost, verify
 from hpcdist.algorithms.binary_blocks import blocks
+from hpcdist.algorithms.double_binary_trees import best_blocks, height
 from hpcdist.schedule import mirror, owned_in_order, place, relabel, then
 
 SIZES = range(1, 34)
@@ -77,7 +78,7 @@ def test_hierarchical_is_proven_with_any_algorithms_inside_and_between_nodes(inn
             verify(algorithms.allreduce(f"hierarchical:{inner}+{outer}", size, topology))
 
 
-@pytest.mark.parametrize("name", ["halving_doubling", "binary_blocks", "recursive_doubling", "tree"])
+@pytest.mark.parametrize("name", ["halving_doubling", "binary_blocks", "circulant", "recursive_doubling", "tree"])
 @pytest.mark.parametrize("size", [63, 96, 127, 257, 600, 1000, 2049, 4095])
 def test_logarithmic_algorithms_are_proven_at_large_sizes(name, size):
     verify(algorithms.allreduce(name, size))
@@ -92,6 +93,17 @@ def test_a_world_of_4096_is_proven(name):
 @pytest.mark.parametrize("size", [64, 127, 600])
 def test_linear_algorithms_are_proven_at_large_sizes(name, size):
     verify(algorithms.allreduce(name, size))
+
+
+@pytest.mark.parametrize("size", [63, 64, 96, 127, 257, 600, 1023])
+def test_double_binary_trees_are_proven_at_large_sizes(size):
+    verify(algorithms.double_binary_trees(size))
+
+
+@pytest.mark.parametrize("size", [*SIZES, 100])
+@pytest.mark.parametrize("count", [1, 2, 5, 32])
+def test_double_binary_trees_are_proven_in_any_number_of_blocks(size, count):
+    verify(algorithms.double_binary_trees(size, count))
 
 
 @pytest.mark.parametrize("topology", [[r // 8 for r in range(256)], [r % 37 for r in range(500)]])
@@ -111,6 +123,8 @@ def steps(name, size):
         "direct": 2 if size > 1 else 0,
         "tree": 2 * math.ceil(math.log2(size)),
         "binary_blocks": 2 * steps_of_blocks([len(block) for block in blocks(size)]),
+        "circulant": 2 * math.ceil(math.log2(size)),
+        "double_binary_trees": 2 * (lg(size) + best_blocks(size) - 1) if size > 1 else 0,
     }[name]
 
 
@@ -130,6 +144,8 @@ def sent(name, size):
         "direct": 2 * (size - 1) / size,
         "tree": math.ceil(math.log2(size)),
         "binary_blocks": 2.0,
+        "circulant": 2 * (size - 1) / size,
+        "double_binary_trees": {1: 0.0, 2: 1.0, 3: 1.5}.get(size, 2.0),
     }[name]
 
 
@@ -155,6 +171,61 @@ def test_ring_and_direct_send_no_byte_more_than_they_must(size):
         assert (counts.sent == 2 * (size - 1)).all()
         assert (counts.reduced == size - 1).all()
         assert (counts.messages == 2 * (size - 1)).all()
+
+
+@pytest.mark.parametrize("size", [*SIZES, 96, 127, 600])
+def test_circulant_sends_no_byte_more_than_it_must_in_the_fewest_steps(size):
+    counts = cost.count(algorithms.circulant(size))
+    assert counts.steps == 2 * math.ceil(math.log2(size))
+    assert (counts.sent == 2 * (size - 1)).all()
+    assert (counts.reduced == size - 1).all()
+    assert counts.messages.max() <= 2 * counts.steps
+
+
+def test_circulant_hands_on_half_of_what_is_left_and_cuts_runs_that_go_around():
+    steps = [list(step.rows()) for step in algorithms.SCATTER_REDUCE["circulant"](6).steps]
+    assert [{(row.dst - row.src) % 6 for row in rows} for rows in steps] == [{3}, {2}, {1}]
+    around = [row for row in steps[0] if row.src == 1]
+    assert [str(row) for row in around] == ["1->4 c4..5+", "1->4 c0+"]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("count", [1, 3])
+def test_double_binary_trees_send_what_they_state(size, count):
+    counts = cost.count(algorithms.double_binary_trees(size, count))
+    assert counts.steps == (2 * (height(size) + count - 1) if size > 1 else 0)
+    assert counts.messages.sum() == counts.sent.sum() == 4 * count * (size - 1)  # each edge of two trees, up and down
+    assert counts.messages.max() <= 4 * count
+    assert counts.reduced.sum() == 2 * count * (size - 1)
+
+
+@pytest.mark.parametrize("size", [*SIZES, 96, 127, 600])
+def test_nobody_is_an_inner_node_of_both_trees_and_nobody_has_three_children(size):
+    schedule = algorithms.SCATTER_REDUCE["double_binary_trees"](size, 1)
+    rows = [row for step in schedule.steps for row in step.rows()]
+    inner = [{row.dst for row in rows if row.src_chunk == tree} for tree in (0, 1)]
+    assert not inner[0] & inner[1]
+    for tree in (0, 1):
+        sources = [row.src for row in rows if row.src_chunk == tree]
+        assert sorted([*sources, schedule.contract.owner[tree]]) == list(range(size))  # all but the root have a parent
+        assert max(np.bincount([row.dst for row in rows if row.src_chunk == tree], minlength=1)) <= 2
+
+
+@pytest.mark.parametrize("size", [2, 3, 6, 7, 8, 100, 1023])
+def test_the_first_tree_is_in_order_so_that_its_sums_are_in_the_order_of_ranks(size):
+    """Children on the left hold lower ranks only, those on the right higher ones."""
+    held = {rank: {rank} for rank in range(size)}
+    for step in algorithms.SCATTER_REDUCE["double_binary_trees"](size, 1).steps:
+        for row in [row for row in step.rows() if row.src_chunk == 0]:
+            lower, upper = sorted((held[row.src], held[row.dst]), key=min)
+            assert max(lower) < min(upper)
+            held[row.dst] = lower | upper
+
+
+def test_in_the_long_run_all_inner_nodes_of_a_tree_pass_on_in_every_step():
+    steps = algorithms.SCATTER_REDUCE["double_binary_trees"](7, 9).steps
+    assert {len(step.rows()) for step in steps[1:-1]} == {12}  # each edge of both trees
+    assert [len(step.rows()) for step in (steps[0], steps[-1])] == [8, 4]  # leaves only, roots only
 
 
 @pytest.mark.parametrize("size", [2, 4, 8, 64])
@@ -294,6 +365,17 @@ def test_an_unknown_name_is_answered_with_those_there_are():
 def test_what_follows_the_name_of_a_flat_algorithm_is_an_error():
     with pytest.raises(ValueError, match="'ring:tree'"):
         algorithms.allreduce("ring:tree", 4)
+
+
+def test_the_number_of_blocks_can_be_part_of_the_name():
+    schedule = algorithms.allreduce("double_binary_trees:16", 6)
+    assert (schedule.name, schedule.chunks) == ("double_binary_trees:16", 32)
+
+
+@pytest.mark.parametrize("blocks", ["0", "-1", "x", "1.5", "\u00b2", "5000", "10000000000"])
+def test_a_number_of_blocks_that_cannot_be_is_refused(blocks):
+    with pytest.raises(ValueError, match=r"names no number of blocks|1 to 4096 blocks, not"):
+        algorithms.allreduce(f"double_binary_trees:{blocks}", 4)
 
 
 def test_a_world_without_ranks_is_refused():

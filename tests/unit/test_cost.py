@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hpcdist import algorithms, cost
+from hpcdist.algorithms.double_binary_trees import best_blocks
 from hpcdist.cost import Model
 
 # 5 us a message, 12.5 GB/s, 5 ps to reduce a byte
@@ -56,6 +57,49 @@ def test_the_price_of_a_ring_is_its_formula(size):
     share = (size - 1) / size * nbytes
     seconds = 2 * (size - 1) * model.alpha + 2 * share * model.beta + share * model.gamma
     assert cost.predict(algorithms.ring(size), nbytes, model) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("size", [2, 3, 7, 12, 33])
+def test_the_price_of_circulant_is_that_of_its_bytes_and_of_at_most_two_messages_a_step(size):
+    model, nbytes = Model(3e-6, 2e-10, 7e-11), 10**6
+    share, steps = (size - 1) / size * nbytes, 2 * (size - 1).bit_length()
+    in_bytes = share * (2 * model.beta + model.gamma)
+    price = cost.predict(algorithms.circulant(size), nbytes, model)
+    assert in_bytes + steps * model.alpha <= price <= 1.000001 * (in_bytes + 2 * steps * model.alpha)
+
+
+@pytest.mark.parametrize("size", [12, 96, 127, 1000])
+@pytest.mark.parametrize("blocks", [8, 64])
+def test_the_price_of_double_binary_trees_is_that_of_their_pipeline(size, blocks):
+    """Two messages a step in both phases, each with as many steps as blocks and levels, but for the ends."""
+    model, nbytes, levels = Model(3e-6, 2e-10, 0.0), 10**8, int(np.log2(size))
+    step = 2 * (model.alpha + model.beta * nbytes / (2 * blocks))
+    price = cost.predict(algorithms.double_binary_trees(size, blocks), nbytes, model)
+    assert 2 * blocks * step <= price <= 2 * (blocks + levels) * step
+
+
+@pytest.mark.parametrize("size", [31, 127, 600])
+def test_the_default_number_of_blocks_is_the_best_where_bytes_cost_as_much_as_a_message_to_everybody(size):
+    nbytes, best = size * TABLE_MODEL.alpha / TABLE_MODEL.beta, best_blocks(size)
+    tried = range(1, 2 * best, 1 + best // 10)
+    prices = [cost.predict(algorithms.double_binary_trees(size, b), nbytes, TABLE_MODEL) for b in tried]
+    assert cost.predict(algorithms.double_binary_trees(size), nbytes, TABLE_MODEL) < 1.01 * min(prices)
+
+
+@pytest.mark.parametrize(("size", "nbytes"), [(127, 8 << 20), (511, 16 << 20), (1023, 64 << 20)])
+def test_double_binary_trees_beat_the_classics_where_a_number_of_ranks_has_many_powers_of_two(size, nbytes):
+    classics = ("ring", "halving_doubling", "binary_blocks", "recursive_doubling")
+    prices = [cost.predict(algorithms.allreduce(name, size), nbytes, TABLE_MODEL) for name in classics]
+    assert cost.predict(algorithms.double_binary_trees(size), nbytes, TABLE_MODEL) < min(prices)
+
+
+@pytest.mark.parametrize("size", [6, 12, 31, 33, 600])
+def test_circulant_is_the_cheapest_for_large_buffers_where_ranks_are_no_power_of_two(size):
+    prices = {}
+    for name in algorithms.ALLREDUCE:
+        if name != "hierarchical":
+            prices[name] = cost.predict(algorithms.allreduce(name, size), 64 << 20, TABLE_MODEL)
+    assert prices.pop("circulant") < min(prices.values())
 
 
 def test_without_ranks_to_talk_to_nothing_costs_anything():

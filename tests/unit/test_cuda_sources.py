@@ -119,7 +119,7 @@ def test_no_option_changes_what_float32_arithmetic_gives(ptx):
 @needs_nvcc
 @pytest.mark.limit(600)
 def test_memory_is_moved_16_bytes_at_a_time_and_registers_suffice(ptx):
-    bulk = re.compile(r"\b(ld|st)(?:\.global)?(?:\.nc)?\.(?:v4\.[busf]32|v2\.[busf]64)")
+    bulk = re.compile(r"\b(ld|st)(?:\.global)?(?:\.nc|\.wb)?\.(?:v4\.[busf]32|v2\.[busf]64)")
     for (source, kernel), text in ptx.items():
         if source in ("bucket", "combine", "sgd") or kernel in ("lars_update", "unscale_float32"):
             assert {found[1] for found in bulk.finditer(text)} == {"ld", "st"}, kernel
@@ -132,6 +132,7 @@ def test_memory_is_moved_16_bytes_at_a_time_and_registers_suffice(ptx):
         ("numbers.cuh", "THREADS", THREADS),
         ("numbers.cuh", "WARP", quantise.WARP),
         ("quantise.cu", "GROUP", quantise.GROUP),
+        ("combine.cu", "MOST", combine.MOST),
         ("sparse.cu", "BINS", sparse.BINS),
         ("sparse.cu", "RUN", sparse.SPAN // THREADS),
     ],
@@ -246,7 +247,17 @@ def wrong_arguments(on):
     shifted = np.zeros(40, np.uint8)[1:33].view(np.float32)
     return [
         (lambda: combine.combine("mean", x, [x, y], on=on), "no kernel for 'mean'; choose from sum, prod, max, min"),
-        (lambda: combine.combine("sum", x, [x] * 17, on=on), "17 sources; a kernel takes from 1 to 16"),
+        (lambda: combine.combine("sum", x, [x] * 65, on=on), "65 sources; a kernel takes from 1 to 64"),
+        (lambda: combine.combine_into_all("sum", [], [x], on=on), "0 targets; a kernel takes from 1 to 64"),
+        (lambda: combine.combine_into_all("sum", [x, y, x], [x], on=on), r"targets\[0\] and targets\[2\] share memory"),
+        (
+            lambda: combine.combine_into_all("sum", [y, h], [x], on=on),
+            r"targets\[1\] has bfloat16 elements; .* float32",
+        ),
+        (
+            lambda: combine.combine_into_all("sum", [y[:4]], [x[:4], y[2:6]], on=on),
+            "share memory, but are not the same",
+        ),
         (lambda: combine.combine("sum", x, [x, h], on=on), r"sources\[1\] has bfloat16 elements; .* must be float32"),
         (lambda: combine.combine("sum", x, [x, y[:7]], on=on), r"sources\[1\] has 7 elements; here there must be 8"),
         (lambda: combine.combine("sum", x[1:], [x[:-1], y[1:]], on=on), "share memory, but are not the same"),
@@ -283,6 +294,7 @@ def test_wrong_arguments_are_refused_with_the_numbers(on):
 def test_empty_arrays_are_left_alone(on):
     x, i, flag = np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(1, np.int32)
     combine.combine("sum", x, [x, x], on=on)
+    combine.combine_into_all("sum", [x], [x], on=on)
     average.average(x, x, 3, on=on)
     unscale.unscale(x, x, 1.0, flag, on=on)
     quantise.quantise(np.zeros(0, np.int8), x, x, x, on=on)

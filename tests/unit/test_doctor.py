@@ -346,12 +346,6 @@ def test_who_claims_what_is_told():
     assert set(said) <= {"MPICH_GPU_SUPPORT_ENABLED", "MPIX_Query_cuda_support", "mpi_memory_alloc_kinds"}
 
 
-def test_a_broken_cache_is_an_empty_one(tmp_path):
-    (tmp_path / "cache").write_text("{")
-    assert aware.read(tmp_path / "cache") == {}
-    assert aware.read(tmp_path / "none") == {}
-
-
 FOUR = tuple(f"0000:0{i}:00.0" for i in range(4))
 ALL_PEERS = frozenset((i, j) for i in range(4) for j in range(4) if i != j)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import guarded
 import numpy as np
 import pytest
 
@@ -70,6 +71,26 @@ def test_float32_stays_float32(name: str) -> None:
     at = model.initialize(1)
     assert at.dtype == np.float32
     assert all(layer.dtype == np.float32 for layer in model.forward(views(at, model.shapes), samples(2, np.float32)[0]))
+
+
+@pytest.mark.parametrize("count", [5, 0])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_device_computes_the_same_and_is_not_waited_for(
+    name: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(name)
+    at, (x, y) = parameters(model), samples(count)
+    gradient = np.full(model.size, np.nan)
+    loss, correct = model.loss_and_gradient(at, x, y, gradient)
+
+    there, found = [guarded.put(values) for values in (at, x, y)], guarded.put(np.full(model.size, np.nan))
+    with monkeypatch.context() as patch:
+        patch.setattr(guarded.Event, "wait", lambda event: pytest.fail("the host waits for the device"))
+        loss_there, correct_there = model.loss_and_gradient(*there, found)
+    np.testing.assert_allclose(found.get(), gradient, rtol=1e-12, atol=1e-14)
+    assert float(loss_there) == pytest.approx(loss)
+    assert int(correct_there) == correct
+    assert float(model.loss(*there)[0]) == pytest.approx(loss)
 
 
 def test_initial_parameters_follow_the_seed() -> None:

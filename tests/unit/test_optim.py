@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import tracemalloc
+from pathlib import Path
 
+import guarded
 import numpy as np
 import pytest
+from cuda_on_host import COMPILER, Host
 
+from hpcdist.device import register
+from hpcdist.kernels.device import CUDA
+from hpcdist.kernels.sgd import KERNELS
 from hpcdist.optim.policy import POLICIES, learning_rate
 from hpcdist.optim.sgd import SGD
+from hpcdist.optim.steps import kernels_for
 
 
 def test_sgd_follows_its_formula() -> None:
@@ -51,6 +58,57 @@ def test_sgd_allocates_nothing_of_the_size_of_its_parameters() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < gradient.nbytes / 10
+
+
+@pytest.mark.skipif(COMPILER is None, reason="the kernel is run on the host by g++, and there is none")
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-4])
+def test_one_kernel_has_the_bits_of_the_operations(tmp_path: Path, weight_decay: float) -> None:
+    generator = np.random.default_rng(1)
+    at, count = generator.normal(size=10_000).astype(np.float32), 10_000
+    operations = SGD(at.copy(), momentum=0.9, weight_decay=weight_decay)
+    fused = SGD(at.copy(), momentum=0.9, weight_decay=weight_decay, on=Host(tmp_path, {"sgd": KERNELS}))
+    for rate in (0.1, 0.03, 1.0):
+        gradient = generator.normal(size=count).astype(np.float32)
+        before = gradient.copy()
+        for each in (operations, fused):
+            each.step(gradient, rate)
+        assert gradient.tobytes() == before.tobytes()
+        assert fused.parameters.tobytes() == operations.parameters.tobytes()
+        assert fused.velocity.tobytes() == operations.velocity.tobytes()
+
+
+def test_kernels_are_for_cuda_and_float32() -> None:
+    assert kernels_for(np.ones(3, np.float32)) is None
+    assert kernels_for(guarded.put(np.ones(3, np.float32))) is None
+    assert kernels_for(OnCuda(np.float32)) is CUDA
+    assert kernels_for(OnCuda(np.float64)) is None
+
+
+class OnCuda:
+    """Parameters of which no more is known than their type, and that they are on a device of this kind."""
+
+    kind = "cuda"
+
+    def __init__(self, dtype: type) -> None:
+        self.dtype = np.dtype(dtype)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def devices() -> None:
+    guarded.install()
+    register(lambda array: array if isinstance(array, OnCuda) else None)
+
+
+def test_a_step_on_a_device_has_the_bits_of_one_in_host_memory() -> None:
+    generator = np.random.default_rng(2)
+    at = generator.normal(size=1000).astype(np.float32)
+    here, there = SGD(at.copy(), weight_decay=1e-2), SGD(guarded.put(at), weight_decay=1e-2)
+    for rate in (0.1, 0.01):
+        gradient = generator.normal(size=1000).astype(np.float32)
+        here.step(gradient, rate)
+        there.step(guarded.put(gradient), rate)
+    assert there.parameters.get().tobytes() == here.parameters.tobytes()
+    assert there.state()["velocity"].get().tobytes() == here.velocity.tobytes()
 
 
 def rates(policy: str, warmup: int = 4, total: int = 20) -> list[float]:

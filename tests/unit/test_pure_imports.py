@@ -10,14 +10,22 @@ import hpcdist
 
 NEED_MPI = (
     "agreement",
+    "bench.cases",
+    "bench.gloo",  # it needs torch
+    "bench.ranks",
     "checkpoint",
+    "choosing",
     "collectives",
+    "direct",
     "doctor",
+    "gpus",
+    "plans",
     "shared",
     "stages",
     "sweep",
     "train",
     "transport.flags",
+    "transport.ipc",
     "transport.meeting",
     "transport.mpi",
     "transport.quiet",

@@ -6,7 +6,7 @@ import pytest
 
 from hpcdist import cost, selection
 from hpcdist.algorithms import ALLREDUCE, allreduce
-from hpcdist.selection import Bracket, Rule, Selection, choose_by_price, resolve
+from hpcdist.selection import NOT_BY_PRICE, Bracket, Rule, Selection, choose_by_price, resolve
 
 MODEL = cost.Model(1e-6, 1e-10, 1e-11)
 RULE = Rule(4, 2, "float32", (Bracket(1024, "tree", 0), Bracket(4096, "direct", 512), Bracket(None, "ring", 65536)))
@@ -97,7 +97,7 @@ def test_without_a_rule_the_table_s_own_model_decides():
 @pytest.mark.parametrize("size", [1, 2, 7, 8])
 def test_the_price_chosen_is_the_lowest(size, nbytes):
     choice = choose_by_price(size, None, nbytes, MODEL)
-    flat = set(ALLREDUCE) - {"hierarchical"}
+    flat = set(ALLREDUCE) - {"hierarchical"} - NOT_BY_PRICE
     prices = {name: cost.predict(allreduce(name, size), nbytes, MODEL) for name in flat}
     assert prices[choice.algorithm] == min(prices.values())
     assert f"{choice.algorithm} {prices[choice.algorithm] * 1e6:.4g} us" in choice.why
@@ -169,6 +169,8 @@ def edited(change):
         ),
         (lambda d: d["rules"][0]["choose"][1].update(max_bytes=-1), r"choose\[1\].max_bytes", "found -1"),
         (lambda d: d.update(model=[1]), "model", r"an object; found \[1\]"),
+        (lambda d: d["rules"][0].update(memory=3), r"rules\[0\].memory", "a text; found 3"),
+        (lambda d: d["rules"][0].update(path="auto"), r"rules\[0\].path", "one of host, staged, .*; found 'auto'"),
     ],
 )
 def test_a_malformed_table_is_refused_with_file_place_and_what_was_expected(change, place, wanted, tmp_path):
@@ -211,3 +213,47 @@ def test_what_is_neither_table_nor_path_is_refused(table):
 def test_a_table_that_is_not_there_is_an_error_and_no_default():
     with pytest.raises(FileNotFoundError):
         resolve("/nowhere/table.json", 4, (0, 0, 1, 1), "float32", 8)
+
+
+DEVICE_RULES = (
+    Rule(4, 2, "float32", (Bracket(None, "direct"),), "cuda", "staged"),
+    Rule(4, 2, "float32", (Bracket(None, "shared"),), "cuda", "direct"),
+)
+
+
+@pytest.mark.parametrize("rules", [(RULE, *DEVICE_RULES), (*DEVICE_RULES, RULE)], ids=["host first", "host last"])
+@pytest.mark.parametrize(
+    ("where", "algorithm"),
+    [((), "tree"), (("host", "host"), "tree"), (("cuda", "staged"), "direct"), (("cuda", "direct"), "shared")],
+)
+def test_host_buffers_and_each_path_of_device_buffers_have_rules_of_their_own(rules, where, algorithm):
+    assert Selection(rules).choose(4, 2, "float32", 9, *where).algorithm == algorithm
+    assert resolve(Selection(rules), 4, (0, 0, 1, 1), "float32", 9, *where).algorithm == algorithm
+
+
+def test_rules_for_device_buffers_are_nothing_to_host_buffers_nor_the_other_way_round():
+    assert Selection(DEVICE_RULES).choose(4, 2, "float32", 9) is None
+    assert TABLE.choose(4, 2, "float32", 9, "cuda", "staged") is None
+    assert Selection(DEVICE_RULES).choose(4, 2, "float32", 9, "cuda", "aware") is None
+    assert Selection(DEVICE_RULES).choose(4, 2, "int32", 9, "cuda", "direct").algorithm == "shared"
+
+
+def test_a_reason_says_where_device_buffers_lie_and_how_they_travel():
+    assert Selection(DEVICE_RULES, path="a.json").choose(4, 2, "float32", 9, "cuda", "staged").why == (
+        "a.json says so for 4 ranks on 2 nodes and float32 buffers of any size in cuda memory, path staged"
+    )
+    missing = resolve(TABLE, 4, (0, 0, 1, 1), "float32", 8, "cuda", "direct").why
+    assert missing.startswith(
+        "a.json has no rule for 4 ranks on 2 nodes and float32 in cuda memory, path direct; lowest"
+    )
+
+
+def test_memory_and_path_are_written_and_read(tmp_path):
+    Selection((RULE, *DEVICE_RULES)).write(tmp_path / "a.json")
+    assert Selection.load(tmp_path / "a.json").rules == (RULE, *DEVICE_RULES)
+
+
+def test_a_rule_that_tells_nothing_of_memory_is_one_for_host_buffers(tmp_path):
+    (tmp_path / "a.json").write_text(edited(lambda document: None))
+    (rule,) = Selection.load(tmp_path / "a.json").rules
+    assert (rule.memory, rule.path) == ("host", "host")

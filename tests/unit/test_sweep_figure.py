@@ -88,3 +88,9 @@ def test_only_one_placement_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(figure, "draw", lambda rows: drawn.extend(rows) or real(rows))
     figure.write(tmp_path / "f.svg", [*records(), *records(placement="out_of_place")])
     assert {row.placement for row in drawn} == {"in_place"}
+
+
+def test_each_path_of_device_buffers_has_its_panel():
+    rows = [*records(), *(row for path in ("staged", "direct") for row in records(memory="cuda", path=path))]
+    titles = [axes.get_title(loc="left") for axes in figure.draw(rows).axes]
+    assert titles == [f"8 ranks, 2 nodes, float32, sum{path}" for path in ("", ", staged", ", direct")]

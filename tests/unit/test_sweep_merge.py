@@ -15,12 +15,12 @@ from hpcdist.sweep.record import Report, read_json, write_json
 NOON = datetime.fromisoformat("2026-01-02T12:00:00+00:00")
 
 
-def swept(path, ranks, us, hour=0, algorithm="ring", **fields):
+def swept(file, ranks, us, hour=0, algorithm="ring", **fields):
     """A sweep of one point on `ranks` ranks, one on each node."""
     records = pair(algorithm, us=(us, us), ranks=ranks, nodes=ranks, **fields)
     model = {"alpha": 1e-6 * ranks, "beta": 1e-9, "gamma": 1e-10}
     machine = {"ranks": ranks, "mpi": "Open MPI v5.0.0"}
-    write_json(path, Report(NOON + timedelta(hours=hour), ["hpcdist", "sweep"], machine, {}, model, records))
+    write_json(file, Report(NOON + timedelta(hours=hour), ["hpcdist", "sweep"], machine, {}, model, records))
     return records
 
 
@@ -95,3 +95,15 @@ def test_measurements_in_different_segments_are_all_kept(tmp_path):
     assert len(json.loads((tmp_path / "all.json").read_text())["results"]) == 4
     (rule,) = Selection.load(tmp_path / "selection.json").rules
     assert [bracket.segment_nbytes for bracket in rule.choose] == [1 << 20]
+
+
+def test_measurements_in_other_memory_or_on_another_path_are_all_kept(tmp_path):
+    swept(tmp_path / "host.json", 4, 20.0)
+    swept(tmp_path / "staged.json", 4, 30.0, hour=1, memory="cuda", path="staged")
+    swept(tmp_path / "direct.json", 4, 10.0, hour=2, memory="cuda", path="direct")
+    out = ["--json", tmp_path / "all.json", "--tune", tmp_path / "selection.json", "--figure", tmp_path / "all.svg"]
+    assert merge(*tmp_path.glob("*.json"), *out).exit_code == 0
+    assert len(json.loads((tmp_path / "all.json").read_text())["results"]) == 6
+    rules = Selection.load(tmp_path / "selection.json").rules
+    assert [(rule.memory, rule.path) for rule in rules] == [("host", "host"), ("cuda", "direct"), ("cuda", "staged")]
+    assert "float32, sum, direct" in (tmp_path / "all.svg").read_text()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sweep_records import pair, record
 
-from hpcdist.sweep.record import Report, Times, bandwidths, write_csv, write_json
+from hpcdist.sweep.record import Record, Report, Times, bandwidths, write_csv, write_json
 
 
 def test_bandwidths_are_decimal_and_by_nccl_tests_definition():
@@ -57,3 +57,21 @@ def test_csv_holds_the_same(tmp_path):
 def test_csv_without_records_is_its_line_of_names(tmp_path):
     write_csv(tmp_path / "sweep.csv", [])
     assert (tmp_path / "sweep.csv").read_text().startswith("algorithm,nbytes,count,dtype,op,placement,")
+
+
+def test_a_row_says_where_buffers_lie_and_how_they_travel():
+    row = record(memory="cuda", path="direct").row()
+    assert (row["memory"], row["path"]) == ("cuda", "direct")
+    assert Record.of(row) == record(memory="cuda", path="direct")
+
+
+def test_a_row_that_tells_nothing_of_memory_is_one_of_host_buffers():
+    row = {name: value for name, value in record().row().items() if name not in ("memory", "path")}
+    assert Record.of(row) == record()
+    assert (record().memory, record().path) == ("host", "host")
+
+
+def test_a_row_without_another_column_is_none():
+    row = {name: value for name, value in record().row().items() if name != "wrong"}
+    with pytest.raises(KeyError, match="wrong"):
+        Record.of(row)

@@ -118,3 +118,32 @@ def test_the_head_warns_of_numbers_that_mislead(change, note):
     )
     notes = [line for line in text if "note" in line]
     assert [note in line for line in notes] == ([True] if note else [])
+
+
+def test_each_path_of_device_buffers_has_its_table_and_host_buffers_have_theirs_as_ever():
+    records = [
+        *pair("ring"),
+        *pair("ring", memory="cuda", path="staged"),
+        *pair("ring", memory="cuda", path="direct"),
+        *pair("MPI_Allreduce", segment_nbytes=None, memory="cuda", path="staged"),
+    ]
+    titles = [line for line in report.nccl(records) if "Algorithm" in line]
+    assert titles == [
+        "# Algorithm: ring, segments of 64 KiB",
+        "# Algorithm: ring, segments of 64 KiB, cuda memory, path staged",
+        "# Algorithm: ring, segments of 64 KiB, cuda memory, path direct",
+        "# Algorithm: MPI_Allreduce, cuda memory, path staged",
+    ]
+
+
+def test_the_wide_table_says_memory_and_path():
+    header, row = report.WIDE_HEADER[-1].split(), report.wide_row(record(memory="cuda", path="direct")).split()
+    assert header.index("memory") + 1 == header.index("path")
+    assert row.index("cuda") + 1 == row.index("direct")
+    assert report.wide_row(record()).split().count("host") == 2
+
+
+def test_devices_are_told_with_how_many_ranks_share_one():
+    found = {"kind": "cuda", "names": {"A GPU": 2}, "ranks_per_device": [2, 4], "versions": {"driver": "550.1"}}
+    assert report.devices(found) == "cuda, 2 x A GPU, up to 4 ranks on each, driver 550.1"
+    assert "ranks" not in report.devices({**found, "ranks_per_device": [1, 1]})

@@ -9,6 +9,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from hpcdist.device.host import Host
+from hpcdist.device.kinds import KINDS, by_name
+from hpcdist.train.command import choose_device
 from hpcdist.train.config import Config, ConfigError, load, options, parse
 from hpcdist.train.log import Log, Row, read
 
@@ -68,7 +71,7 @@ def test_numbers_that_are_none_are_refused(name: str, value: float) -> None:
 def test_checkpoints_lie_below_the_results_unless_told_otherwise() -> None:
     assert Config(out="here").checkpoints == Path("here/checkpoints")
     assert Config(out="here", checkpoint_dir="there").checkpoints == Path("there")
-    assert "out" not in Config().lasting()
+    assert not {"out", "device", "path"} & set(Config().lasting())
 
 
 def test_flags_are_made_from_the_settings() -> None:
@@ -81,6 +84,44 @@ def test_flags_are_made_from_the_settings() -> None:
         "learning_rate": 0.5,
     }
     assert "[default: 0.9]" in CliRunner().invoke(command, ["--help"]).output
+
+
+def test_a_path_is_for_devices() -> None:
+    with pytest.raises(ConfigError, match=r"path must be one of auto, .* and auto where the device is cpu, got"):
+        Config(path="staged")
+    with pytest.raises(ConfigError, match="path must be"):
+        Config(device="cuda", path="fast")
+    assert Config(device="cuda", path="staged").path == "staged"
+
+
+def test_kinds_of_devices_are_known_by_name() -> None:
+    with pytest.raises(ConfigError, match="device must be one of cpu, cuda, got 'gpu'"):
+        Config(device="gpu")
+    with pytest.raises(ValueError, match="no kind of device 'gpu'; choose from cpu, cuda"):
+        by_name("gpu")
+    assert by_name("cpu").kind == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("text", "flag", "chosen"),
+    [("", None, []), ('device = "rare"', None, ["rare"]), ('device = "rare"', "cpu", []), ("", "rare", ["rare"])],
+)
+def test_a_device_is_chosen_before_mpi_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, flag: str | None, chosen: list[str]
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setitem(KINDS, "rare", lambda: seen.append("rare") or Host())
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    choose_device(file, {"device": flag})
+    assert seen == chosen
+
+
+@pytest.mark.parametrize("text", ["no toml", 'device = "gpu"', "device = 3"])
+def test_what_is_wrong_with_a_device_is_told_later(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.toml").write_text(text)
+    choose_device(tmp_path / "config.toml", {"device": None})
+    choose_device(tmp_path / "missing.toml", {"device": None})
 
 
 ROWS = [Row(step, 1, 1 / step, 0.5, 0.1, 0.01, *((0.3, 0.9) if step == 3 else ())) for step in range(1, 6)]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcdist.checkpoint import layout
+from hpcdist.checkpoint.host import in_host
 from hpcdist.checkpoint.layout import Manifest, Piece, digest
 from hpcdist.checkpoint.part import Part, Shapes
 from hpcdist.checkpoint.reader import DamagedCheckpoint
@@ -69,7 +70,7 @@ def cut(share: Share, shapes: Shapes) -> Iterator[Cut]:
 def fill(memory: Bytes, arrays: Mapping[str, NDArray], share: Share, shapes: Shapes) -> None:
     """Copy the rows of a share."""
     for name, start, stop, where in cut(share, shapes):
-        memory[where] = raw(np.ascontiguousarray(rows_of(arrays[name], start, stop)))
+        memory[where] = raw(np.ascontiguousarray(in_host(rows_of(arrays[name], start, stop))))
 
 
 def describe(memory: Bytes, file: str, share: Share, shapes: Shapes) -> Part:

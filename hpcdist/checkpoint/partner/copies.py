@@ -133,7 +133,7 @@ class PartnerCopies:
         try:
             on_all(self._comm, lambda: self._begin(order))
             on_all(self._comm, lambda: self._reserve(order, files))
-            fill(files[self._place.rank], arrays, order.shares[self._place.rank], order.shapes)
+            on_all(self._comm, lambda: self._fill(order, files, arrays))
             manifest = self._exchange(order, files)
             on_all(self._comm, lambda: self._commit(order, manifest))
         except AgreedError:
@@ -200,6 +200,11 @@ class PartnerCopies:
         for other in self._place.kept(rank):
             files[other] = reserve(draft / (order.file(other) + COPY), order.nbytes(other))
 
+    def _fill(self, order: Order, files: Mapping[int, Bytes], arrays: Mapping[str, NDArray]) -> None:
+        """Copy this rank's share."""
+        rank = self._place.rank
+        fill(files[rank], arrays, order.shares[rank], order.shapes)
+
     def _exchange(self, order: Order, files: Mapping[int, Bytes]) -> Manifest:
         """Send and receive, and see that both copies of every share are equal; all ranks return the same."""
         rank = self._place.rank
@@ -254,7 +259,8 @@ class PartnerCopies:
 
         Args:
             recovery: What `newest` has found.
-            into: C-contiguous arrays of its shapes and dtypes; those that are left out are not read.
+            into: C-contiguous arrays of its shapes and dtypes, in host memory or on a device; those that are left out
+                are not read.
 
         Raises:
             ArgumentError: on all ranks, if an array does not fit.

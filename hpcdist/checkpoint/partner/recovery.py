@@ -12,8 +12,9 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from hpcdist.checkpoint.host import Landing, writable
 from hpcdist.checkpoint.layout import Entry, Manifest, Piece
-from hpcdist.checkpoint.partner.contents import Bytes, raw, read, row_nbytes, rows_of
+from hpcdist.checkpoint.partner.contents import Bytes, raw, read, row_nbytes
 from hpcdist.checkpoint.partner.exchange import segments
 from hpcdist.checkpoint.partner.memory import COPY, NodeMemory, step_of
 from hpcdist.checkpoint.partner.placement import Place
@@ -208,11 +209,13 @@ def restore(transport: MpiTransport, recovery: Recovery, into: Mapping[str, NDAr
     raise_together([problem for problem, _ in problems], ArgumentError)
     if any(names != problems[0][1] for _, names in problems):
         raise ArgumentError(f"the ranks do not restore the same arrays: {[names for _, names in problems]}")
-    on_all(transport.comm, lambda: _read_own(transport.rank, recovery, into))
+    landing = Landing(into)
+    on_all(transport.comm, lambda: _read_own(transport.rank, recovery, into, landing))
     for name, piece in _pieces(recovery.manifest):
         if name in into:
-            for part in segments(_memory_of(into, name, piece)):
+            for part in segments(raw(landing.memory(name, piece))):
                 transport.comm.Bcast([part, MPI.BYTE], recovery.readers[piece.file].rank)
+            landing.deliver(name, piece)
 
 
 def _problem_of(recovery: Recovery, into: Mapping[str, NDArray]) -> str | None:
@@ -223,22 +226,18 @@ def _problem_of(recovery: Recovery, into: Mapping[str, NDArray]) -> str | None:
         if (values.shape, values.dtype.str) != (entry.shape, entry.dtype):
             found = f"{values.dtype.str}{list(values.shape)}"
             return f"{name} is {entry.dtype}{list(entry.shape)} in the partner copies, and {found} here"
-        if not values.flags.c_contiguous or not values.flags.writeable:
+        if not writable(values):
             return f"{name} cannot be restored in place: it must be C-contiguous and writeable"
     return None
 
 
-def _read_own(rank: int, recovery: Recovery, into: Mapping[str, NDArray]) -> None:
+def _read_own(rank: int, recovery: Recovery, into: Container[str], landing: Landing) -> None:
     """Read the shares that are this rank's to read, right to their places."""
     manifest = recovery.manifest
 
     def memory_of(name: str, piece: Piece) -> Bytes | None:
-        return _memory_of(into, name, piece) if name in into else None
+        return raw(landing.memory(name, piece)) if name in into else None
 
     for share, reader in recovery.readers.items():
         if reader.rank == rank:
             read(recovery.path / reader.file, manifest, share, memory_of)
-
-
-def _memory_of(into: Mapping[str, NDArray], name: str, piece: Piece) -> Bytes:
-    return raw(rows_of(into[name], piece.start, piece.stop))

@@ -1,4 +1,4 @@
-"""Where an array lives. All knowledge of device memory stays in this room; today the executor takes host memory."""
+"""What can be a communication buffer: NumPy arrays, and arrays of the devices that are known."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from hpcdist.device.accelerator import accelerator_of
 from hpcdist.kernels.reduce import DTYPES
 
 
 def problem_with(name: str, array: Any, writable: bool) -> str | None:
     """Why `array` cannot be a communication buffer, in words; None if it can."""
-    if hasattr(array, "__cuda_array_interface__"):
-        return f"{name} is in device memory, which this version does not move; pass host memory, such as {name}.get()"
     if not isinstance(array, np.ndarray):
-        return f"{name} must be a NumPy array, not {type(array).__name__}"
+        return _problem_elsewhere(name, array, writable)
     if type(array) not in (np.ndarray, np.memmap):
         return f"{name} is a {type(array).__name__}, which may behave otherwise; pass numpy.asarray({name})"
     if array.dtype not in DTYPES.values():
@@ -27,3 +26,14 @@ def problem_with(name: str, array: Any, writable: bool) -> str | None:
     if writable and not array.flags.writeable:
         return f"{name} is read-only"
     return None
+
+
+def _problem_elsewhere(name: str, array: Any, writable: bool) -> str | None:
+    if device := accelerator_of(array):
+        return device.problem_with(name, array, writable)
+    if hasattr(array, "__cuda_array_interface__"):
+        return (
+            f"{name} is in device memory as a {type(array).__name__}; pass a CuPy array of the same memory, "
+            f"cupy.asarray({name})"
+        )
+    return f"{name} must be a NumPy or CuPy array, not {type(array).__name__}"

@@ -1,0 +1,198 @@
+"""The cases of one size on the ranks of an MPI job: made, checked, timed in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from time import sleep
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+import hpcdist
+from hpcdist.algorithms import ALLREDUCE
+from hpcdist.bench.ratios import rotated
+from hpcdist.bench.task import AUTO, CALL, COPY, KINDS, LIBRARY, RAW, REGISTERED, Link, Task
+from hpcdist.bench.values import Numbers, fill, numbers_of, wrong
+from hpcdist.kernels.reduce import DTYPES
+from hpcdist.sweep.measure import Effort, collector_paused, sample
+from hpcdist.sweep.network.measure import Cores
+from hpcdist.sweep.network.raw import Neighbours
+from hpcdist.sweep.network.record import link_bytes
+from hpcdist.sweep.record import segment_name
+from hpcdist.transport.together import on_all
+
+
+@dataclass
+class Case:
+    """Something to call, the buffer that it works on, and where its result appears; raw TCP has neither."""
+
+    name: str
+    call: Callable[[], object]
+    buffer: NDArray | None
+    result: NDArray | None
+    numbers: Numbers
+    plan: Any = None
+    cores: Cores = field(default_factory=Cores)
+    wrong: int = 0
+    seconds: float = 0.0  # of one call
+    iterations: int = 1
+    times: list[float] = field(default_factory=list)
+
+
+class Size:
+    """All cases of a task at one size, on the same buffers. All methods are collective.
+
+    Args:
+        comm: the ranks.
+        nbytes: of a buffer of float32.
+        task: with the names of the cases.
+        network: raw TCP, where the task has a link.
+
+    Raises: AgreedError on all ranks, if one has no room.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, nbytes: int, task: Task, network: Network | None) -> None:
+        self.comm, self.nbytes, self.task, self.network = comm, nbytes, task, network
+        self.count = max(1, nbytes // 4)
+        self.arrays: dict[tuple[str, bool], NDArray] = {}
+        self.cases = [self._case(name) for name in task.cases]
+
+    def _case(self, name: str) -> Case:
+        if name in KINDS:
+            dtype, kind = KINDS[name]
+            return self._plan(name, dtype, kind == REGISTERED)
+        if name in (AUTO, REGISTERED):
+            return self._plan(name, "float32", name == REGISTERED)
+        if name in ALLREDUCE:
+            return self._plan(name, "float32", False, name)
+        array, numbers = self._array("float32", False), self._numbers("float32")
+        if name == RAW:
+            return Case(name, self._raw(), None, None, numbers)
+        if name == COPY:
+            target = on_all(self.comm, lambda: np.ones_like(array))
+            return Case(name, partial(np.copyto, target, array), array, target, numbers)
+        calls: dict[str, Callable[[], object]] = {
+            LIBRARY: partial(self.comm.Allreduce, MPI.IN_PLACE, array),
+            CALL: partial(hpcdist.allreduce, self.comm, array),
+        }
+        return Case(name, calls[name], array, array, numbers)
+
+    def _plan(self, name: str, dtype: str, registered: bool, algorithm: str = "auto") -> Case:
+        array = self._array(dtype, registered)
+        plan = hpcdist.plan(self.comm, array, algorithm=algorithm)
+        return Case(name, plan, array, array, self._numbers(dtype), plan)
+
+    def _array(self, dtype: str, registered: bool) -> NDArray:
+        """The array of a type and kind, its pages touched."""
+        key = dtype, registered
+        if key not in self.arrays:
+            make = partial(np.empty, self.count, DTYPES[dtype])
+            self.arrays[key] = (
+                hpcdist.empty(self.count, DTYPES[dtype], self.comm) if registered else on_all(self.comm, make)
+            )
+            fill(self.arrays[key], self._numbers(dtype).small)
+        return self.arrays[key]
+
+    def _numbers(self, dtype: str) -> Numbers:
+        return numbers_of(self.comm.rank, self.comm.size, dtype)
+
+    def _raw(self) -> Callable[[], object]:
+        assert self.network
+        nbytes = round(link_bytes(self.comm.size, self.nbytes))
+        return partial(self.network.neighbours.exchange, nbytes)
+
+    def check(self) -> None:
+        """Call every case once on numbers whose sum is exact, and count the wrong elements of all ranks."""
+        for case in self.cases:
+            if case.buffer is not None:
+                fill(case.buffer, case.numbers.own)
+            case.seconds = sample(self.comm, case.call, 1)
+            found = 0
+            if case.result is not None:
+                found = wrong(case.result, case.numbers.own if case.name == COPY else case.numbers.sum)
+            case.wrong = self.comm.allreduce(found)
+
+    def measure(self) -> int:
+        """Take the samples; returns how many there are of each case."""
+        samples = self._share_out()
+        for number in range(samples):
+            with collector_paused():
+                for case in rotated(self.cases, self.task.turn + number):
+                    case.times.append(self._sample(case))
+        for case in self.cases:
+            times = np.array(case.times)
+            self.comm.Allreduce(MPI.IN_PLACE, times, MPI.MAX)
+            case.times = times.tolist()
+        return samples
+
+    def _share_out(self) -> int:
+        """Warm up, and choose how many samples of how many calls there is time for."""
+        task = self.task
+        effort = Effort(samples=task.most, iterations=task.iterations, seconds=task.seconds)
+        numbers = []
+        for case in self.cases:
+            self._fill(case)
+            warm = [sample(self.comm, case.call, 1) for _ in range(task.warmup)]
+            seconds = self.comm.allreduce(max(min(warm, default=case.seconds), 1e-7), MPI.MAX)
+            samples, iterations = effort.divide(seconds)
+            case.iterations = min(iterations, case.numbers.calls)
+            numbers.append(samples if samples * seconds <= task.seconds else 1)
+        return max(task.least, min(numbers))
+
+    def _sample(self, case: Case) -> float:
+        """Seconds per call on this rank, on small numbers, through links that are not idle."""
+        self._fill(case)
+        if self.network is None:
+            return sample(self.comm, case.call, case.iterations)
+        self.network.drain()
+        with case.cores:
+            return sample(self.comm, case.call, case.iterations)
+
+    def _fill(self, case: Case) -> None:
+        if case.buffer is not None:
+            fill(case.buffer, case.numbers.small)
+
+    def close(self) -> None:
+        """Close the plans, and give back what ranks share."""
+        for case in self.cases:
+            if case.plan:
+                case.plan.close()
+        self.cases.clear()
+        self.arrays.clear()
+        hpcdist.release(self.comm)
+
+
+class Network:
+    """Raw TCP between neighbours, and links whose token buckets it empties. All methods are collective."""
+
+    def __init__(self, comm: MPI.Intracomm, neighbours: Neighbours, link: Link) -> None:
+        self.comm, self.neighbours, self.link = comm, neighbours, link
+
+    def drain(self) -> None:
+        """Wait until all buckets are full, then empty them all at the same time."""
+        self.comm.Barrier()  # nobody is still busy with the sample before
+        sleep(self.link.bucket * 8 / self.link.rate)
+        self.comm.Barrier()
+        self.neighbours.exchange(2 * self.link.bucket)
+
+
+@contextmanager
+def network(comm: MPI.Intracomm, link: Link | None, interface: str = "eth0") -> Iterator[Network | None]:
+    """Raw TCP over the links, if there are any. Collective."""
+    if link is None:
+        yield None
+        return
+    with Neighbours(comm, interface) as neighbours:
+        yield Network(comm, neighbours, link)
+
+
+def chosen(cases: Sequence[Case]) -> str:
+    """What "auto" took, with its segment, where ours was measured."""
+    plans = {case.name: case.plan for case in cases if case.plan}
+    plan = plans.get(AUTO)
+    return f"{plan.algorithm}/{segment_name(plan.segment_nbytes)}" if plan else ""

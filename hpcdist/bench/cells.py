@@ -1,0 +1,100 @@
+"""Tables of Markdown with a line for each size, and what stands in their cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from hpcdist.bench.compare import Group, Point
+from hpcdist.bench.ratios import TIE, Side
+from hpcdist.bench.record import Spread
+from hpcdist.bench.task import LIBRARY
+from hpcdist.sizes import format_bytes
+
+Cell = Callable[[Point], str]
+Column = tuple[str, Cell]
+
+
+def table(group: Group, columns: Sequence[Column]) -> Iterator[str]:
+    """A line for each size."""
+    lines = [[format_bytes(point.nbytes), *(cell(point) for _, cell in columns)] for point in group.points]
+    yield from rows(["size", *(title for title, _ in columns)], lines)
+
+
+def rows(head: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table, and an empty line."""
+    yield f"| {' | '.join(head)} |"
+    yield "|---" * len(head) + "|"
+    yield from (f"| {' | '.join(line)} |" for line in lines)
+    yield ""
+
+
+# --- what a column tells of a point ---
+
+
+def over_own(name: str, case: str) -> Cell:
+    """A case of ours over the library that it runs on."""
+    return lambda point: ratio(point.within(name, case, LIBRARY), None)
+
+
+def chosen(name: str) -> Cell:
+    """What "auto" took in a library's jobs."""
+    return lambda point: point.chosen(name)
+
+
+def took(name: str) -> Cell:
+    """Microseconds of a library."""
+    return lambda point: number(point.us(Side(name, LIBRARY)))
+
+
+def share_of(name: str) -> Cell:
+    """The part of the links' rate that a library makes use of."""
+    return lambda point: share(point.share(Side(name, LIBRARY)))
+
+
+def elements(name: str, half: str, kind: str) -> Cell:
+    """Elements a second of a half type over those of float32, in a library's jobs."""
+    return lambda point: rate(point.within(name, f"float32, {kind}", f"{half}, {kind}"))
+
+
+# --- values in words; "-" where there is none ---
+
+
+def ratio(found: Spread | None, most: float | None = TIE) -> str:
+    """A ratio of times, bold above `most`."""
+    return "-" if found is None else bold(_spread(found), most is not None and found.median > most)
+
+
+def rate(found: Spread | None) -> str:
+    """A ratio of rates, bold below 1."""
+    return "-" if found is None else bold(_spread(found), found.median < 1)
+
+
+def share(found: Spread | None) -> str:
+    """A part of a whole, with its range."""
+    return "-" if found is None else f"{found.median:.0%} ({found.low:.0%}-{found.high:.0%})"
+
+
+def percent(part: float | None) -> str:
+    """A part of a whole."""
+    return "-" if part is None else f"{part:.0%}"
+
+
+def peer(side: Side | None) -> str:
+    """The name of a library."""
+    return side.peer if side else "-"
+
+
+def number(found: Spread | None) -> str:
+    """A median, with as many digits as say something."""
+    if found is None:
+        return "-"
+    return f"{found.median:.0f}" if found.median >= 100 else f"{found.median:.3g}"
+
+
+def bold(words: str, missed: bool) -> str:
+    """What was missed stands out."""
+    return f"**{words}**" if missed else words
+
+
+def _spread(found: Spread) -> str:
+    return f"{found.median:.2f} ({found.low:.2f}-{found.high:.2f})"

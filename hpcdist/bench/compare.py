@@ -1,0 +1,121 @@
+"""What the tables and figures tell of one size: the best library, where ours is best, and ratios of the two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from hpcdist.bench.peers import MPIS, NAMES, OPEN_MPI
+from hpcdist.bench.ratios import Side, best, ratio
+from hpcdist.bench.record import Row, Spread
+from hpcdist.bench.task import LIBRARY, RAW
+from hpcdist.cluster.plan import parse_rate
+from hpcdist.sweep.network.record import share
+
+
+@dataclass(frozen=True)
+class Point:
+    """All rows of one part, place, number of ranks and size."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Of the buffer."""
+        return self.rows[0].nbytes
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that there is anything of."""
+        return len({row.round for row in self.rows})
+
+    @cached_property
+    def rival(self) -> Side | None:
+        """The library that was the fastest."""
+        return best(self.rows, LIBRARY)
+
+    def home(self, case: str) -> Side | None:
+        """The MPI that suits a case of ours best."""
+        return best(self.rows, case)
+
+    def beside_best(self, case: str) -> Spread | None:
+        """Ours, where it is best, over the best library."""
+        ours = self.home(case)
+        return ratio(self.rows, ours, self.rival) if ours and self.rival else None
+
+    def within(self, peer: str, case: str, other: str) -> Spread | None:
+        """One case over another of the same library's jobs."""
+        return ratio(self.rows, Side(peer, case), Side(peer, other))
+
+    def at_home(self, case: str, other: str) -> Spread | None:
+        """One case over another, in the jobs of the MPI that suits the first best."""
+        home = self.home(case)
+        return self.within(home.peer, case, other) if home else None
+
+    def us(self, side: Side) -> Spread | None:
+        """Microseconds over rounds."""
+        values = [row.us[side.case] for row in self.rows if row.peer == side.peer and side.case in row.us]
+        return Spread.of(values) if values else None
+
+    def share(self, side: Side | None) -> Spread | None:
+        """The part of the links' rate that a case makes use of, over rounds; on virtual hosts."""
+        if side is None:
+            return None
+        rate = parse_rate(self.rows[0].place)
+        values = [
+            share(row.ranks, row.nbytes, row.us[side.case] * 1e-6, rate)
+            for row in self.rows
+            if row.peer == side.peer and side.case in row.us
+        ]
+        return Spread.of(values) if values else None
+
+    def cores(self, side: Side | None) -> float | None:
+        """The part of all cores that was busy in a case's samples, the median over rounds."""
+        if side is None:
+            return None
+        values = [row.cores[side.case] for row in self.rows if row.peer == side.peer and side.case in row.cores]
+        return Spread.of(values).median if values else None
+
+    def chosen(self, peer: str) -> str:
+        """What "auto" took in a library's jobs."""
+        return next((row.chosen for row in self.rows if row.peer == peer and row.chosen), "-")
+
+
+@dataclass(frozen=True)
+class Group:
+    """All points of one part, place and number of ranks, by size."""
+
+    part: str
+    place: str
+    ranks: int
+    points: tuple[Point, ...]
+
+    @property
+    def libraries(self) -> list[str]:
+        """Those that there is anything of, in the order of `peers.NAMES`."""
+        found = {row.peer for point in self.points for row in point.rows}
+        return [name for name in NAMES if name in found]
+
+    @property
+    def mpis(self) -> list[str]:
+        """Those of them on which ours ran."""
+        return [name for name in self.libraries if name in MPIS]
+
+    @property
+    def name(self) -> str:
+        """For headings and files: "node-2", "network-200mbit-5"."""
+        return "-".join([self.part, *([] if self.place == "here" else [self.place]), str(self.ranks)])
+
+
+def groups(rows: Sequence[Row], part: str) -> Iterator[Group]:
+    """The groups of a part, in the order in which they were measured."""
+    own = [row for row in rows if row.part == part]
+    for place, ranks in dict.fromkeys((row.place, row.ranks) for row in own):
+        there = [row for row in own if (row.place, row.ranks) == (place, ranks)]
+        sizes = sorted({row.nbytes for row in there})
+        points = (Point(tuple(row for row in there if row.nbytes == nbytes)) for nbytes in sizes)
+        yield Group(part, place, ranks, tuple(points))
+
+
+LIMIT = Side(OPEN_MPI, RAW)

@@ -1,0 +1,119 @@
+"""Ranks on virtual hosts: ours and the libraries' as a share of what the links carry, beside raw TCP."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from hpcdist.bench import tuning
+from hpcdist.bench.peers import NAMES, OPEN_MPI, Peer
+from hpcdist.bench.record import Judgement, Part
+from hpcdist.bench.rounds import Asked, Rounds
+from hpcdist.bench.settings import Draft
+from hpcdist.bench.start import Hosts, cluster
+from hpcdist.bench.task import AUTO, LIBRARY, RAW, Link, Task
+from hpcdist.cluster import plan
+from hpcdist.cluster.namespaces import NamespaceError
+from hpcdist.cluster.report import BUCKET
+from hpcdist.cluster.state import StateError
+
+PART = "network"
+SIZES = "8,128,2KiB,16KiB,64KiB,256KiB,1MiB,4MiB,16MiB,64MiB"
+PAIRS = ((AUTO, LIBRARY), (AUTO, RAW), (LIBRARY, RAW))
+SEGMENTS = "64KiB,1MiB"
+LEAST_ROUNDS = 3
+LEAST, MOST, CASE_SECONDS = 1, 5, 0.5  # samples, and seconds for them
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure, where, and for how long; one field per option."""
+
+    sizes: tuple[int, ...]
+    rates: tuple[int, ...]
+    numbers: tuple[int, ...]
+    rounds: int
+    seconds: float
+    tune_bytes: int
+    name: str
+
+
+def cases(peer: Peer) -> tuple[str, ...]:
+    """Of a library's jobs; raw TCP is that of Open MPI's, in which ours was tuned."""
+    if peer.name == OPEN_MPI:
+        return RAW, LIBRARY, AUTO
+    return (LIBRARY, AUTO) if peer.mpi else (LIBRARY,)
+
+
+def measure(draft: Draft, options: Options) -> None:
+    """A cluster for each rate, on which all numbers of ranks are measured."""
+    part, found = draft.begin(PART, NAMES, vars(options))
+    for rate in options.rates:
+        place = plan.format_rate(rate)
+        try:
+            with cluster(options.name, plan.network(max(options.numbers), rate), place) as hosts:
+                for ranks in options.numbers:
+                    last = (rate, ranks) == (options.rates[0], options.numbers[-1])
+                    Point(draft, part, found, hosts, rate, ranks, options).measure(judged_again=last)
+        except (StateError, NamespaceError, OSError) as error:
+            part.missing.append(f"{place}: {error}")
+            click.echo(f"Missing: {part.missing[-1]}", err=True)
+            draft.write()
+
+
+class Point:
+    """A number of ranks at a rate: a table first, then rounds, then, at one of the points, how good the table was."""
+
+    def __init__(
+        self, draft: Draft, part: Part, found: Sequence[Peer], hosts: Hosts, rate: int, ranks: int, options: Options
+    ) -> None:
+        self.draft, self.part, self.found, self.hosts = draft, part, found, hosts
+        self.rate, self.ranks, self.options = rate, ranks, options
+        self.sweep = tuning.Sweep(options.tune_bytes, 0.2, SEGMENTS)
+        self.tuner = next((peer for peer in found if peer.name == OPEN_MPI), None)
+
+    def measure(self, judged_again: bool) -> None:
+        """All of it."""
+        with tempfile.TemporaryDirectory(prefix="hpcdist-bench-") as folder:
+            table = Path(folder) / "table.json"
+            judgement = self._tune(table)
+            self.draft.report.judgements += [judgement] if judgement else []
+            self._rounds(table if judgement else None)
+            if judgement and judged_again:
+                self.draft.report.judgements[-1] = self._judge_again(judgement, table)
+        self.draft.write()
+
+    def _tune(self, table: Path) -> Judgement | None:
+        why = "there is no Open MPI"
+        if self.tuner:
+            click.echo(f"{PART}, {self.hosts.name}, {self.ranks} ranks: tuning", err=True)
+            records, why = tuning.tune(self.hosts, self.tuner, self.ranks, self.sweep, table)
+            if not why:
+                return tuning.judge(self.hosts.name, self.ranks, table, records)
+        self._miss(f"no table, auto went by default prices: {why}")
+        return None
+
+    def _judge_again(self, judgement: Judgement, table: Path) -> Judgement:
+        assert self.tuner
+        click.echo(f"{PART}, {self.hosts.name}, {self.ranks} ranks: is the table still right?", err=True)
+        records, why = tuning.again(self.hosts, self.tuner, self.ranks, self.sweep, table.with_name("later.json"))
+        if why:
+            self._miss(f"no later sweep: {why}")
+            return judgement
+        return tuning.judge_again(judgement, table, records)
+
+    def _rounds(self, table: Path | None) -> None:
+        options = self.options
+        asked = Asked(PART, self.ranks, options.rounds, min(LEAST_ROUNDS, options.rounds), options.seconds, PAIRS)
+        task = Task(options.sizes, (), "", CASE_SECONDS, LEAST, MOST, 1, 0, 0, Link(self.rate, BUCKET))
+        tables = {peer.name: table for peer in self.found if peer.mpi and table}
+        draft = self.draft
+        Rounds(draft.report, draft.write, self.hosts, self.found, asked, task, cases, tables).run()
+
+    def _miss(self, what: str) -> None:
+        self.part.missing.append(f"{self.hosts.name}, {self.ranks} ranks: {what}")
+        click.echo(f"Missing: {self.part.missing[-1]}", err=True)

@@ -1,0 +1,147 @@
+"""Results: what jobs measured, what is known of the peers, their JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from hpcdist import durable
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, 10th and 90th percentile."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of samples, at least one."""
+        low, median, high = np.percentile(values, (10, 50, 90)).tolist()
+        return cls(median, low, high)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One size in one job.
+
+    Attributes:
+        part: Of the report: "node", "halves" or "network".
+        place: Where: "here", or the rate of the links, as "200mbit".
+        ranks: How many.
+        round: In which the job was.
+        peer: The library of the job.
+        nbytes: Of the buffer.
+        samples: Of each case.
+        us: Case -> microseconds of a call, the median over samples, each that of the slowest rank.
+        ratios: "a / b" -> the median over samples of the times of a over those of b.
+        wrong: Case -> wrong elements, on all ranks.
+        cores: Case -> the part of all cores that was busy in its samples; on virtual hosts only.
+        chosen: What "auto" took.
+    """
+
+    part: str
+    place: str
+    ranks: int
+    round: int
+    peer: str
+    nbytes: int
+    samples: int
+    us: dict[str, float]
+    ratios: dict[str, float]
+    wrong: dict[str, int]
+    cores: dict[str, float] = field(default_factory=dict)
+    chosen: str = ""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How the price model and the table of a cluster did.
+
+    Attributes:
+        place: As of a row.
+        ranks: How many.
+        model: Prices fitted by the sweep that tuned.
+        model_error: Median of |predicted - measured| / measured over all algorithms and sizes of that sweep.
+        near: The part of the sizes at which what "auto" takes was within 5 % of the best, in a later sweep; None if
+            there was none.
+        worse: Bytes -> time of what "auto" takes over that of the best, at the other sizes.
+    """
+
+    place: str
+    ranks: int
+    model: dict[str, float | None]
+    model_error: float
+    near: float | None = None
+    worse: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Part:
+    """How a part of the report came about; `missing` says in words what failed or was left out."""
+
+    command: Sequence[str]
+    start_time: str
+    config: dict[str, Any]
+    seconds: float = 0.0
+    machine: dict[str, Any] = field(default_factory=dict)
+    peers: dict[str, str] = field(default_factory=dict)  # name -> versions
+    missing: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """All results, growing as they come; a part that is measured again replaces what there was of it."""
+
+    parts: dict[str, Part] = field(default_factory=dict)
+    judgements: list[Judgement] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+
+    def begin(self, name: str, part: Part) -> None:
+        """Forget what there is of a part, and start it anew."""
+        self.parts[name] = part
+        self.rows = [row for row in self.rows if row.part != name]
+        if name == "network":
+            self.judgements = []
+
+    @property
+    def wrong(self) -> list[tuple[Row, str]]:
+        """Rows and cases with wrong elements."""
+        return [(row, case) for row in self.rows for case, number in row.wrong.items() if number]
+
+    def write_json(self, path: Path) -> None:
+        """Write all of it, a row a line; the file is whole or absent."""
+        head = {
+            "version": VERSION,
+            "parts": {name: asdict(part) for name, part in self.parts.items()},
+            "judgements": [asdict(each) for each in self.judgements],
+        }
+        rows = ",\n".join(f"  {json.dumps(asdict(row))}" for row in self.rows)
+        durable.write_text(path, f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n{rows}\n ]\n}}\n')
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """What `write_json` wrote.
+
+        Raises: OSError if it cannot be read; ValueError if it is something else.
+        """
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            if saved["version"] != VERSION:
+                raise ValueError(f"{path} is of another version; this hpcdist reads {VERSION}")
+            return cls(
+                {name: Part(**part) for name, part in saved["parts"].items()},
+                [Judgement(**each) for each in saved["judgements"]],
+                [Row(**row) for row in saved["rows"]],
+            )
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is no report of hpcdist.bench ({type(error).__name__}: {error})") from None

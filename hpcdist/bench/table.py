@@ -1,0 +1,225 @@
+"""The report as Markdown: ratios over sizes, what was missed in bold, and all that is missing."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+
+from hpcdist.algorithms import ALLREDUCE
+from hpcdist.bench import cells
+from hpcdist.bench.cells import Column
+from hpcdist.bench.compare import LIMIT, Group, groups
+from hpcdist.bench.ratios import TIE
+from hpcdist.bench.record import Judgement, Part, Report, Spread
+from hpcdist.bench.task import AUTO, CALL, COPY, HALVES, ORDINARY, REGISTERED
+from hpcdist.sizes import format_bytes
+
+ERROR = 0.15  # of the price model, at most
+NEAR = 0.95  # of the sizes
+
+EXPLANATION = f"""\
+- All figures are ratios, for the machine drifts: medians over rounds, in brackets the range of the middle 80 %. In a
+  round each library has a job of its own, in an order that is rotated; within a job cases take turns, sample by sample,
+  on the same buffers, and a ratio of two of them is the median over samples.
+- A sample is a number of calls back to back after a barrier, that of the slowest rank; sums of float32 in place, unless
+  it says otherwise. Buffers are written before each sample with numbers that are neither zero nor ever infinite. Each
+  case of each job was checked once, element by element.
+- Below 1, ours is faster; up to {TIE} it is a tie; **bold** is what was missed.
+- "Ours" is a plan bound to an ordinary array, by `auto`; "registered" one on arrays of `hpcdist.empty`; "one line" is
+  `hpcdist.allreduce`. Ours stands where it is best, beside whatever library is the fastest at this size; both were
+  chosen by their medians over all rounds.
+- "memcpy" is a copy of the buffer, made by all ranks at the same time.
+"""
+OF_THE_NETWORK = """\
+- The limit: 2(p-1)/p of the buffer over each link each way, at its rate. Token buckets were emptied before each sample;
+  what they refill until it begins flatters sizes up to 256 KiB. Raw TCP sends as much to one neighbour while as much
+  comes from the other, without MPI.
+- Ours goes by a table that a sweep on Open MPI made on the same hosts before the first round, on all MPIs alike.
+- Cores: the part of all cores of the machine that was busy in the samples. Ranks of an MPI that wait look for messages
+  all the time and keep cores busy; raw TCP does not. Where raw TCP itself keeps them busy, the cores are the limit.
+"""
+
+
+def text(report: Report, figures: Mapping[str, str] | None = None) -> str:
+    """The whole report; `figures` are the files to show, by the name of their group."""
+    lines = [*_head(report), EXPLANATION]
+    for group in groups(report.rows, "node"):
+        lines += [*_picture(group, figures or {}), *_node(group)]
+    for group in groups(report.rows, "algorithms"):
+        lines += _algorithms(group)
+    for group in groups(report.rows, "halves"):
+        lines += _halves(group)
+    network = list(groups(report.rows, "network"))
+    if network:
+        lines += ["# Virtual hosts", "", OF_THE_NETWORK]
+    for group in network:
+        lines += [*_picture(group, figures or {}), *_network(group)]
+    return "\n".join([*lines, *_judged(report.judgements), *_foot(report)]) + "\n"
+
+
+def _head(report: Report) -> Iterator[str]:
+    yield "# All-reduce beside MPI libraries and Gloo"
+    yield ""
+    for name, part in report.parts.items():
+        yield from [f"    {shlex.join(part.command)}", "", f"{name}: {_how(part)}", ""]
+    versions = {peer: words for part in report.parts.values() for peer, words in part.peers.items()}
+    yield from [f"- {peer}: {words}" for peer, words in versions.items()]
+    yield ""
+
+
+def _how(part: Part) -> str:
+    machine = part.machine
+    where = f", {machine['cores_per_host']} cores of {machine['cpu']}" if machine else ""
+    tuned = {True: "; `auto` by tables tuned before the rounds", False: "; `auto` by default prices", None: ""}
+    return f"{part.start_time}, {part.seconds / 60:.0f} minutes{where}{tuned[part.config.get('tune')]}."
+
+
+def _picture(group: Group, figures: Mapping[str, str]) -> Iterator[str]:
+    where = "one machine" if group.place == "here" else f"hosts behind links of {group.place}"
+    yield from [f"## {group.ranks} ranks, {where}", ""]
+    if group.name in figures:
+        yield from [f"![{group.ranks} ranks, {where}]({figures[group.name]})", ""]
+
+
+# --- one machine ---
+
+
+def _node(group: Group) -> Iterator[str]:
+    yield from _verdict(group, AUTO, "ours")
+    yield from _verdict(group, REGISTERED, "registered")
+    columns: Sequence[Column] = (
+        ("ours / best", lambda p: cells.ratio(p.beside_best(AUTO))),
+        ("ours on", lambda p: cells.peer(p.home(AUTO))),
+        ("best", lambda p: cells.peer(p.rival)),
+        ("registered / best", lambda p: cells.ratio(p.beside_best(REGISTERED))),
+        ("registered / memcpy", lambda p: cells.ratio(p.at_home(REGISTERED, COPY), None)),
+        ("registered / ordinary", lambda p: cells.ratio(p.at_home(REGISTERED, AUTO), None)),
+        ("one line / bound", lambda p: cells.ratio(p.at_home(CALL, AUTO), None)),
+        ("rounds", lambda p: str(p.rounds)),
+    )
+    yield from cells.table(group, columns)
+    yield from _beside_each(group)
+
+
+def _beside_each(group: Group) -> Iterator[str]:
+    """Ours over the library that it runs on, and what all of them took."""
+    yield from ["Ours over the library in the same jobs; what the library took [us].", ""]
+    columns: list[Column] = []
+    for name in group.mpis:
+        columns += [(f"ours / {name}", cells.over_own(name, AUTO)), (f"took on {name}", cells.chosen(name))]
+    columns += [(f"{name} [us]", cells.took(name)) for name in group.libraries]
+    yield from cells.table(group, columns)
+
+
+def _verdict(group: Group, case: str, name: str) -> Iterator[str]:
+    ratios = [found for point in group.points if (found := point.beside_best(case))]
+    if ratios:
+        kept = sum(found.median <= TIE for found in ratios)
+        yield f"- {name} / best: at most {TIE} at {kept} of {len(ratios)} sizes, {_range(ratios)}"
+        if case == REGISTERED:
+            yield ""
+
+
+def _range(ratios: Sequence[Spread]) -> str:
+    medians = [each.median for each in ratios]
+    return f"from {min(medians):.2f} to {max(medians):.2f}."
+
+
+def _algorithms(group: Group) -> Iterator[str]:
+    """A table for each MPI: each algorithm of ours over its own all-reduce."""
+    for peer in group.mpis:
+        yield from [f"## Each algorithm over {peer} in the same jobs, {group.ranks} ranks, one machine", ""]
+        yield from cells.table(group, [(name, cells.over_own(peer, name)) for name in ALLREDUCE])
+
+
+# --- half types ---
+
+
+def _halves(group: Group) -> Iterator[str]:
+    yield from [
+        f"## Half types, {group.ranks} ranks, one machine",
+        "",
+        "Elements per second over those of float32: above 1, half types are faster. Sizes are those of float32.",
+        "",
+    ]
+    columns = [
+        (f"{half}, {kind}, {name}", cells.elements(name, half, kind))
+        for name in group.mpis
+        for half in HALVES
+        for kind in (ORDINARY, REGISTERED)
+    ]
+    yield from cells.table(group, columns)
+
+
+# --- virtual hosts ---
+
+
+def _network(group: Group) -> Iterator[str]:
+    yield from _verdict(group, AUTO, "ours")
+    yield ""
+    columns: list[Column] = [
+        ("ours / best", lambda p: cells.ratio(p.beside_best(AUTO))),
+        ("ours on", lambda p: cells.peer(p.home(AUTO))),
+        ("took", lambda p: p.chosen(home.peer) if (home := p.home(AUTO)) else "-"),
+        ("best", lambda p: cells.peer(p.rival)),
+        ("ours / limit", lambda p: cells.share(p.share(p.home(AUTO)))),
+        ("raw TCP / limit", lambda p: cells.share(p.share(LIMIT))),
+    ]
+    columns += [(f"{name} / limit", cells.share_of(name)) for name in group.libraries]
+    columns += [
+        ("cores, raw TCP", lambda p: cells.percent(p.cores(LIMIT))),
+        ("cores, ours", lambda p: cells.percent(p.cores(p.home(AUTO)))),
+        ("cores, best", lambda p: cells.percent(p.cores(p.rival))),
+        ("rounds", lambda p: str(p.rounds)),
+    ]
+    yield from cells.table(group, columns)
+    yield from _which_limits(group)
+
+
+def _which_limits(group: Group) -> Iterator[str]:
+    """At the largest size: the links or the cores, by what raw TCP does."""
+    share, cores = group.points[-1].share(LIMIT), group.points[-1].cores(LIMIT)
+    if share is None or cores is None:
+        return
+    what = "the links" if share.median > 0.9 else "the cores" if cores > 0.9 else "neither links nor cores alone"
+    size = format_bytes(group.points[-1].nbytes)
+    used = f"{share.median:.0%} of the links and {cores:.0%} of the cores"
+    yield f"At {size} raw TCP makes use of {used}: {what} limit it."
+    yield ""
+
+
+def _judged(judgements: Sequence[Judgement]) -> Iterator[str]:
+    if not judgements:
+        return
+    yield from [
+        "## Prices and tables",
+        "",
+        f"Model: the median of |predicted - measured| / measured, at most {ERROR:.0%}. Table: what `auto` takes was "
+        f"within 5 % of the best of ours in a later sweep, at {NEAR:.0%} of the sizes or more.",
+        "",
+    ]
+    rows = [
+        [
+            f"{each.place}, {each.ranks} ranks",
+            cells.bold(f"{each.model_error:.1%}", each.model_error > ERROR),
+            "-" if each.near is None else cells.bold(f"{each.near:.0%}", each.near < NEAR),
+            ", ".join(f"{format_bytes(int(nbytes))}: {ratio:.2f}" for nbytes, ratio in each.worse.items()) or "-",
+        ]
+        for each in judgements
+    ]
+    yield from cells.rows(["cluster", "model", "table", "over the best elsewhere"], rows)
+
+
+def _foot(report: Report) -> Iterator[str]:
+    missing = [f"- {name}: {what}" for name, part in report.parts.items() for what in part.missing]
+    if missing:
+        yield from ["## Missing", "", *missing, ""]
+    wrong = [
+        f"- {row.part}, {row.place}, {row.ranks} ranks, {row.peer}, {case}, {format_bytes(row.nbytes)}, round "
+        f"{row.round + 1}: {row.wrong[case]} elements"
+        for row, case in report.wrong
+    ]
+    if wrong:
+        yield from ["## WRONG", "", *wrong, ""]
+    elif report.rows:
+        yield "Every element of every result that was checked was right."

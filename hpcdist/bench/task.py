@@ -1,0 +1,72 @@
+"""What a job is told, in a file that its ranks read, and the names of the cases."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcdist import durable
+
+LIBRARY = "library"  # the library's own all-reduce, in place
+AUTO = "auto"  # ours, a bound plan on the same ordinary array
+CALL = "one line"  # ours, `hpcdist.allreduce` of the same array
+REGISTERED = "registered"  # ours, a bound plan on an array of `hpcdist.empty`
+COPY = "memcpy"  # a copy of the buffer, by all ranks at the same time
+RAW = "raw TCP"  # two-way between neighbours, as many bytes as an all-reduce must send
+
+ORDINARY = "ordinary"
+HALVES = ("float16", "bfloat16")
+KINDS = {  # case -> (type, kind of array)
+    f"{dtype}, {kind}": (dtype, kind) for kind in (ORDINARY, REGISTERED) for dtype in ("float32", *HALVES)
+}
+
+
+@dataclass(frozen=True)
+class Link:
+    """The rate [bit/s] of the hosts' links, and how deep their token buckets are [bytes]."""
+
+    rate: int
+    bucket: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one job measures.
+
+    Attributes:
+        sizes: Bytes of a buffer of float32; half types have as many elements.
+        cases: See above.
+        out: Where rank 0 writes, anew after each size.
+        seconds: About so long for a case at a size.
+        least: Samples, however long they take.
+        most: Samples, however short they are.
+        iterations: Calls in a row in a sample, at most.
+        warmup: Calls before, beside the one that is checked.
+        turn: Of the round, which rotates the order of the cases.
+        link: Whose token buckets are emptied before each sample; None on one machine.
+    """
+
+    sizes: tuple[int, ...]
+    cases: tuple[str, ...]
+    out: str
+    seconds: float
+    least: int
+    most: int
+    iterations: int
+    warmup: int
+    turn: int
+    link: Link | None = None
+
+    def write(self, path: Path) -> None:
+        """For `read`, and for other programs that read JSON."""
+        durable.write_text(path, json.dumps(asdict(self)) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Task:
+        """What `write` wrote."""
+        fields: dict[str, Any] = json.loads(path.read_text())
+        lists: dict[str, Any] = {name: tuple(fields[name]) for name in ("sizes", "cases")}
+        link = Link(**fields["link"]) if fields["link"] else None
+        return cls(**{**fields, **lists, "link": link})

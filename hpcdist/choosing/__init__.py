@@ -1,0 +1,90 @@
+"""What the ranks of a call choose together before it is bound: the path of the data, the algorithm, the segment.
+
+All of it is collective, and comes out the same on every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from numpy.typing import NDArray
+
+from hpcdist.agreement import Signature
+from hpcdist.choosing.algorithm import Lying, Table, choose_algorithm, hindrance_in_host_memory, is_shared
+from hpcdist.choosing.path import choose_path
+from hpcdist.device import Accelerator, accelerator_of
+from hpcdist.device.paths import AUTO, AWARE, DIRECT, HOST, STAGED
+from hpcdist.transport.mpi import MpiTransport
+from hpcdist.transport.window import place_of
+
+__all__ = ["LARGEST_MESSAGE", "SEGMENTS", "Decision", "Lying", "Table", "decide", "is_shared", "where"]
+
+# Bytes of a segment unless told otherwise; networks like smaller ones, which a sweep finds. Staged data crosses three
+# links one after the other, which overlap by segments only, and the first and the last segment are alone on theirs: so
+# they are small, though large enough that a copy takes much longer than to submit it. Direct data crosses one link, the
+# fastest there is, and each segment costs two messages of MPI beside it.
+SEGMENTS = {HOST: 1 << 22, STAGED: 1 << 20, AWARE: 1 << 22, DIRECT: 1 << 24}
+LARGEST_MESSAGE = 1 << 30  # bytes; MPI counts of many libraries end at 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was chosen.
+
+    Attributes:
+        signature: of the call, with the algorithm's name.
+        topology: the node of every rank, as the algorithm is told.
+        segment_nbytes: bytes of a segment.
+        why: why this algorithm.
+        path: how the data travels, one of `SEGMENTS`.
+        why_path: why on this path.
+    """
+
+    signature: Signature
+    topology: Sequence[int]
+    segment_nbytes: int
+    why: str
+    path: str
+    why_path: str
+
+
+def decide(
+    transport: MpiTransport,
+    signature: Signature,
+    table: Table,
+    buffer: NDArray,
+    out: NDArray | None,
+    lying: Sequence[Lying],
+) -> Decision:
+    """Collective: all that is to be chosen.
+
+    Args:
+        transport: the ranks.
+        signature: of the call, on which they agree.
+        table: what "auto" reads.
+        buffer: the input.
+        out: where the result goes; in place if None.
+        lying: where the arrays of each rank lie, see `where`.
+
+    Raises: ArgumentError, on all ranks alike, if what was asked for is not possible.
+    """
+    topology = transport.topology if signature.topology is None else signature.topology
+    arrays = [buffer] if out is None else [out, buffer]
+    path, why_path = choose_path(transport, signature, arrays, lying)
+    if path == HOST:
+        hindrance = hindrance_in_host_memory(transport, arrays[0], lying, topology)
+    else:
+        hindrance = None if path == DIRECT else f"the path of the data is {path}: {why_path}"
+    signature, segment, why = choose_algorithm(transport, signature, topology, table, hindrance, path)
+    nbytes = SEGMENTS[path] if segment is None else min(segment or LARGEST_MESSAGE, LARGEST_MESSAGE)
+    return Decision(signature, topology, nbytes, why, path, why_path)
+
+
+def where(call: str, algorithm: str, buffer: NDArray, out: NDArray | None, device: Accelerator | None) -> Lying:
+    """Where the arrays of this rank lie, as far as that matters to what is chosen."""
+    if device is not None:
+        return tuple(device.unshareable(array) for array in (buffer, out) if accelerator_of(array))
+    if call != "allreduce" or not (algorithm == AUTO or is_shared(algorithm)):
+        return None
+    return (place_of(buffer), None) if out is None else (place_of(out), place_of(buffer))

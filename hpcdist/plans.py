@@ -1,0 +1,248 @@
+"""Plans: an agreed collective, bound to its buffers, to be run many times."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcdist import selection
+from hpcdist.agreement import address_of, schedule_of
+from hpcdist.choosing import Decision, is_shared
+from hpcdist.device import Accelerator, accelerator_of
+from hpcdist.device.paths import DIRECT, HOST, STAGED
+from hpcdist.direct import DirectProgram
+from hpcdist.errors import AgreedError
+from hpcdist.execute import BoundProgram, boxes_for
+from hpcdist.program import Program, lower
+from hpcdist.schedule import Layout
+from hpcdist.shared import SharedProgram, Task
+from hpcdist.transport import Transport
+from hpcdist.transport.ipc import IpcTransport
+from hpcdist.transport.mpi import MpiTransport, raise_together
+from hpcdist.transport.window import memory_of
+
+CACHED_BUFFERS = 4  # per cached plan
+
+
+class Plan(ABC):
+    """A collective bound to its buffers, to be run many times.
+
+    `plan()` blocks. `plan.start()`, `plan.test()` and `plan.wait()` do not; the buffers belong to the plan in between.
+
+    Attributes:
+        algorithm: the algorithm's name, never "auto".
+        segment_nbytes: bytes of a segment.
+        topology: the node of every rank, as the algorithm was told.
+        why: why this algorithm.
+        schedule: what is run.
+        in_shared_memory: whether an array of this rank is one of `empty`.
+        path: how the data travels: "host" for NumPy arrays, else "staged", "aware" or "direct".
+        why_path: why on this path.
+    """
+
+    def _tell(self, collective: Collective, *arrays: NDArray | None) -> None:
+        self._collective = collective
+        self.in_shared_memory = any(map(memory_of, arrays))
+        self._closed = False
+        decision = collective.decision
+        self.algorithm = decision.signature.algorithm
+        self.segment_nbytes = decision.segment_nbytes
+        self.topology = decision.topology
+        self.why = decision.why
+        self.path, self.why_path = decision.path, decision.why_path
+        self.schedule = collective.schedule
+
+    @abstractmethod
+    def __call__(self) -> None:
+        """Run and block until the result is there."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin a run; goes as far as it can without waiting."""
+
+    @abstractmethod
+    def test(self) -> bool:
+        """Go on as far as possible without waiting; whether the result is there."""
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Block until the run that was begun is complete."""
+
+    @property
+    @abstractmethod
+    def running(self) -> bool:
+        """Whether a run was begun and has not ended."""
+
+    @abstractmethod
+    def free(self) -> None:
+        """Give up what it is bound to; the plan cannot run again."""
+
+    def close(self) -> None:
+        """Collective: free the plan's requests and its tag. It cannot run again; to close it again does nothing.
+
+        Raises: AgreedError, on all ranks alike, if it is still running on any.
+        """
+        if self._closed:
+            return
+        transport = self._collective.transport
+        if not transport.freed:
+            running = "the plan is still running and cannot be closed; call wait() first" if self.running else None
+            raise_together(transport.exchange(running, "close a plan"))
+            transport.return_tag(self._collective.tag)
+        self._closed = True
+        self.free()
+
+
+class _MessagePlan(BoundProgram, Plan):
+    """A plan that sends messages."""
+
+    def __init__(self, collective: Collective, buffer: NDArray, out: NDArray | None) -> None:
+        self._tell(collective, buffer, out)
+        device = accelerator_of(buffer)
+        super().__init__(
+            collective.program,
+            collective.carrier(device),
+            buffer if out is None else out,
+            **collective.sources(buffer, out),
+            op=collective.signature.op,
+            tag=collective.tag,
+            inbox=collective.inbox(buffer, device),
+            accelerator=device,
+        )
+
+
+class _SharedPlan(SharedProgram, Plan):
+    """A plan whose ranks work in each other's host memory."""
+
+    def __init__(self, collective: Collective, buffer: NDArray, out: NDArray | None) -> None:
+        self._tell(collective, buffer, out)
+        super().__init__(collective.task, collective.transport, buffer, buffer if out is None else out)
+
+
+class _DirectPlan(DirectProgram, Plan):
+    """A plan whose ranks work in each other's device memory."""
+
+    def __init__(self, collective: Collective, buffer: NDArray, out: NDArray | None) -> None:
+        self._tell(collective, buffer, out)
+        super().__init__(collective.task, collective.transport, buffer, buffer if out is None else out)
+
+
+class Collective:
+    """An agreed collective of one communicator: everything of a plan but the addresses."""
+
+    def __init__(self, transport: MpiTransport, decision: Decision) -> None:
+        """Collective, since it takes a tag."""
+        self.transport, self.decision, self.signature = transport, decision, decision.signature
+        self.dtype = np.dtype(selection.DTYPES[self.signature.dtype])
+        self.schedule = schedule_of(self.signature, transport.size, decision.topology)
+        self.shared = is_shared(self.signature.algorithm)
+        self.tag = transport.take_tag()
+        self.number = -1  # of what all ranks said when it was made
+        self.plans: OrderedDict[tuple[int, int], Plan] = OrderedDict()
+        self._inboxes: dict[str, NDArray] = {}  # by device
+        self._spoiled = False  # a binding was dropped whose messages or flags may still come
+
+    @property
+    def _segment(self) -> int:
+        """Elements of a segment."""
+        return max(1, self.decision.segment_nbytes // self.dtype.itemsize)
+
+    @cached_property
+    def program(self) -> Program:
+        """What this rank does, in messages."""
+        schedule, count = self.schedule, self.signature.count
+        layout = Layout.near_equal(schedule, count, count if schedule.input_chunks else 0)
+        return lower(schedule, self.transport.rank, layout, self._segment, staged=self.decision.path == STAGED)
+
+    def inbox(self, buffer: NDArray, device: Accelerator | None) -> NDArray:
+        """Memory for messages, for all bindings of the program to buffers on the same device."""
+        key = device.identity if device else HOST
+        if key not in self._inboxes:
+            self._inboxes[key] = boxes_for(self.program, buffer.dtype, device)
+        return self._inboxes[key]
+
+    @property
+    def task(self) -> Task:
+        """What this rank does in shared memory."""
+        return Task(self.schedule, self.decision.topology, self.signature.op, self.tag, self._segment)
+
+    def bind(self, buffer: NDArray, out: NDArray | None) -> Plan:
+        """A plan for these arrays."""
+        if not self.shared:
+            return _MessagePlan(self, buffer, out)
+        return (_SharedPlan if self.decision.path == HOST else _DirectPlan)(self, buffer, out)
+
+    def carrier(self, device: Accelerator | None) -> Transport:
+        """How messages travel."""
+        if device and self.decision.path == DIRECT:
+            return IpcTransport(self.transport, device)
+        return self.transport
+
+    def bind_together(self, buffer: NDArray, out: NDArray | None) -> Plan:
+        """Collective: the first plan; if one rank cannot bind, none does.
+
+        Raises: AgreedError, on all ranks alike.
+        """
+        plan, trouble = None, None
+        try:
+            plan = self.bind(buffer, out)
+        except AgreedError:
+            self.transport.return_tag(self.tag)
+            raise
+        except Exception as error:
+            trouble = error
+        said = None if trouble is None else f"the buffers cannot be bound: {type(trouble).__name__}: {trouble}"
+        problems = self.transport.exchange(said, "bind a plan")
+        if any(problems):
+            if plan:
+                plan.free()
+            self.transport.return_tag(self.tag)
+            try:
+                raise_together(problems)
+            except AgreedError as agreed:
+                raise agreed from trouble
+        return plan  # type: ignore[return-value]  # it is None only where there is a problem
+
+    def sources(self, buffer: NDArray, out: NDArray | None) -> dict[str, NDArray]:
+        """How a result that goes elsewhere is reached: from a copy, or from an input of its own."""
+        if out is None:
+            return {}
+        return {"source": buffer} if self.schedule.input_chunks else {"copy_from": buffer}
+
+    def plan_for(self, buffer: NDArray, out: NDArray | None) -> Plan:
+        """The plan for these addresses, which only this rank knows."""
+        key = addresses_of(buffer, out)
+        if key in self.plans:
+            self.plans.move_to_end(key)
+            return self.plans[key]
+        if len(self.plans) == CACHED_BUFFERS:
+            self._drop(next(iter(self.plans)))
+        self.plans[key] = self.bind(buffer, out)
+        return self.plans[key]
+
+    def _drop(self, key: tuple[int, int]) -> None:
+        """Free a binding of this rank."""
+        plan = self.plans.pop(key)
+        self._spoiled = self._spoiled or plan.running
+        plan.free()
+
+    def forget_shared(self) -> None:
+        """Drop the bindings of this rank that send messages from arrays in shared memory."""
+        for key in [key for key, plan in self.plans.items() if plan.in_shared_memory]:
+            self._drop(key)
+
+    def free(self) -> None:
+        """Collective: drop all bindings and the tag, which nobody uses again if a run failed on any rank."""
+        for key in list(self.plans):
+            self._drop(key)
+        if not any(self.transport.exchange(self._spoiled, "drop a plan")):
+            self.transport.return_tag(self.tag)
+
+
+def addresses_of(buffer: NDArray, out: NDArray | None) -> tuple[int, int]:
+    """What tells the bindings of a collective apart."""
+    return address_of(buffer), -1 if out is None else address_of(out)

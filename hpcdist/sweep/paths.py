@@ -1,0 +1,66 @@
+"""Over which paths device buffers travel in a sweep: ours by those asked for, the MPI library's by those it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from mpi4py import MPI
+
+import hpcdist
+from hpcdist.algorithms import SHARED
+from hpcdist.device import Accelerator
+from hpcdist.device.paths import AUTO, AWARE, DIRECT, HOST, STAGED
+from hpcdist.errors import ArgumentError
+from hpcdist.sweep.record import of_library
+from hpcdist.transport import mpi
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The paths of a sweep.
+
+    Attributes:
+        taken: for each path asked for, the one that a plan takes; they differ for "auto".
+        impossible: for each of the others, why not.
+    """
+
+    taken: Mapping[str, str]
+    impossible: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, algorithm: str) -> tuple[str, ...]:
+        """The paths on which to measure an algorithm.
+
+        The MPI library gets a copy in host memory, and the device buffer itself where it is known to take it.
+        """
+        taken = self.taken.values()
+        if of_library(algorithm) and HOST not in taken:
+            return (STAGED, AWARE) if AWARE in taken else (STAGED,)
+        if algorithm.partition(":")[0] == SHARED:
+            return tuple(asked for asked, found in self.taken.items() if found == DIRECT)
+        return tuple(self.taken)
+
+
+ON_HOST = Paths({AUTO: HOST})
+
+
+def find(comm: MPI.Intracomm, accelerator: Accelerator, asked: Sequence[str]) -> Paths:
+    """Which of the paths asked for can be taken by device buffers, seen by binding a plan; collective.
+
+    Raises:
+        AgreedError: on all ranks, if none can.
+    """
+    buffer = accelerator.empty(1, np.float32)
+    taken, impossible = {}, {}
+    for path in asked:
+        try:
+            plan = hpcdist.plan(comm, buffer, algorithm="ring", path=path)
+        except ArgumentError as error:
+            impossible[path] = str(error)
+            continue
+        taken[path] = plan.path
+        plan.close()
+    why = "; ".join(f"{path}: {text}" for path, text in impossible.items())
+    mpi.agree(comm, bool(taken), f"no path that was asked for can be taken. {why}")
+    return Paths(taken, impossible)

@@ -1,0 +1,76 @@
+"""Ours beside the MPI of this environment, measured by real jobs; what they measure here says nothing."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mpi4py import MPI
+
+from hpcdist.bench.node import OURS
+from hpcdist.bench.peers import FOLDERS
+from hpcdist.bench.record import Report
+from hpcdist.bench.task import AUTO, CALL, COPY, LIBRARY, REGISTERED
+from hpcdist.launch import maker
+
+NAME = maker(MPI.Get_library_version())
+BENCH = [sys.executable, "-m", "hpcdist.bench"]
+
+
+@pytest.fixture
+def places(tmp_path):
+    """Options that name this environment as that of its MPI, and where the report goes."""
+    (tmp_path / FOLDERS[NAME]).symlink_to(sys.prefix)
+    return ["--environments", str(tmp_path), "--out", str(tmp_path / "out"), "--peers", NAME]
+
+
+def node(*words):
+    return ["node", "--ranks", "2", "--no-tune", "--seconds", "0", *words]
+
+
+def test_all_cases_are_measured_and_right(tmp_path, places):
+    command = [*BENCH, *places, *node("--sizes", "8,300KiB", "--rounds", "2")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    report = Report.read(tmp_path / "out" / "bench.json")
+    missing = [what for what in report.parts["node"].missing if "not asked for" not in what]
+    assert missing == [], done.stderr
+    assert report.wrong == []
+    assert sorted((row.nbytes, row.round) for row in report.rows) == [(8, 0), (8, 1), (300 << 10, 0), (300 << 10, 1)]
+    for row in report.rows:
+        assert row.peer == NAME
+        assert 3 <= row.samples <= 21
+        assert set(row.us) == set(row.wrong) == set(OURS) == {LIBRARY, AUTO, REGISTERED, CALL, COPY}
+        assert all(us > 0 for us in row.us.values())
+        assert row.ratios["auto / library"] > 0
+        assert row.chosen
+    text = (tmp_path / "out" / "bench.md").read_text()
+    assert "| 300 KiB |" in text
+    assert "was right." in text
+    assert (tmp_path / "out" / "node-2.png").exists()
+
+
+def test_what_was_measured_before_an_interrupt_is_kept(tmp_path, places):
+    command = [*BENCH, *places, *node("--sizes", "8", "--rounds", "1000")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "out" / "bench.json").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 1, said
+    report = Report.read(tmp_path / "out" / "bench.json")
+    assert {row.round for row in report.rows} >= {0}
+    assert report.parts["node"].missing[-1] == "interrupted: what comes after was not measured"
+    assert "- node: interrupted" in (tmp_path / "out" / "bench.md").read_text()
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if _is_ours(path, str(tmp_path))]
+
+
+def _is_ours(path, folder):
+    try:
+        return folder in path.read_text()
+    except OSError:
+        return False

@@ -1,0 +1,441 @@
+"""Ours beside other libraries: ratios, rounds, files, tables, figures, and what is missing."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from sweep_records import record as swept
+
+from hpcdist.bench import algorithms, figure, halves, network, node, peers, processes, start, table, tuning, values
+from hpcdist.bench.command import main
+from hpcdist.bench.compare import groups
+from hpcdist.bench.peers import GLOO, INTEL, MPICH, MPIS, NAMES, OPEN_MPI, Peer
+from hpcdist.bench.ratios import Side, best, name_of, paired, ratio, rotated
+from hpcdist.bench.record import Judgement, Part, Report, Row, Spread
+from hpcdist.bench.rounds import Asked, Rounds, case_seconds
+from hpcdist.bench.task import AUTO, COPY, KINDS, LIBRARY, RAW, REGISTERED, Link, Task
+from hpcdist.cluster import plan
+from hpcdist.selection import Bracket, Rule, Selection
+
+SIZES = (8, 65536, 1 << 24)
+
+
+def row(peer=OPEN_MPI, nbytes=SIZES[0], round=0, part="node", place="here", ranks=2, **fields):
+    us = {LIBRARY: 10.0, AUTO: 9.0, REGISTERED: 5.0, COPY: 2.0}
+    made = {"samples": 3, "us": us, "ratios": {}, "wrong": dict.fromkeys(us, 0), "chosen": "ring/4MiB"}
+    return Row(part, place, ranks, round, peer, nbytes, **{**made, **fields})
+
+
+def timed(peer, round, **us):
+    """A row with so many microseconds of each case."""
+    return row(peer, round=round, us={name.replace("_", " "): value for name, value in us.items()})
+
+
+# --- ratios ---
+
+
+def test_each_comes_first_in_its_turn():
+    orders = [rotated("abc", number) for number in range(4)]
+    assert orders == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]]
+    assert rotated([], 3) == []
+
+
+def test_ratios_of_a_job_are_paired_by_sample_before_the_median_is_taken():
+    times = {AUTO: [1.0, 2.0, 9.0], LIBRARY: [2.0, 9.0, 1.0]}
+    assert paired(times, [(AUTO, LIBRARY)]) == {"auto / library": 0.5}  # the ratio of the medians is 1
+
+
+def test_pairs_that_were_not_both_measured_are_left_out():
+    assert paired({LIBRARY: [1.0]}, node.PAIRS) == {}
+
+
+def test_ratios_across_libraries_are_paired_by_round_before_the_median_is_taken():
+    ours, theirs = [1.0, 20.0, 300.0], [2.0, 10.0, 100.0]
+    rows = [timed(OPEN_MPI, i, auto=us) for i, us in enumerate(ours)]
+    rows += [timed(MPICH, i, library=us) for i, us in enumerate(theirs)]
+    found = ratio(rows, Side(OPEN_MPI, AUTO), Side(MPICH, LIBRARY))
+    assert found == Spread.of([0.5, 2.0, 3.0])
+    assert found.median == 2.0
+
+
+def test_within_a_library_the_ratio_is_that_of_its_jobs():
+    rows = [row(round=i, ratios={name_of(AUTO, LIBRARY): value}) for i, value in enumerate((0.5, 0.7, 0.6))]
+    assert ratio(rows, Side(OPEN_MPI, AUTO), Side(OPEN_MPI, LIBRARY)).median == 0.6
+
+
+def test_rounds_that_only_one_took_part_in_are_left_out():
+    rows = [timed(OPEN_MPI, 0, auto=8.0), timed(OPEN_MPI, 1, auto=3.0), timed(MPICH, 1, library=2.0)]
+    assert ratio(rows, Side(OPEN_MPI, AUTO), Side(MPICH, LIBRARY)).median == 1.5
+    assert ratio(rows[:1], Side(OPEN_MPI, AUTO), Side(MPICH, LIBRARY)) is None
+
+
+def test_the_best_library_is_chosen_by_all_rounds_together():
+    rows = [timed(OPEN_MPI, i, library=us) for i, us in enumerate((1.0, 9.0, 9.0))]
+    rows += [timed(MPICH, i, library=us) for i, us in enumerate((5.0, 5.0, 5.0))]
+    assert best(rows, LIBRARY) == Side(MPICH, LIBRARY)
+    assert best(rows, AUTO) is None
+
+
+def test_ours_stands_where_it_is_best_beside_the_best_library():
+    rows = [timed(OPEN_MPI, 0, auto=6.0, library=4.0), timed(MPICH, 0, auto=3.0, library=5.0)]
+    (point,) = next(groups(rows, "node")).points
+    assert (point.home(AUTO), point.rival) == (Side(MPICH, AUTO), Side(OPEN_MPI, LIBRARY))
+    assert point.beside_best(AUTO).median == 0.75
+
+
+# --- rounds ---
+
+
+class Nowhere:
+    """A place whose jobs write what they were told; `failing` ones end with an error."""
+
+    name = "here"
+
+    def __init__(self, failing=()):
+        self.failing, self.started = failing, []
+
+    def ranks(self, peer, count, program):
+        self.started.append(peer.name)
+        task = json.loads(Path(program[-1]).read_text())
+        found = [
+            {
+                "nbytes": nbytes,
+                "samples": 1,
+                "times": {name: [float(nbytes)] for name in task["cases"]},
+                "wrong": {},
+                "cores": {},
+                "chosen": "",
+                "seconds": float(nbytes),
+            }
+            for nbytes in task["sizes"]
+        ]
+        Path(task["out"]).write_text(json.dumps({"machine": {"cpu": "a processor"}, "sizes": found}))
+        code = f"print('no such luck'); raise SystemExit({int(peer.name in self.failing)})"
+        return [processes.Process([sys.executable, "-c", code])]
+
+    gloo = ranks
+
+
+def rounds(place, asked, names=NAMES, sizes=(1, 100)):
+    report = Report()
+    report.begin("node", Part([], "", {}))
+    task = Task(sizes, (), "", 0.1, 1, 1, 1, 1, 0)
+    there = [Peer(name, Path("python"), "") for name in names]
+    Rounds(report, lambda: None, place, there, asked, task, node.cases).run()
+    return report
+
+
+def test_libraries_take_turns_in_an_order_that_is_rotated():
+    place = Nowhere()
+    report = rounds(place, Asked("node", 2, 3, 3, 0.0, ()))
+    assert place.started == [*NAMES, *rotated(NAMES, 1), *rotated(NAMES, 2)]
+    assert len(report.rows) == 3 * len(NAMES) * 2
+    assert report.parts["node"].machine == {"cpu": "a processor"}
+
+
+def test_sizes_that_have_had_their_part_of_the_time_get_the_least_rounds():
+    report = rounds(Nowhere(), Asked("node", 2, 5, 2, 20.0, ()), [OPEN_MPI])
+    assert sorted((row.nbytes, row.round) for row in report.rows) == [
+        *((1, number) for number in range(5)),
+        *((100, number) for number in range(2)),
+    ]
+
+
+def test_a_library_that_fails_twice_is_left_out_and_named():
+    place = Nowhere(failing=[MPICH])
+    report = rounds(place, Asked("node", 2, 4, 4, 0.0, ()), [OPEN_MPI, MPICH])
+    assert place.started.count(MPICH) == 2
+    assert place.started.count(OPEN_MPI) == 4
+    first, _, last = report.parts["node"].missing
+    assert first.startswith("here, 2 ranks: MPICH, round 1: the job exited with 1: no such luck")
+    assert "MPICH: left out of the rounds after 2" in last
+
+
+def test_a_case_has_its_part_of_the_time_and_never_none():
+    asked = Asked("node", 2, 10, 10, 1000.0, ())
+    assert case_seconds(asked, peers=4, sizes=3, cases=7) == pytest.approx((25 - 4) / 21)
+    assert case_seconds(asked, peers=400, sizes=3, cases=7) == 0.002
+
+
+def test_a_job_that_takes_too_long_is_ended():
+    why = processes.call([processes.Process([sys.executable, "-c", "import time; time.sleep(100)"])], 0.2)
+    assert why.startswith("the job took too long")
+
+
+def test_one_process_that_fails_ends_the_others():
+    sleeper = processes.Process([sys.executable, "-c", "import time; time.sleep(100)"])
+    failing = processes.Process([sys.executable, "-c", "raise SystemExit('gone')"])
+    assert processes.call([sleeper, failing], 60) == "the job exited with 1: gone"
+
+
+def test_sizes_that_do_not_fit_into_memory_are_left_out_and_named():
+    part = Part([], "", {})
+    assert node.fitting(part, (8, 1 << 40), 2) == (8,)
+    assert part.missing[0].startswith("2 ranks: 1 TiB left out: it takes about 12 TiB")
+
+
+# --- starting ---
+
+
+def test_hydra_enters_hosts_by_an_agent_and_gloo_enters_each_host():
+    hosts = start.Hosts("name", plan.network(3, 10**9), "1gbit", Path("/agent"))
+    (process,) = hosts.ranks(Peer(MPICH, Path("/m/bin/python"), ""), 2, ["-m", "program"])
+    words = " ".join(process.argv)
+    assert "exec --name name -- /m/bin/mpiexec.hydra -launcher ssh -launcher-exec /agent -hosts n1,n2 -ppn 1" in words
+    assert process.variables["UCX_TLS"] == "tcp,self"
+    (process,) = hosts.ranks(Peer(INTEL, Path("/i/bin/python"), ""), 2, ["-m", "program"])
+    assert "-bootstrap ssh -bootstrap-exec /agent" in " ".join(process.argv)
+    processes = hosts.gloo(Peer(GLOO, Path("/t/bin/python"), ""), 3, ["program"])
+    assert [process.variables["RANK"] for process in processes] == ["0", "1", "2"]
+    assert {process.variables["MASTER_ADDR"] for process in processes} == {"10.77.1.1"}
+    assert {process.variables["GLOO_SOCKET_IFNAME"] for process in processes} == {"eth0"}
+    assert [process.argv[process.argv.index("--host") + 1] for process in processes] == ["n1", "n2", "n3"]
+
+
+def test_a_library_that_is_not_there_is_missing_with_the_reason(tmp_path):
+    (tmp_path / "mpich.log").write_text("ERROR: no matching\n distribution\n")
+    found, missing = peers.find((OPEN_MPI, MPICH, GLOO), tmp_path, tmp_path / "python")
+    assert found == []
+    assert [words.partition(":")[0] for words in missing] == [OPEN_MPI, MPICH, GLOO]
+    assert "`make bench` makes it" in missing[0]
+    assert missing[1].endswith("its installation said: ERROR: no matching distribution")
+
+
+def test_a_python_that_cannot_use_it_is_missing_with_its_last_words(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho no module named torch >&2\nexit 1\n")
+    python.chmod(0o755)
+    assert peers.find((GLOO,), tmp_path, python) == ([], [f"Gloo: {python} cannot use it: no module named torch"])
+
+
+# --- numbers in buffers ---
+
+
+@pytest.mark.parametrize("dtype", values.SMALL)
+@pytest.mark.parametrize("size", [2, 4, 7])
+def test_small_numbers_bear_as_many_sums_as_they_say_and_are_never_zero(dtype, size):
+    numbers = values.Numbers(0, size, dtype)
+    largest, least = (float(pick(np.abs(numbers.small.astype(float)))) for pick in (np.max, np.min))
+    assert least >= float(2.0 ** (1 - values.LARGEST[dtype]))  # no subnormal number
+    assert largest * float(size) ** numbers.calls <= 2.0 ** values.LARGEST[dtype]
+    assert numbers.calls >= halves.ITERATIONS if dtype == "float16" and size == 2 else numbers.calls >= 6
+
+
+@pytest.mark.parametrize("count", [1, values.TILE - 1, values.TILE, 3 * values.TILE + 5])
+def test_buffers_are_filled_and_what_is_wrong_is_counted(count):
+    buffer, tile = np.zeros(count, "f4"), np.arange(1, values.TILE + 1, dtype="f4")
+    values.fill(buffer, tile)
+    assert values.wrong(buffer, tile) == 0
+    np.testing.assert_array_equal(buffer, np.resize(tile, count))
+    buffer[-1] += 1
+    assert values.wrong(buffer, tile) == 1
+
+
+def test_a_chunk_that_comes_to_a_wrong_place_is_wrong():
+    buffer, tile = np.zeros(1 << 20, "f4"), values.Numbers(1, 4, "float32").sum
+    values.fill(buffer, tile)
+    half = buffer.size // 2
+    assert values.wrong(np.concatenate([buffer[half:], buffer[:half]]), tile) > 0.9 * buffer.size
+
+
+# --- files ---
+
+
+def report(parts=("node", "algorithms", "halves", "network")):
+    found = Report()
+    machine = {"cores_per_host": 2, "cpu": "a processor"}
+    for name in parts:
+        found.begin(name, Part(["python", "-m", "hpcdist.bench", name], "2026-01-01", {}, 60.0, machine))
+        found.parts[name].peers = {OPEN_MPI: "Open MPI v5"}
+    for number in range(3):
+        for nbytes in SIZES:
+            for peer in NAMES:
+                pairs = {name_of(*pair): 0.9 for pair in node.PAIRS}
+                us = {case: float(nbytes + number) for case in node.cases(Peer(peer, Path(), ""))}
+                found.rows.append(row(peer, nbytes, number, us=us, ratios=pairs))
+                us = {LIBRARY: 4.0 * nbytes, AUTO: 2.0 * nbytes, RAW: 1.0 * nbytes}
+                found.rows.append(row(peer, nbytes, number, "network", "200mbit", 5, us=us, cores={RAW: 0.5}))
+            for peer in MPIS:
+                pairs = {name_of(*pair): 1.5 for pair in halves.PAIRS}
+                found.rows.append(row(peer, nbytes, number, "halves", us=dict.fromkeys(KINDS, 1.0), ratios=pairs))
+                pairs = {name_of(*pair): 2.5 for pair in algorithms.PAIRS}
+                found.rows.append(row(peer, nbytes, number, "algorithms", ratios=pairs))
+    found.judgements.append(Judgement("200mbit", 5, {"alpha": 1e-6}, 0.2, 0.9, {"4096": 1.2}))
+    found.rows = [each for each in found.rows if each.part in parts]
+    return found
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path):
+    made = report()
+    made.write_json(tmp_path / "bench.json")
+    assert Report.read(tmp_path / "bench.json") == made
+    assert json.loads((tmp_path / "bench.json").read_text())["version"] == 1
+
+
+def test_an_empty_report_is_one_too(tmp_path):
+    Report().write_json(tmp_path / "bench.json")
+    assert Report.read(tmp_path / "bench.json") == Report()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"version": 2}', '{"version": 1, "parts": {}}'])
+def test_what_is_no_report_is_refused(tmp_path, text):
+    (tmp_path / "bench.json").write_text(text)
+    with pytest.raises(ValueError, match=r"bench\.json is "):
+        Report.read(tmp_path / "bench.json")
+
+
+def test_a_part_that_is_measured_again_replaces_what_there_was_of_it():
+    made = report()
+    made.begin("node", Part([], "", {}))
+    assert {each.part for each in made.rows} == {"algorithms", "halves", "network"}
+    assert made.judgements
+    made.begin("network", Part([], "", {}))
+    assert not made.judgements
+
+
+def test_a_task_is_read_as_it_was_written(tmp_path):
+    for link in (None, Link(10**9, 1 << 18)):
+        task = Task((8, 64), (AUTO, LIBRARY), "out", 0.5, 1, 5, 1, 0, 3, link)
+        task.write(tmp_path / "task.json")
+        assert Task.read(tmp_path / "task.json") == task
+
+
+# --- tables and figures ---
+
+
+def lines_with(words, text):
+    return [line for line in text.splitlines() if words in line]
+
+
+def test_the_text_has_all_parts_and_bold_is_what_was_missed():
+    text = table.text(report(), {"node-2": "node-2.png"})
+    assert "![2 ranks, one machine](node-2.png)" in text
+    assert "- ours / best: at most 1.05 at 3 of 3 sizes" in text
+    for peer in MPIS:
+        assert f"## Each algorithm over {peer} in the same jobs" in text
+    (judged,) = lines_with("| 200mbit, 5 ranks |", text)
+    assert judged == "| 200mbit, 5 ranks | **20.0%** | **90%** | 4 KiB: 1.20 |"
+    assert "1.50 (1.50-1.50)" in text
+    assert "## Missing" not in text
+    assert "was right." in text
+
+
+def test_a_ratio_above_a_tie_is_bold():
+    rows = [timed(OPEN_MPI, 0, library=10.0, auto=10.6, registered=10.4)]
+    text = table.text(Report(rows=rows))
+    assert "**1.06 (1.06-1.06)**" in text
+    assert "| 1.04 (1.04-1.04)" in text
+    assert "ours / best: at most 1.05 at 0 of 1 sizes" in text
+
+
+def test_shares_are_those_of_the_limit():
+    nbytes = 1 << 24
+    seconds = 2 * 4 / 5 * nbytes * 8 / 200e6
+    us = {LIBRARY: 2e6 * seconds, AUTO: 1e6 * seconds}
+    text = table.text(Report(rows=[row(OPEN_MPI, nbytes, 0, "network", "200mbit", 5, us=us)]))
+    (line,) = lines_with("| 16 MiB |", text)
+    assert "| 100% (100%-100%) | - | 50% (50%-50%) |" in line
+
+
+def test_what_is_missing_or_wrong_is_in_the_text():
+    made = report(["node"])
+    made.parts["node"].missing.append("Gloo: there is none")
+    made.rows.append(row(wrong={AUTO: 3}))
+    text = table.text(made)
+    assert "- node: Gloo: there is none" in text
+    assert "- node, here, 2 ranks, Open MPI, auto, 8 B, round 1: 3 elements" in text
+    assert "was right." not in text
+
+
+def test_a_library_without_results_leaves_no_hole_in_silence():
+    text = table.text(Report(rows=[timed(GLOO, 0, library=3.0)]))
+    assert "| 8 B | - | - | Gloo |" in text
+
+
+def test_figures_are_drawn_of_all_groups_also_with_little_in_them(tmp_path):
+    files = figure.write(tmp_path, report())
+    assert {file.name for file in files} == {"node-2.png", "network-200mbit-5.png"}
+    assert all(file.stat().st_size > 10_000 for file in files)
+    assert figure.write(tmp_path, Report(rows=[timed(GLOO, 0, library=3.0)]))
+
+
+# --- tables for auto ---
+
+
+def chosen_from(tmp_path, algorithm):
+    Selection((Rule(7, 1, "float32", (Bracket(None, algorithm, 65536),)),)).write(tmp_path / "table.json")
+    return tmp_path / "table.json"
+
+
+def sweep(times):
+    """Records of one size after the other: microseconds of ring and tree."""
+    return [
+        swept(algorithm=name, nbytes=nbytes, segment_nbytes=65536, ranks=7, nodes=1, us=us, predicted_us=100.0)
+        for nbytes, each in times.items()
+        for name, us in zip(("ring", "tree"), each, strict=True)
+    ]
+
+
+def test_a_table_is_right_where_its_choice_is_within_5_percent_of_the_best(tmp_path):
+    records = sweep({8: (100, 200), 64: (104, 100), 512: (110, 100), 4096: (100, 100)})
+    judgement = tuning.judge("200mbit", 7, chosen_from(tmp_path, "ring"), records)
+    judgement = tuning.judge_again(judgement, tmp_path / "table.json", records)
+    assert judgement.near == 0.75
+    assert judgement.worse == {"512": pytest.approx(1.1)}
+
+
+def test_the_error_of_the_model_is_relative_to_what_was_measured():
+    assert tuning.error(sweep({8: (200, 50), 64: (100, 400)})) == pytest.approx((0.5 + 0.75) / 2)
+
+
+# --- command line ---
+
+
+def called(tmp_path, *words):
+    return CliRunner().invoke(main, ["--out", str(tmp_path), "--environments", str(tmp_path), *words])
+
+
+def test_text_and_figures_are_made_anew_from_the_numbers(tmp_path):
+    report().write_json(tmp_path / "bench.json")
+    done = called(tmp_path, "table")
+    assert done.exit_code == 0, done.output
+    assert "![2 ranks, one machine](node-2.png)" in (tmp_path / "bench.md").read_text()
+
+
+def test_without_numbers_there_is_no_text(tmp_path):
+    assert "measure a part first" in called(tmp_path, "table").output
+
+
+def test_without_any_library_the_report_says_so_and_the_command_fails(tmp_path):
+    done = called(tmp_path, "--torch", str(tmp_path / "none"), "node", "--no-tune")
+    assert done.exit_code == 1
+    text = (tmp_path / "bench.md").read_text()
+    assert all(f"- node: {name}: there is no " in text for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["node", "--sizes", "6"], "no whole number of float32"),
+        (["node", "--ranks", "1"], "no number of ranks"),
+        (["--peers", "NCCL", "node"], "no library 'NCCL'"),
+        (["network", "--rates", "fast"], "no rate"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(tmp_path, words, said):
+    done = called(tmp_path, *words)
+    assert done.exit_code == 2
+    assert said in done.output
+
+
+def test_all_shares_its_seconds_out(tmp_path, monkeypatch):
+    given = {}
+    for part in (node, algorithms, halves, network):
+        monkeypatch.setattr(part, "measure", lambda draft, options, name=part.PART: given.update({name: options}))
+    called(tmp_path, "all", "--seconds", "780")
+    points = len(given["network"].rates) * len(given["network"].numbers)
+    assert sum(each.seconds for each in given.values()) + (points - 1) * given["network"].seconds == pytest.approx(780)
+    assert given["node"].seconds == 2 * given["network"].seconds
