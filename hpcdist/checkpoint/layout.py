@@ -25,8 +25,8 @@ def directory_name(step: int) -> str:
 
 
 def step_of(path: Path) -> int:
-    """The steps done before a committed checkpoint, by its name."""
-    return int(path.name.removeprefix("step-"))
+    """The steps done before a checkpoint, by its name or by that of its draft."""
+    return int(path.name.removeprefix("step-").partition(".")[0])
 
 
 def draft_suffix(token: str) -> str:

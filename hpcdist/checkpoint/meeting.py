@@ -6,14 +6,11 @@ import time
 
 from mpi4py import MPI
 
-from hpcdist import watch
-
 PAUSE = 0.001  # seconds
 
 
 def meet(comm: MPI.Intracomm) -> None:
     """Wait for all ranks as a barrier does, but leave the core to those that are still at work. Collective."""
     request = comm.Ibarrier()
-    with watch.waiting(f"rank {comm.rank} of {comm.size} waits for all ranks to be done with their part"):
-        while not request.Test():
-            time.sleep(PAUSE)
+    while not request.Test():  # not watched, as nobody can say how long a disk may take
+        time.sleep(PAUSE)

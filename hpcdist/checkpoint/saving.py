@@ -175,7 +175,8 @@ class Saving:
     def abandon(self) -> None:
         """On rank 0: wait no longer for parts that will not come, and remove the draft."""
         self.cancel()
-        self._thread.join()
+        if self._thread.ident is not None:  # it was started
+            self._thread.join()
         shutil.rmtree(self.order.draft, ignore_errors=True)
 
 

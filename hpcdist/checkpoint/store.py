@@ -167,21 +167,26 @@ class Store:
         try:
             (self._write_together if self.layout == "collective" else self._start_writing)(order, arrays)
         except AgreedError:
-            saving, self._saving = self._saving, None
+            saving = self._saving
+            self._give_up()
             if self.comm.rank == 0:
                 (saving.abandon if saving else partial(shutil.rmtree, draft, ignore_errors=True))()
             raise
-        self._blocking = time.perf_counter() - began
-        if not self.background and self._saving:
-            self._wait_for_rows(self._saving)
-
-    def _wait_for_rows(self, saving: Saving) -> None:
-        """Wait in the foreground, where the caller's own arrays are being written."""
-        try:
-            self.wait()
-        except BaseException:  # whoever ends the run may go on with the arrays
-            saving.cancel()
+        except BaseException:
+            self._give_up()
             raise
+        self._blocking = time.perf_counter() - began
+        if not self.background:
+            self.wait()
+
+    def _give_up(self) -> None:
+        """Leave the save under way, such as one that Ctrl-C interrupts, to its thread, which will not commit it.
+
+        The caller may then change the arrays, and the next save must not use the memory of the copies.
+        """
+        if self._saving:
+            self._saving.cancel()
+        self._saving, self._snapshot = None, Snapshot()
 
     def _writers(self, arrays: Mapping[str, NDArray]) -> list[Writer]:
         if self.layout == "collective":
@@ -222,17 +227,21 @@ class Store:
         """
         if self._saving is None:
             return None
-        saving, self._saving = self._saving, None
-        began = time.perf_counter()
-        saving.wait_written()
-        meet(self.comm)
+        saving, began = self._saving, time.perf_counter()
         try:
+            saving.wait_written()
+            meet(self.comm)
             on_all(self.comm, saving.check)
             path, total = on_root(self.comm, saving.outcome)
         except AgreedError:
+            self._saving = None
             if self.comm.rank == 0:
                 saving.abandon()
             raise
+        except BaseException:
+            self._give_up()
+            raise
+        self._saving = None
         part = saving.part if self.incremental else None
         self._previous = Previous(path, part.pieces, part.files, part.heads) if part else None
         self._shapes = saving.order.shapes

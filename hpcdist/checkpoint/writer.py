@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from itertools import chain, count
 from pathlib import Path
 
 from hpcdist.checkpoint.fence import Fence
@@ -31,14 +32,21 @@ def begin(fence: Fence, step: int) -> Path:
         FileExistsError: there is a checkpoint of this step, or of a later one.
     """
     final = fence.directory / directory_name(step)
-    draft = final.with_name(final.name + draft_suffix(fence.token))
     if step < 0:
         raise ValueError(f"a step is a number of steps done, not {step}")
     with fence.held():
         _refuse_to_replace(final)
         _refuse_to_go_back(fence, step)
+        draft = _unused(fence, final.name)
         draft.mkdir()
     return draft
+
+
+def _unused(fence: Fence, name: str) -> Path:
+    """A draft's name: somebody may still be writing to the draft of a save of the same step that was given up."""
+    suffix = draft_suffix(fence.token)
+    drafts = (fence.directory / f"{name}{again}{suffix}" for again in chain([""], (f".{n}" for n in count(2))))
+    return next(draft for draft in drafts if not draft.exists())
 
 
 def commit(fence: Fence, draft: Path, manifest: Manifest) -> Path:
@@ -75,14 +83,16 @@ def prune(fence: Fence, keep: int) -> list[Path]:
 
     The caller knows the newest to be whole: it has just been made durable, or was read.
     """
-    old = [path for path in committed(fence.directory)[:-keep] if path.is_dir()]
+    whole = committed(fence.directory)
+    old = [path for path in whole[:-keep] if path.is_dir()]
     for path in old:
         with fence.held():
             os.rename(path, path.with_name(path.name + draft_suffix(fence.token)))
     if old:
         fsync(fence.directory)  # or a power cut could bring a name back without its files
     for grave in fence.directory.glob(f"step-*{draft_suffix(fence.token)}"):
-        shutil.rmtree(grave, ignore_errors=True)  # what somebody still reads on NFS goes the next time
+        if whole and step_of(grave) <= step_of(whole[-1]):  # a later one is being written
+            shutil.rmtree(grave, ignore_errors=True)  # what somebody still reads on NFS goes the next time
     return old
 
 

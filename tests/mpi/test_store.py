@@ -86,35 +86,42 @@ def test_in_the_foreground_nothing_is_copied_and_arrays_may_have_any_order(share
         assert equal(read(look(committed(shared)[0])), state)
 
 
-def test_a_save_in_the_foreground_that_is_interrupted_is_not_committed(
-    shared: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("background", [True, False])
+def test_an_interrupted_save_is_not_committed_and_the_run_can_go_on(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, background: bool, step: int
 ) -> None:
-    interrupted, ended = threading.Event(), threading.Event()
-    write_part, wait_written, run = part.write_part, saving.Saving.wait_written, saving.Saving._run
+    """The disk is slow: it begins when the caller has been interrupted, has changed its arrays and saves again."""
+    again, ended = threading.Event(), threading.Event()
+    run, wait_written = saving.Saving._run, saving.Saving.wait_written
+    savings: list[saving.Saving] = []
 
-    def write_late(*arguments: Any) -> part.Part:
-        assert interrupted.wait(10)
-        return write_part(*arguments)
+    def run_late(self: saving.Saving) -> None:
+        savings.append(self)
+        mine, other = (ended, again) if self is savings[0] else (again, ended)
+        if mine is again:
+            again.set()
+        assert other.wait(10)
+        run(self)
+        mine.set()
 
     def interrupt(self: saving.Saving) -> None:
         raise KeyboardInterrupt
 
-    def run_to_the_end(self: saving.Saving) -> None:
-        run(self)
-        ended.set()
-
-    monkeypatch.setattr(saving, "write_part", write_late)
+    monkeypatch.setattr(saving.Saving, "_run", run_late)
     monkeypatch.setattr(saving.Saving, "wait_written", interrupt)
-    monkeypatch.setattr(saving.Saving, "_run", run_to_the_end)
-    store = Store(COMM, shared, writers=COMM.size, background=False)
-    with pytest.raises(KeyboardInterrupt):
-        store.save(1, arrays(1), {})
-    interrupted.set()
-    assert ended.wait(10)
-    COMM.Barrier()
-    assert committed(shared) == []
-    monkeypatch.setattr(saving.Saving, "wait_written", wait_written)
-    store.close()
+    state = arrays(1)
+    with Store(COMM, shared, writers=COMM.size, background=background) as store:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - a save in the background returns before it
+            store.save(1, state, {})
+            store.wait()
+        monkeypatch.setattr(saving.Saving, "wait_written", wait_written)
+        for name, values in arrays(2).items():
+            state[name][...] = values
+        store.save(step, state, {})
+        store.wait()
+        assert [path.name for path in shared.glob("step-*")] == [f"step-{step:08d}"]
+        assert equal(restored(store, committed(shared)[0]), arrays(2))
 
 
 def test_every_writer_has_a_file(shared: Path) -> None:

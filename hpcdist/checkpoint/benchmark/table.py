@@ -21,7 +21,7 @@ EXPLANATION = f"""\
   shards.
 - Ways that write while the caller goes on copy the state first. Their writing alone, from there to the commit, is set
   against the raw files as well.
-- Ours makes digests, reads every file back and renames; the read-back is from the page cache. The others do not.
+- Ours makes digests and renames, and has the disk begin while it still writes. The others do not.
 - Before each restore the kernel is asked to drop the files from its page cache (posix_fadvise); `cached` says how much
   of them was still there. A disk of a virtual machine may have a cache beneath that nobody here can drop.
 - Restores end with the whole state in the memory of each rank, checked after the time was taken; the raw files are read
