@@ -182,11 +182,11 @@ class Store:
     def _give_up(self) -> None:
         """Leave the save under way, such as one that Ctrl-C interrupts, to its thread, which will not commit it.
 
-        The caller may then change the arrays, and the next save must not use the memory of the copies.
+        Arrays, and their copies, may now change while it writes.
         """
         if self._saving:
             self._saving.cancel()
-        self._saving, self._snapshot = None, Snapshot()
+        self._saving = None
 
     def _writers(self, arrays: Mapping[str, NDArray]) -> list[Writer]:
         if self.layout == "collective":
