@@ -4,8 +4,8 @@
     python -m hpcdist.bench node|algorithms|halves|network|table
 
 Every figure is a ratio, since machines are noisy. What runs in one process is paired sample by sample, on the same
-buffers; across libraries whole jobs are interleaved, in an order that is rotated, and the median of the rounds' ratios
-counts.
+buffers; across libraries whole jobs are interleaved, in an order that is rotated and reversed, and the median of the
+rounds' ratios counts.
 
 `peers` are the libraries, each in an environment of its own; `task` is what a job is told, `ranks` what the ranks of
 an MPI do with it, `values` and `cases` its parts, `gloo` the same for a Python that has torch; `start` starts jobs on

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from time import sleep
-from typing import Any
+from time import perf_counter, sleep
+from typing import Any, Self
 
 import numpy as np
 from mpi4py import MPI
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 import hpcdist
 from hpcdist.algorithms import ALLREDUCE
-from hpcdist.bench.ratios import rotated
+from hpcdist.bench.ratios import order
 from hpcdist.bench.task import AUTO, CALL, COPY, KINDS, LIBRARY, RAW, REGISTERED, Link, Task
 from hpcdist.bench.values import Numbers, fill, numbers_of, wrong
+from hpcdist.errors import AgreedError
 from hpcdist.kernels.reduce import DTYPES
 from hpcdist.sweep.measure import Effort, collector_paused, sample
 from hpcdist.sweep.network.measure import Cores
@@ -40,27 +41,39 @@ class Case:
     cores: Cores = field(default_factory=Cores)
     wrong: int = 0
     seconds: float = 0.0  # of one call
-    iterations: int = 1
     times: list[float] = field(default_factory=list)
+    idle: list[float] = field(default_factory=list)  # seconds that links had before each sample
 
 
 class Size:
-    """All cases of a task at one size, on the same buffers. All methods are collective.
+    """All cases of a task at one size, on the same buffers: a context that closes them. All methods are collective.
 
     Args:
         comm: the ranks.
         nbytes: of a buffer of float32.
         task: with the names of the cases.
-        network: raw TCP, where the task has a link.
-
-    Raises: AgreedError on all ranks, if one has no room.
+        links: with raw TCP, where the task has a link.
     """
 
-    def __init__(self, comm: MPI.Intracomm, nbytes: int, task: Task, network: Network | None) -> None:
-        self.comm, self.nbytes, self.task, self.network = comm, nbytes, task, network
+    def __init__(self, comm: MPI.Intracomm, nbytes: int, task: Task, links: Links | None) -> None:
+        self.comm, self.nbytes, self.task, self.links = comm, nbytes, task, links
         self.count = max(1, nbytes // 4)
         self.arrays: dict[tuple[str, bool], NDArray] = {}
-        self.cases = [self._case(name) for name in task.cases]
+        self.cases: list[Case] = []
+        self.iterations = 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        # After an error of this rank alone the others are elsewhere, and would never come to close.
+        if kind is None or issubclass(kind, AgreedError):
+            self.close()
+
+    def prepare(self) -> None:
+        """Make all cases; this and `check` raise AgreedError on all ranks, if one has no room."""
+        for name in self.task.cases:
+            self.cases.append(self._case(name))
 
     def _case(self, name: str) -> Case:
         if name in KINDS:
@@ -77,7 +90,8 @@ class Size:
             target = on_all(self.comm, lambda: np.ones_like(array))
             return Case(name, partial(np.copyto, target, array), array, target, numbers)
         calls: dict[str, Callable[[], object]] = {
-            LIBRARY: partial(self.comm.Allreduce, MPI.IN_PLACE, array),
+            # The type is named, or mpi4py would look for it in each call.
+            LIBRARY: partial(self.comm.Allreduce, MPI.IN_PLACE, [array, MPI.FLOAT]),
             CALL: partial(hpcdist.allreduce, self.comm, array),
         }
         return Case(name, calls[name], array, array, numbers)
@@ -102,9 +116,9 @@ class Size:
         return numbers_of(self.comm.rank, self.comm.size, dtype)
 
     def _raw(self) -> Callable[[], object]:
-        assert self.network
+        assert self.links
         nbytes = round(link_bytes(self.comm.size, self.nbytes))
-        return partial(self.network.neighbours.exchange, nbytes)
+        return partial(self.links.neighbours.exchange, nbytes)
 
     def check(self) -> None:
         """Call every case once on numbers whose sum is exact, and count the wrong elements of all ranks."""
@@ -122,7 +136,7 @@ class Size:
         samples = self._share_out()
         for number in range(samples):
             with collector_paused():
-                for case in rotated(self.cases, self.task.turn + number):
+                for case in order(self.cases, self.task.turn + number):
                     case.times.append(self._sample(case))
         for case in self.cases:
             times = np.array(case.times)
@@ -131,27 +145,34 @@ class Size:
         return samples
 
     def _share_out(self) -> int:
-        """Warm up, and choose how many samples of how many calls there is time for."""
+        """Warm up, and choose how many samples of how many calls there is time for, the same for all.
+
+        With more calls a sample has less of the barrier before, which would make a difference in ratios.
+        """
         task = self.task
         effort = Effort(samples=task.most, iterations=task.iterations, seconds=task.seconds)
-        numbers = []
+        numbers, calls = [], []
         for case in self.cases:
             self._fill(case)
             warm = [sample(self.comm, case.call, 1) for _ in range(task.warmup)]
             seconds = self.comm.allreduce(max(min(warm, default=case.seconds), 1e-7), MPI.MAX)
             samples, iterations = effort.divide(seconds)
-            case.iterations = min(iterations, case.numbers.calls)
+            calls.append(min(iterations, case.numbers.calls))
             numbers.append(samples if samples * seconds <= task.seconds else 1)
+        self.iterations = min(calls)
         return max(task.least, min(numbers))
 
     def _sample(self, case: Case) -> float:
         """Seconds per call on this rank, on small numbers, through links that are not idle."""
         self._fill(case)
-        if self.network is None:
-            return sample(self.comm, case.call, case.iterations)
-        self.network.drain()
+        if self.links is None:
+            return sample(self.comm, case.call, self.iterations)
+        self.links.drain()
+        emptied = perf_counter()
         with case.cores:
-            return sample(self.comm, case.call, case.iterations)
+            seconds = sample(self.comm, case.call, self.iterations)
+            case.idle.append(perf_counter() - seconds * self.iterations - emptied)
+        return seconds
 
     def _fill(self, case: Case) -> None:
         if case.buffer is not None:
@@ -167,7 +188,7 @@ class Size:
         hpcdist.release(self.comm)
 
 
-class Network:
+class Links:
     """Raw TCP between neighbours, and links whose token buckets it empties. All methods are collective."""
 
     def __init__(self, comm: MPI.Intracomm, neighbours: Neighbours, link: Link) -> None:
@@ -180,15 +201,21 @@ class Network:
         self.comm.Barrier()
         self.neighbours.exchange(2 * self.link.bucket)
 
+    def refill(self, idle: Sequence[float]) -> float:
+        """Bytes that a bucket holds again so many seconds later, the median: that of the first to be empty."""
+        longest = np.array(idle)
+        self.comm.Allreduce(MPI.IN_PLACE, longest, MPI.MAX)
+        return min(float(np.median(longest)) * self.link.rate / 8, self.link.bucket)
+
 
 @contextmanager
-def network(comm: MPI.Intracomm, link: Link | None, interface: str = "eth0") -> Iterator[Network | None]:
+def network(comm: MPI.Intracomm, link: Link | None, interface: str = "eth0") -> Iterator[Links | None]:
     """Raw TCP over the links, if there are any. Collective."""
     if link is None:
         yield None
         return
     with Neighbours(comm, interface) as neighbours:
-        yield Network(comm, neighbours, link)
+        yield Links(comm, neighbours, link)
 
 
 def chosen(cases: Sequence[Case]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from hpcdist.bench.compare import Group, Point
 from hpcdist.bench.ratios import TIE, Side
-from hpcdist.bench.record import Spread
+from hpcdist.bench.record import WRONG, Spread
 from hpcdist.bench.task import LIBRARY
 from hpcdist.sizes import format_bytes
 
@@ -56,27 +56,31 @@ def elements(name: str, half: str, kind: str) -> Cell:
     return lambda point: rate(point.within(name, f"float32, {kind}", f"{half}, {kind}"))
 
 
-# --- values in words; "-" where there is none ---
+# --- values in words; "-" where there is none, WRONG where results were ---
 
 
 def ratio(found: Spread | None, most: float | None = TIE) -> str:
     """A ratio of times, bold above `most`."""
-    return "-" if found is None else bold(_spread(found), most is not None and found.median > most)
+    if found is None or found is WRONG:
+        return _instead(found)
+    return bold(_spread(found, "{:.2f}"), most is not None and found.median > most)
 
 
 def rate(found: Spread | None) -> str:
     """A ratio of rates, bold below 1."""
-    return "-" if found is None else bold(_spread(found), found.median < 1)
+    if found is None or found is WRONG:
+        return _instead(found)
+    return bold(_spread(found, "{:.2f}"), found.median < 1)
 
 
 def share(found: Spread | None) -> str:
     """A part of a whole, with its range."""
-    return "-" if found is None else f"{found.median:.0%} ({found.low:.0%}-{found.high:.0%})"
+    return _instead(found) if found is None or found is WRONG else _spread(found, "{:.0%}")
 
 
 def percent(part: float | None) -> str:
-    """A part of a whole."""
-    return "-" if part is None else f"{part:.0%}"
+    """A part of a whole; how much more than all of it does not matter."""
+    return "-" if part is None else ">100%" if part > 1 else f"{part:.0%}"
 
 
 def peer(side: Side | None) -> str:
@@ -86,8 +90,8 @@ def peer(side: Side | None) -> str:
 
 def number(found: Spread | None) -> str:
     """A median, with as many digits as say something."""
-    if found is None:
-        return "-"
+    if found is None or found is WRONG:
+        return _instead(found)
     return f"{found.median:.0f}" if found.median >= 100 else f"{found.median:.3g}"
 
 
@@ -96,5 +100,10 @@ def bold(words: str, missed: bool) -> str:
     return f"**{words}**" if missed else words
 
 
-def _spread(found: Spread) -> str:
-    return f"{found.median:.2f} ({found.low:.2f}-{found.high:.2f})"
+def _instead(found: Spread | None) -> str:
+    return "-" if found is None else bold("WRONG", True)
+
+
+def _spread(found: Spread, form: str) -> str:
+    median, low, high = (form.format(value) for value in (found.median, found.low, found.high))
+    return f"{median} ({low}-{high}, n={found.count})"

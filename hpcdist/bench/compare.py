@@ -1,4 +1,7 @@
-"""What the tables and figures tell of one size: the best library, where ours is best, and ratios of the two."""
+"""What the tables and figures tell of one size: the best library, where ours is best, and ratios of the two.
+
+Where a result of what is asked about was wrong, in any round, the answer is `WRONG`.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from functools import cached_property
 
 from hpcdist.bench.peers import MPIS, NAMES, OPEN_MPI
 from hpcdist.bench.ratios import Side, best, ratio
-from hpcdist.bench.record import Row, Spread
+from hpcdist.bench.record import WRONG, Row, Spread
 from hpcdist.bench.task import LIBRARY, RAW
 from hpcdist.cluster.plan import parse_rate
-from hpcdist.sweep.network.record import share
+from hpcdist.sweep.network.record import link_bytes, share
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class Point:
         """Rounds that there is anything of."""
         return len({row.round for row in self.rows})
 
+    def wrong(self, case: str, peer: str = "") -> bool:
+        """Whether a case was wrong in any round; of the library's jobs, if one is named."""
+        return any(row.wrong.get(case) for row in self.rows if peer in ("", row.peer))
+
     @cached_property
     def rival(self) -> Side | None:
         """The library that was the fastest."""
@@ -41,27 +48,35 @@ class Point:
 
     def beside_best(self, case: str) -> Spread | None:
         """Ours, where it is best, over the best library."""
+        if self.wrong(case):
+            return WRONG
         ours = self.home(case)
         return ratio(self.rows, ours, self.rival) if ours and self.rival else None
 
     def within(self, peer: str, case: str, other: str) -> Spread | None:
         """One case over another of the same library's jobs."""
+        if self.wrong(case, peer) or self.wrong(other, peer):
+            return WRONG
         return ratio(self.rows, Side(peer, case), Side(peer, other))
 
     def at_home(self, case: str, other: str) -> Spread | None:
         """One case over another, in the jobs of the MPI that suits the first best."""
+        if self.wrong(case):
+            return WRONG
         home = self.home(case)
         return self.within(home.peer, case, other) if home else None
 
     def us(self, side: Side) -> Spread | None:
         """Microseconds over rounds."""
+        if self.wrong(side.case, side.peer):
+            return WRONG
         values = [row.us[side.case] for row in self.rows if row.peer == side.peer and side.case in row.us]
         return Spread.of(values) if values else None
 
-    def share(self, side: Side | None) -> Spread | None:
+    def share(self, side: Side) -> Spread | None:
         """The part of the links' rate that a case makes use of, over rounds; on virtual hosts."""
-        if side is None:
-            return None
+        if self.wrong(side.case, side.peer):
+            return WRONG
         rate = parse_rate(self.rows[0].place)
         values = [
             share(row.ranks, row.nbytes, row.us[side.case] * 1e-6, rate)
@@ -70,12 +85,26 @@ class Point:
         ]
         return Spread.of(values) if values else None
 
+    def share_at_home(self, case: str) -> Spread | None:
+        """The same of ours, where it is best."""
+        if self.wrong(case):
+            return WRONG
+        home = self.home(case)
+        return self.share(home) if home else None
+
     def cores(self, side: Side | None) -> float | None:
         """The part of all cores that was busy in a case's samples, the median over rounds."""
         if side is None:
             return None
         values = [row.cores[side.case] for row in self.rows if row.peer == side.peer and side.case in row.cores]
         return Spread.of(values).median if values else None
+
+    def refill(self, side: Side | None) -> float | None:
+        """What token buckets held again when samples began, as a part of what a link must carry; median over rounds."""
+        if side is None:
+            return None
+        values = [row.refill[side.case] for row in self.rows if row.peer == side.peer and side.case in row.refill]
+        return Spread.of(values).median / link_bytes(self.rows[0].ranks, self.nbytes) if values else None
 
     def chosen(self, peer: str) -> str:
         """What "auto" took in a library's jobs."""

@@ -58,7 +58,7 @@ def network(group: Group) -> Figure:
     """Shares of the limit of ours, of raw TCP and of all libraries."""
     figure, (axes,) = _figure(1)
     points = [point for point in group.points if point.nbytes >= SMALLEST] or group.points
-    curves: list[Curve] = [("ours", lambda p: p.share(p.home(AUTO)))]
+    curves: list[Curve] = [("ours", lambda p: p.share_at_home(AUTO))]
     for name in group.libraries:
         curves.append((name, _share_of(name)))
     _panel(axes, points, curves)
@@ -99,7 +99,7 @@ def _panel(axes: Axes, points: Sequence[Point], curves: Sequence[Curve]) -> None
 def _line(
     axes: Axes, points: Sequence[Point], value: Callable[[Point], Spread | None], label: str, style: dict
 ) -> None:
-    """Medians, and the range as a band."""
+    """Medians, and the range as a band; with a gap where results were wrong."""
     found = [(point.nbytes, spread) for point in points if (spread := value(point))]
     if not found:
         return

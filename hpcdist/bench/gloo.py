@@ -5,11 +5,14 @@ RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say who we are. See `ranks` and `c
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -50,13 +53,23 @@ def together(value: float, op: dist.ReduceOp.RedOpType) -> float:
     return float(numbers[0])
 
 
-def sample(call: Call, iterations: int) -> float:
-    """Seconds per call of the slowest rank, for calls back to back after a barrier."""
+def sample(call: Call, iterations: int) -> tuple[float, float]:
+    """(when it began, seconds per call of the slowest rank), for calls back to back after a barrier."""
     dist.barrier()
     began = time.perf_counter()
     for _ in range(iterations):
         call()
-    return together((time.perf_counter() - began) / iterations, dist.ReduceOp.MAX)
+    return began, together((time.perf_counter() - began) / iterations, dist.ReduceOp.MAX)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keep Python's garbage collector out of the samples."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def drain(link: dict[str, int]) -> None:
@@ -105,17 +118,18 @@ def measure(nbytes: int, task: dict[str, Any]) -> dict[str, Any]:
     first = {}
     for name, call in calls.items():
         fill(buffer, own)
-        first[name] = sample(call, 1)
+        _, first[name] = sample(call, 1)
         bad = wrong(buffer, total) if name == "library" else wrong(target, own)
         found[name] = int(together(bad, dist.ReduceOp.SUM))
     samples, iterations = share_out(calls, first, task, buffer, own)
-    times, cores = sampled(calls, samples, iterations, task, buffer, own)
+    times, cores, refill = sampled(calls, samples, iterations, task, buffer, own)
     return {
         "nbytes": nbytes,
         "samples": samples,
         "times": times,
         "wrong": found,
         "cores": cores,
+        "refill": refill,
         "chosen": "",
         "seconds": time.monotonic() - began,
     }
@@ -123,42 +137,60 @@ def measure(nbytes: int, task: dict[str, Any]) -> dict[str, Any]:
 
 def share_out(
     calls: dict[str, Call], first: dict[str, float], task: dict[str, Any], buffer: torch.Tensor, own: torch.Tensor
-) -> tuple[int, dict[str, int]]:
-    """Warm up, and choose how many samples of how many calls there is time for."""
+) -> tuple[int, int]:
+    """Warm up, and choose how many samples of how many calls there is time for, the same for all."""
     most = int(MOST / max(1.0, (dist.get_world_size() - 1).bit_length()))
-    numbers, iterations = [], {}
+    numbers, iterations = [], []
     for name, call in calls.items():
         fill(buffer, torch.ldexp(own, torch.tensor(SMALL)))
-        warm = [sample(call, 1) for _ in range(task["warmup"])]
+        warm = [sample(call, 1)[1] for _ in range(task["warmup"])]
         fitting = int(task["seconds"] / max(min(warm, default=first[name]), 1e-7))
         samples = min(task["most"], max(1, fitting))
         numbers.append(samples)
-        iterations[name] = max(1, min(task["iterations"], most, fitting // samples))
-    return max(task["least"], min(numbers)), iterations
+        iterations.append(max(1, min(task["iterations"], most, fitting // samples)))
+    return max(task["least"], min(numbers)), min(iterations)
+
+
+def order(names: list[str], number: int) -> list[str]:
+    """As `ratios.order`."""
+    first = number // 2 % len(names)
+    rotated = names[first:] + names[:first]
+    return rotated[::-1] if number % 2 else rotated
 
 
 def sampled(
     calls: dict[str, Call],
     samples: int,
-    iterations: dict[str, int],
+    iterations: int,
     task: dict[str, Any],
     buffer: torch.Tensor,
     own: torch.Tensor,
-) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """(times of all cases, which take turns; busy cores, on virtual hosts only)."""
-    small, names = torch.ldexp(own, torch.tensor(SMALL)), list(calls)
+) -> tuple[dict[str, list[float]], dict[str, float], dict[str, float]]:
+    """(times of all cases, which take turns; busy cores and bytes refilled, on virtual hosts only)."""
+    small, names, link = torch.ldexp(own, torch.tensor(SMALL)), list(calls), task["link"]
     times: dict[str, list[float]] = {name: [] for name in names}
+    idle: dict[str, list[float]] = {name: [] for name in names}
     cores = {name: Cores() for name in names}
     for number in range(samples):
-        first = (task["turn"] + number) % len(names)
-        for name in names[first:] + names[:first]:
-            fill(buffer, small)
-            if task["link"]:
-                drain(task["link"])
-            with cores[name]:
-                times[name].append(sample(calls[name], iterations[name]))
-    busy = {name: 1 - each.waiting / each.total for name, each in cores.items() if each.total and task["link"]}
-    return times, busy
+        with collector_paused():
+            for name in order(names, task["turn"] + number):
+                fill(buffer, small)
+                if link:
+                    drain(link)
+                emptied = time.perf_counter()
+                with cores[name]:
+                    began, seconds = sample(calls[name], iterations)
+                times[name].append(seconds)
+                idle[name].append(together(began - emptied, dist.ReduceOp.MAX))
+    if not link:
+        return times, {}, {}
+    busy = {name: 1 - each.waiting / each.total for name, each in cores.items() if each.total}
+    return times, busy, {name: refill(link, each) for name, each in idle.items()}
+
+
+def refill(link: dict[str, int], idle: list[float]) -> float:
+    """Bytes that a token bucket holds again so many seconds after it was emptied, the median."""
+    return min(statistics.median(idle) * link["rate"] / 8, link["bucket"])
 
 
 def main(path: str) -> None:
@@ -167,7 +199,7 @@ def main(path: str) -> None:
         task = json.load(file)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=PATIENCE)
-    found: dict[str, Any] = {"machine": {}, "sizes": []}
+    found: dict[str, Any] = {"machine": {}, "sizes": [], "missing": []}
     for nbytes in task["sizes"]:
         found["sizes"].append(measure(nbytes, task))
         if dist.get_rank() == 0:

@@ -33,6 +33,7 @@ PAIRS = (
     (AUTO, COPY),
 )
 LEAST, MOST, ITERATIONS, WARMUP = 3, 21, 50, 2
+SHARED_MEMORY = Path("/dev/shm")  # where registered arrays lie
 ARRAYS = 6  # of a rank: three of its own, what plans receive into, and what a library may keep
 FEWER = 2  # times as few rounds of all numbers of ranks but the first
 
@@ -70,15 +71,21 @@ def measure(draft: Draft, options: Options) -> None:
 
 def fitting(part: Part, sizes: tuple[int, ...], ranks: int) -> tuple[int, ...]:
     """The sizes whose arrays fit into the memory that is available; the others are missing."""
-    available = psutil.virtual_memory().available
-    fit = tuple(size for size in sizes if ranks * ARRAYS * size <= available)
-    part.missing += [
-        f"{ranks} ranks: {format_bytes(size)} left out: it takes about {format_bytes(ranks * ARRAYS * size)}, and "
-        f"{format_bytes(available)} of memory are available"
-        for size in sizes
-        if size not in fit
-    ]
-    return fit
+    why = {size: lacking(size, ranks) for size in sizes}
+    part.missing += [f"{ranks} ranks: {format_bytes(size)} left out: {what}" for size, what in why.items() if what]
+    return tuple(size for size in sizes if not why[size])
+
+
+def lacking(size: int, ranks: int) -> str:
+    """What there is not enough of, in words; nothing if there is."""
+    need, available = ranks * ARRAYS * size, psutil.virtual_memory().available
+    if need > available:
+        return f"it takes about {format_bytes(need)}, and {format_bytes(available)} of memory are available"
+    need = ranks * size
+    shared = psutil.disk_usage(str(SHARED_MEMORY)).free if SHARED_MEMORY.is_dir() else available
+    if need > shared:
+        return f"its registered arrays take {format_bytes(need)}, and {SHARED_MEMORY} has {format_bytes(shared)} free"
+    return ""
 
 
 def tabled(part: Part, found: Sequence[Peer], ranks: int, folder: Path) -> dict[str, Path]:

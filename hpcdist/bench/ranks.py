@@ -11,39 +11,48 @@ from typing import Any
 from mpi4py import MPI
 
 from hpcdist import durable
-from hpcdist.bench.cases import Network, Size, chosen, network
+from hpcdist.bench.cases import Links, Size, chosen, network
 from hpcdist.bench.task import Task
+from hpcdist.errors import AgreedError
+from hpcdist.sizes import format_bytes
 from hpcdist.sweep import machine
 from hpcdist.transport import mpi
 from hpcdist.transport.startup import world
 
 
 def main(path: str) -> None:
-    """Measure all sizes. Collective; rank 0 writes."""
+    """Measure all sizes that there is room for. Collective; rank 0 writes."""
     comm, task = world(), Task.read(Path(path))
-    found: dict[str, Any] = {"machine": machine.describe(comm, mpi.topology(comm)), "sizes": []}
+    found: dict[str, Any] = {"machine": machine.describe(comm, mpi.topology(comm)), "sizes": [], "missing": []}
     with network(comm, task.link) as links:
         for nbytes in task.sizes:
-            found["sizes"].append(measure(comm, nbytes, task, links))
+            try:
+                found["sizes"].append(measure(comm, nbytes, task, links))
+            except AgreedError as error:
+                found["missing"].append(f"{format_bytes(nbytes)} left out: {error}")
             if comm.rank == 0:
                 durable.write_text(Path(task.out), json.dumps(found) + "\n")
 
 
-def measure(comm: MPI.Intracomm, nbytes: int, task: Task, links: Network | None) -> dict[str, Any]:
-    """One size, checked and timed; collective."""
+def measure(comm: MPI.Intracomm, nbytes: int, task: Task, links: Links | None) -> dict[str, Any]:
+    """One size, checked and timed; collective.
+
+    Raises: AgreedError on all ranks, if one has no room.
+    """
     began = monotonic()
-    size = Size(comm, nbytes, task, links)
-    size.check()
-    samples = size.measure()
-    found = {
-        "nbytes": nbytes,
-        "samples": samples,
-        "times": {case.name: case.times for case in size.cases},
-        "wrong": {case.name: case.wrong for case in size.cases},
-        "cores": {case.name: case.cores.busy for case in size.cases if case.cores.total},
-        "chosen": chosen(size.cases),
-    }
-    size.close()
+    with Size(comm, nbytes, task, links) as size:
+        size.prepare()
+        size.check()
+        samples = size.measure()
+        found = {
+            "nbytes": nbytes,
+            "samples": samples,
+            "times": {case.name: case.times for case in size.cases},
+            "wrong": {case.name: case.wrong for case in size.cases},
+            "cores": {case.name: case.cores.busy for case in size.cases if case.cores.total},
+            "refill": {case.name: links.refill(case.idle) for case in size.cases} if links else {},
+            "chosen": chosen(size.cases),
+        }
     return {**found, "seconds": monotonic() - began}
 
 

@@ -1,4 +1,7 @@
-"""Ratios over rounds: ours over theirs, paired within a job where both ran in it, and within a round where not."""
+"""Ratios over rounds: ours over theirs, paired within a job where both ran in it, and within a round where not.
+
+Cases whose results were wrong do not count.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 
 from hpcdist.bench.record import Row, Spread
 
-TIE = 1.05  # a ratio of times up to which two are called equally fast
+TIE = 1.05  # a ratio of times up to which two are called equally fast, and so is one over it
 
 T = TypeVar("T")
 
@@ -22,10 +25,11 @@ class Side(NamedTuple):
     case: str
 
 
-def rotated(items: Sequence[T], number: int) -> list[T]:
-    """The order of a round: each comes first in its turn."""
-    first = number % len(items) if items else 0
-    return [*items[first:], *items[:first]]
+def order(items: Sequence[T], number: int) -> list[T]:
+    """Of a round: each comes first in its turn; odd rounds reverse the one before, or each had the same before it."""
+    first = number // 2 % len(items) if items else 0
+    rotated = [*items[first:], *items[:first]]
+    return rotated[::-1] if number % 2 else rotated
 
 
 def name_of(case: str, other: str) -> str:
@@ -42,20 +46,23 @@ def paired(times: dict[str, Sequence[float]], pairs: Iterable[tuple[str, str]]) 
     }
 
 
-def medians(rows: Iterable[Row], cases: Iterable[str]) -> dict[Side, float]:
-    """Microseconds of each library's cases, the median over rounds."""
-    found: dict[Side, list[float]] = defaultdict(list)
-    wanted = set(cases)
+def counts(row: Row, case: str) -> bool:
+    """Whether a case was measured in a job, and right."""
+    return case in row.us and not row.wrong.get(case)
+
+
+def best(rows: Sequence[Row], case: str) -> Side | None:
+    """The library whose jobs were fastest in a case, by the median over rounds.
+
+    Who took part in less than half of the rounds is not asked: it may have been lucky in them.
+    """
+    found: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        for case in wanted & row.us.keys():
-            found[Side(row.peer, case)].append(row.us[case])
-    return {side: float(np.median(times)) for side, times in found.items()}
-
-
-def best(rows: Iterable[Row], case: str) -> Side | None:
-    """The library whose jobs were fastest in a case; chosen by all rounds together, not by the luck of each."""
-    times = medians(rows, [case])
-    return min(times, key=times.__getitem__) if times else None
+        if counts(row, case):
+            found[row.peer].append(row.us[case])
+    rounds = len({row.round for row in rows})
+    medians = {peer: float(np.median(times)) for peer, times in found.items() if 2 * len(times) >= rounds}
+    return Side(min(medians, key=medians.__getitem__), case) if medians else None
 
 
 def ratio(rows: Iterable[Row], ours: Side, theirs: Side) -> Spread | None:
@@ -77,9 +84,9 @@ def _in_a_round(found: dict[str, Row], ours: Side, theirs: Side) -> float | None
     if ours.peer not in found or theirs.peer not in found:
         return None
     own, other = found[ours.peer], found[theirs.peer]
+    if not (counts(own, ours.case) and counts(other, theirs.case)):
+        return None
     name = name_of(ours.case, theirs.case)
     if ours.peer == theirs.peer and name in own.ratios:
         return own.ratios[name]
-    if ours.case not in own.us or theirs.case not in other.us:
-        return None
     return own.us[ours.case] / other.us[theirs.case]

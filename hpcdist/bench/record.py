@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from math import nan
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,17 +18,21 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, 10th and 90th percentile."""
+    """Median, 10th and 90th percentile, and of how many."""
 
     median: float
     low: float
     high: float
+    count: int
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """Of samples, at least one."""
         low, median, high = np.percentile(values, (10, 50, 90)).tolist()
-        return cls(median, low, high)
+        return cls(median, low, high, len(values))
+
+
+WRONG = Spread(nan, nan, nan, 0)  # stands where results were wrong
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Row:
     """One size in one job.
 
     Attributes:
-        part: Of the report: "node", "halves" or "network".
+        part: Of the report: "node", "algorithms", "halves" or "network".
         place: Where: "here", or the rate of the links, as "200mbit".
         ranks: How many.
         round: In which the job was.
@@ -46,7 +51,10 @@ class Row:
         ratios: "a / b" -> the median over samples of the times of a over those of b.
         wrong: Case -> wrong elements, on all ranks.
         cores: Case -> the part of all cores that was busy in its samples; on virtual hosts only.
+        refill: Case -> bytes that a link's token bucket held again when a sample of it began, the median over samples;
+            on virtual hosts only.
         chosen: What "auto" took.
+        tuned: Whether "auto" went by a table that was made for these ranks.
     """
 
     part: str
@@ -60,7 +68,9 @@ class Row:
     ratios: dict[str, float]
     wrong: dict[str, int]
     cores: dict[str, float] = field(default_factory=dict)
+    refill: dict[str, float] = field(default_factory=dict)
     chosen: str = ""
+    tuned: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Rounds of jobs: every library in its turn, in an order that is rotated; what they found is kept as it comes."""
+"""Rounds of jobs: every library in its turn, the order rotated and reversed; what they found is kept as it comes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import click
 import numpy as np
 
 from hpcdist.bench.peers import Peer
-from hpcdist.bench.ratios import paired, rotated
+from hpcdist.bench.ratios import order, paired
 from hpcdist.bench.record import Part, Report, Row
 from hpcdist.bench.start import Place, start
 from hpcdist.bench.task import Task
@@ -85,7 +85,7 @@ class Rounds:
                 return
             where = f"{self.asked.part}, {self.place.name}, {self.asked.ranks} ranks"
             click.echo(f"{where}: round {number + 1} of {self.asked.rounds}", err=True)
-            for peer in rotated(self.peers, number):
+            for peer in order(self.peers, number):
                 self._job(number, peer, sizes)
             self.write()
 
@@ -112,12 +112,14 @@ class Rounds:
         self.part.seconds += monotonic() - began
 
     def _take_over(self, number: int, peer: Peer, sizes: tuple[int, ...], out: Path, why: str) -> None:
-        found = json.loads(out.read_text()) if out.exists() else {"machine": {}, "sizes": []}
+        found = json.loads(out.read_text()) if out.exists() else {"machine": {}, "sizes": [], "missing": []}
         self.part.machine = self.part.machine or found["machine"]
         rows = [self._row(number, peer, each) for each in found["sizes"]]
         self.report.rows += rows
         for each in found["sizes"]:
             self.spent[each["nbytes"]] += each["seconds"]
+        for what in found["missing"]:
+            self._miss(f"{peer.name}, round {number + 1}: {what}")
         if not why:
             self.failures[peer.name] = 0
             return
@@ -142,7 +144,9 @@ class Rounds:
             ratios={name: short(value) for name, value in paired(times, self.asked.pairs).items()},
             wrong=found["wrong"],
             cores={case: short(value) for case, value in found["cores"].items()},
+            refill={case: short(value) for case, value in found["refill"].items()},
             chosen=found["chosen"],
+            tuned=peer.name in self.tables,
         )
 
     def _miss(self, what: str) -> None:

@@ -10,34 +10,38 @@ from hpcdist.bench import cells
 from hpcdist.bench.cells import Column
 from hpcdist.bench.compare import LIMIT, Group, groups
 from hpcdist.bench.ratios import TIE
-from hpcdist.bench.record import Judgement, Part, Report, Spread
-from hpcdist.bench.task import AUTO, CALL, COPY, HALVES, ORDINARY, REGISTERED
+from hpcdist.bench.record import WRONG, Judgement, Part, Report, Row
+from hpcdist.bench.task import AUTO, CALL, CHOOSING, COPY, HALVES, ORDINARY, REGISTERED
 from hpcdist.sizes import format_bytes
 
 ERROR = 0.15  # of the price model, at most
 NEAR = 0.95  # of the sizes
 
 EXPLANATION = f"""\
-- All figures are ratios, for the machine drifts: medians over rounds, in brackets the range of the middle 80 %. In a
-  round each library has a job of its own, in an order that is rotated; within a job cases take turns, sample by sample,
-  on the same buffers, and a ratio of two of them is the median over samples.
+- All figures are ratios, for the machine drifts: medians over n rounds, in brackets the range of the middle 80 %. In
+  a round each library has a job of its own, in an order that is rotated and reversed; within a job cases take turns,
+  sample by sample, on the same buffers, and a ratio of two of them is the median over samples.
 - A sample is a number of calls back to back after a barrier, that of the slowest rank; sums of float32 in place, unless
   it says otherwise. Buffers are written before each sample with numbers that are neither zero nor ever infinite. Each
-  case of each job was checked once, element by element.
-- Below 1, ours is faster; up to {TIE} it is a tie; **bold** is what was missed.
+  case of each job was checked once, element by element: WRONG stands where any result of a case was.
+- From 1/{TIE} to {TIE} it is a tie, below that ours is faster; **bold** is what was missed.
 - "Ours" is a plan bound to an ordinary array, by `auto`; "registered" one on arrays of `hpcdist.empty`; "one line" is
   `hpcdist.allreduce`. Ours stands where it is best, beside whatever library is the fastest at this size; both were
-  chosen by their medians over all rounds.
+  chosen by their medians, among those that took part in half of the rounds or more.
+- Libraries choose their algorithms by their defaults, ours, where it says so above, by tables that sweeps made on the
+  same ranks right before. Open MPI and MPICH can be tuned, too (`hpcdist export`); here they are not.
+- A library is called through mpi4py, its arguments bound once; in C a call takes about 0.5 us less, which tells at 8 B.
 - "memcpy" is a copy of the buffer, made by all ranks at the same time.
 """
 OF_THE_NETWORK = """\
-- The limit: 2(p-1)/p of the buffer over each link each way, at its rate. Token buckets were emptied before each sample;
-  what they refill until it begins flatters sizes up to 256 KiB. Raw TCP sends as much to one neighbour while as much
-  comes from the other, without MPI.
-- Ours goes by a table that a sweep on Open MPI made on the same hosts before the first round, on all MPIs alike.
+- The limit: 2(p-1)/p of the buffer over each link each way, at its rate. Raw TCP sends as much to one neighbour while
+  as much comes from the other, without MPI.
+- Refill: token buckets were emptied before each sample; what they held again when it began, as a part of what a link
+  must carry. It flatters shares by as much: at 1 Gbit/s those of sizes up to 1 MiB.
 - Cores: the part of all cores of the machine that was busy in the samples. Ranks of an MPI that wait look for messages
   all the time and keep cores busy; raw TCP does not. Where raw TCP itself keeps them busy, the cores are the limit.
 """
+TABLES_OF_THE_NETWORK = "- Tables for `auto` were made by sweeps on Open MPI, the same for all MPIs."
 
 
 def text(report: Report, figures: Mapping[str, str] | None = None) -> str:
@@ -52,6 +56,8 @@ def text(report: Report, figures: Mapping[str, str] | None = None) -> str:
     network = list(groups(report.rows, "network"))
     if network:
         lines += ["# Virtual hosts", "", OF_THE_NETWORK]
+    if any(row.tuned for row in report.rows if row.part == "network"):
+        lines[-1] += f"{TABLES_OF_THE_NETWORK}\n"
     for group in network:
         lines += [*_picture(group, figures or {}), *_network(group)]
     return "\n".join([*lines, *_judged(report.judgements), *_foot(report)]) + "\n"
@@ -61,7 +67,7 @@ def _head(report: Report) -> Iterator[str]:
     yield "# All-reduce beside MPI libraries and Gloo"
     yield ""
     for name, part in report.parts.items():
-        yield from [f"    {shlex.join(part.command)}", "", f"{name}: {_how(part)}", ""]
+        yield from [f"    {shlex.join(part.command)}", "", f"{name}: {_how(part)}{_tables(report, name)}.", ""]
     versions = {peer: words for part in report.parts.values() for peer, words in part.peers.items()}
     yield from [f"- {peer}: {words}" for peer, words in versions.items()]
     yield ""
@@ -70,8 +76,23 @@ def _head(report: Report) -> Iterator[str]:
 def _how(part: Part) -> str:
     machine = part.machine
     where = f", {machine['cores_per_host']} cores of {machine['cpu']}" if machine else ""
-    tuned = {True: "; `auto` by tables tuned before the rounds", False: "; `auto` by default prices", None: ""}
-    return f"{part.start_time}, {part.seconds / 60:.0f} minutes{where}{tuned[part.config.get('tune')]}."
+    return f"{part.start_time}, {part.seconds / 60:.0f} minutes{where}"
+
+
+def _tables(report: Report, part: str) -> str:
+    """By what "auto" chose, as the rows of a part say; nothing if it had nothing to choose."""
+    rows = [row for row in report.rows if row.part == part and not CHOOSING.isdisjoint(row.us)]
+    without = dict.fromkeys(_where(row) for row in rows if not row.tuned)
+    if not any(row.tuned for row in rows):
+        return "; `auto` by default prices" if rows else ""
+    return "; `auto` by tables tuned before the rounds" + (
+        f", but by default prices on {', '.join(without)}" if without else ""
+    )
+
+
+def _where(row: Row) -> str:
+    place = "" if row.place == "here" else f"{row.place}, "
+    return f"{place}{row.ranks} ranks of {row.peer}"
 
 
 def _picture(group: Group, figures: Mapping[str, str]) -> Iterator[str]:
@@ -87,6 +108,7 @@ def _picture(group: Group, figures: Mapping[str, str]) -> Iterator[str]:
 def _node(group: Group) -> Iterator[str]:
     yield from _verdict(group, AUTO, "ours")
     yield from _verdict(group, REGISTERED, "registered")
+    yield ""
     columns: Sequence[Column] = (
         ("ours / best", lambda p: cells.ratio(p.beside_best(AUTO))),
         ("ours on", lambda p: cells.peer(p.home(AUTO))),
@@ -112,17 +134,14 @@ def _beside_each(group: Group) -> Iterator[str]:
 
 
 def _verdict(group: Group, case: str, name: str) -> Iterator[str]:
-    ratios = [found for point in group.points if (found := point.beside_best(case))]
-    if ratios:
-        kept = sum(found.median <= TIE for found in ratios)
-        yield f"- {name} / best: at most {TIE} at {kept} of {len(ratios)} sizes, {_range(ratios)}"
-        if case == REGISTERED:
-            yield ""
-
-
-def _range(ratios: Sequence[Spread]) -> str:
-    medians = [each.median for each in ratios]
-    return f"from {min(medians):.2f} to {max(medians):.2f}."
+    """At how many of all sizes ours is fast enough; sizes without a ratio are not."""
+    found = [point.beside_best(case) for point in group.points]
+    medians = [each.median for each in found if each and each is not WRONG]
+    kept, faster = sum(median <= TIE for median in medians), sum(median < 1 / TIE for median in medians)
+    told = [f"faster at {faster}", f"a tie at {kept - faster}"]
+    told += [f"{what} at {found.count(each)}" for each, what in ((WRONG, "WRONG"), (None, "no ratio")) if each in found]
+    between = f", from {min(medians):.2f} to {max(medians):.2f}" if medians else ""
+    yield f"- {name} / best: at most {TIE} at {kept} of {len(found)} sizes ({', '.join(told)}){between}."
 
 
 def _algorithms(group: Group) -> Iterator[str]:
@@ -162,7 +181,7 @@ def _network(group: Group) -> Iterator[str]:
         ("ours on", lambda p: cells.peer(p.home(AUTO))),
         ("took", lambda p: p.chosen(home.peer) if (home := p.home(AUTO)) else "-"),
         ("best", lambda p: cells.peer(p.rival)),
-        ("ours / limit", lambda p: cells.share(p.share(p.home(AUTO)))),
+        ("ours / limit", lambda p: cells.share(p.share_at_home(AUTO))),
         ("raw TCP / limit", lambda p: cells.share(p.share(LIMIT))),
     ]
     columns += [(f"{name} / limit", cells.share_of(name)) for name in group.libraries]
@@ -170,6 +189,8 @@ def _network(group: Group) -> Iterator[str]:
         ("cores, raw TCP", lambda p: cells.percent(p.cores(LIMIT))),
         ("cores, ours", lambda p: cells.percent(p.cores(p.home(AUTO)))),
         ("cores, best", lambda p: cells.percent(p.cores(p.rival))),
+        ("refill, ours", lambda p: cells.percent(p.refill(p.home(AUTO)))),
+        ("refill, best", lambda p: cells.percent(p.refill(p.rival))),
         ("rounds", lambda p: str(p.rounds)),
     ]
     yield from cells.table(group, columns)

@@ -22,6 +22,8 @@ KINDS = {  # case -> (type, kind of array)
     f"{dtype}, {kind}": (dtype, kind) for kind in (ORDINARY, REGISTERED) for dtype in ("float32", *HALVES)
 }
 
+CHOOSING = frozenset((AUTO, CALL, REGISTERED, *KINDS))  # cases in which "auto" chooses
+
 
 @dataclass(frozen=True)
 class Link:

@@ -1,5 +1,6 @@
 """Ours beside the MPI of this environment, measured by real jobs; what they measure here says nothing."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from mpi4py import MPI
 from hpcdist.bench.node import OURS
 from hpcdist.bench.peers import FOLDERS
 from hpcdist.bench.record import Report
-from hpcdist.bench.task import AUTO, CALL, COPY, LIBRARY, REGISTERED
+from hpcdist.bench.start import CLI
+from hpcdist.bench.task import AUTO, CALL, COPY, LIBRARY, REGISTERED, Task
 from hpcdist.launch import maker
 
 NAME = maker(MPI.Get_library_version())
@@ -49,6 +51,19 @@ def test_all_cases_are_measured_and_right(tmp_path, places):
     assert "| 300 KiB |" in text
     assert "was right." in text
     assert (tmp_path / "out" / "node-2.png").exists()
+
+
+def test_a_size_without_room_leaves_the_others(tmp_path):
+    task = Task((8, 1 << 40, 64), (REGISTERED, LIBRARY), str(tmp_path / "found.json"), 0.0, 1, 1, 1, 0, 0)
+    task.write(tmp_path / "task.json")
+    ranks = [sys.executable, "-m", "hpcdist.bench.ranks", str(tmp_path / "task.json")]
+    start = [sys.executable, *CLI, "run", "-n", "2", "--", *ranks]
+    done = subprocess.run(start, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [each["nbytes"] for each in found["sizes"]] == [8, 64]
+    (missing,) = found["missing"]
+    assert missing.startswith("1 TiB left out: ")
 
 
 def test_what_was_measured_before_an_interrupt_is_kept(tmp_path, places):

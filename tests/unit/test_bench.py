@@ -2,19 +2,22 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from mpi4py import MPI
 from sweep_records import record as swept
 
 from hpcdist.bench import algorithms, figure, halves, network, node, peers, processes, start, table, tuning, values
+from hpcdist.bench.cases import Links, Size
 from hpcdist.bench.command import main
 from hpcdist.bench.compare import groups
 from hpcdist.bench.peers import GLOO, INTEL, MPICH, MPIS, NAMES, OPEN_MPI, Peer
-from hpcdist.bench.ratios import Side, best, name_of, paired, ratio, rotated
-from hpcdist.bench.record import Judgement, Part, Report, Row, Spread
+from hpcdist.bench.ratios import Side, best, name_of, order, paired, ratio
+from hpcdist.bench.record import WRONG, Judgement, Part, Report, Row, Spread
 from hpcdist.bench.rounds import Asked, Rounds, case_seconds
 from hpcdist.bench.task import AUTO, COPY, KINDS, LIBRARY, RAW, REGISTERED, Link, Task
 from hpcdist.cluster import plan
@@ -37,10 +40,10 @@ def timed(peer, round, **us):
 # --- ratios ---
 
 
-def test_each_comes_first_in_its_turn():
-    orders = [rotated("abc", number) for number in range(4)]
-    assert orders == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]]
-    assert rotated([], 3) == []
+def test_each_comes_first_in_its_turn_and_odd_rounds_are_reversed():
+    orders = ["".join(order("abc", number)) for number in range(7)]
+    assert orders == ["abc", "cba", "bca", "acb", "cab", "bac", "abc"]
+    assert order([], 3) == []
 
 
 def test_ratios_of_a_job_are_paired_by_sample_before_the_median_is_taken():
@@ -79,6 +82,26 @@ def test_the_best_library_is_chosen_by_all_rounds_together():
     assert best(rows, AUTO) is None
 
 
+def test_a_library_with_a_lucky_round_is_not_the_best():
+    rows = [timed(OPEN_MPI, i, auto=5.0, library=10.0) for i in range(11)]
+    rows += [timed(MPICH, i, auto=4.0, library=1.0) for i in range(5)]
+    (point,) = next(groups(rows, "node")).points
+    assert (point.home(AUTO), point.rival) == (Side(OPEN_MPI, AUTO), Side(OPEN_MPI, LIBRARY))
+    assert point.beside_best(AUTO) == Spread(0.5, 0.5, 0.5, 11)
+    assert best([*rows, timed(MPICH, 5, library=1.0)], LIBRARY) == Side(MPICH, LIBRARY)  # in half of the rounds
+
+
+def test_results_that_are_wrong_do_not_count():
+    bad = {LIBRARY: 7}
+    rows = [row(MPICH, round=i, us={LIBRARY: us}, wrong=bad if i else {}) for i, us in enumerate((8.0, 1.0, 1.0))]
+    rows += [timed(OPEN_MPI, i, auto=6.0, library=9.0) for i in range(3)]
+    assert best(rows, LIBRARY) == Side(OPEN_MPI, LIBRARY)
+    assert ratio(rows, Side(OPEN_MPI, AUTO), Side(MPICH, LIBRARY)) == Spread.of([0.75])
+    (point,) = next(groups(rows, "node")).points
+    assert point.us(Side(MPICH, LIBRARY)) is WRONG
+    assert point.beside_best(AUTO).median == pytest.approx(6 / 9)
+
+
 def test_ours_stands_where_it_is_best_beside_the_best_library():
     rows = [timed(OPEN_MPI, 0, auto=6.0, library=4.0), timed(MPICH, 0, auto=3.0, library=5.0)]
     (point,) = next(groups(rows, "node")).points
@@ -94,8 +117,8 @@ class Nowhere:
 
     name = "here"
 
-    def __init__(self, failing=()):
-        self.failing, self.started = failing, []
+    def __init__(self, failing=(), missing=()):
+        self.failing, self.missing, self.started = failing, list(missing), []
 
     def ranks(self, peer, count, program):
         self.started.append(peer.name)
@@ -107,31 +130,33 @@ class Nowhere:
                 "times": {name: [float(nbytes)] for name in task["cases"]},
                 "wrong": {},
                 "cores": {},
+                "refill": dict.fromkeys(task["cases"], 123456.7),
                 "chosen": "",
                 "seconds": float(nbytes),
             }
             for nbytes in task["sizes"]
         ]
-        Path(task["out"]).write_text(json.dumps({"machine": {"cpu": "a processor"}, "sizes": found}))
+        found = {"machine": {"cpu": "a processor"}, "sizes": found, "missing": self.missing}
+        Path(task["out"]).write_text(json.dumps(found))
         code = f"print('no such luck'); raise SystemExit({int(peer.name in self.failing)})"
         return [processes.Process([sys.executable, "-c", code])]
 
     gloo = ranks
 
 
-def rounds(place, asked, names=NAMES, sizes=(1, 100)):
+def rounds(place, asked, names=NAMES, sizes=(1, 100), tables=None):
     report = Report()
     report.begin("node", Part([], "", {}))
     task = Task(sizes, (), "", 0.1, 1, 1, 1, 1, 0)
     there = [Peer(name, Path("python"), "") for name in names]
-    Rounds(report, lambda: None, place, there, asked, task, node.cases).run()
+    Rounds(report, lambda: None, place, there, asked, task, node.cases, tables).run()
     return report
 
 
-def test_libraries_take_turns_in_an_order_that_is_rotated():
+def test_libraries_take_turns_in_an_order_that_is_rotated_and_reversed():
     place = Nowhere()
     report = rounds(place, Asked("node", 2, 3, 3, 0.0, ()))
-    assert place.started == [*NAMES, *rotated(NAMES, 1), *rotated(NAMES, 2)]
+    assert place.started == [*NAMES, *NAMES[::-1], *NAMES[1:], NAMES[0]]
     assert len(report.rows) == 3 * len(NAMES) * 2
     assert report.parts["node"].machine == {"cpu": "a processor"}
 
@@ -152,6 +177,20 @@ def test_a_library_that_fails_twice_is_left_out_and_named():
     first, _, last = report.parts["node"].missing
     assert first.startswith("here, 2 ranks: MPICH, round 1: the job exited with 1: no such luck")
     assert "MPICH: left out of the rounds after 2" in last
+
+
+def test_a_size_without_room_is_named_and_costs_no_other():
+    report = rounds(Nowhere(missing=["1 TiB left out: no room"]), Asked("node", 2, 3, 3, 0.0, ()), [OPEN_MPI])
+    first, *_ = missing = report.parts["node"].missing
+    assert first == "here, 2 ranks: Open MPI, round 1: 1 TiB left out: no room"
+    assert len(missing) == 3
+    assert len(report.rows) == 3 * 2
+
+
+def test_rows_say_whether_there_was_a_table_and_what_buckets_held():
+    report = rounds(Nowhere(), Asked("node", 2, 1, 1, 0.0, ()), [OPEN_MPI, MPICH], tables={MPICH: Path("table")})
+    assert {each.peer: each.tuned for each in report.rows} == {OPEN_MPI: False, MPICH: True}
+    assert report.rows[0].refill[AUTO] == 123460.0
 
 
 def test_a_case_has_its_part_of_the_time_and_never_none():
@@ -175,6 +214,38 @@ def test_sizes_that_do_not_fit_into_memory_are_left_out_and_named():
     part = Part([], "", {})
     assert node.fitting(part, (8, 1 << 40), 2) == (8,)
     assert part.missing[0].startswith("2 ranks: 1 TiB left out: it takes about 12 TiB")
+
+
+def test_registered_arrays_must_fit_into_shared_memory(monkeypatch):
+    monkeypatch.setattr(node, "SHARED_MEMORY", Path("/proc"))  # where nothing is free
+    part = Part([], "", {})
+    assert node.fitting(part, (1 << 20,), 2) == ()
+    assert part.missing == [
+        "2 ranks: 1 MiB left out: its registered arrays take 2 MiB, and /proc has 0 B free",
+    ]
+
+
+# --- what ranks do ---
+
+
+def test_all_cases_of_a_size_are_called_as_often_in_a_sample():
+    task = Task((), (LIBRARY, COPY), "", 0.1, 1, 1, 40, 1, 0)
+    with Size(MPI.COMM_SELF, 64, task, None) as size:
+        size.prepare()
+        assert size.cases[0].call.args[1][1] == MPI.FLOAT  # mpi4py need not look for the type
+        calls = []
+        for case in size.cases:
+            case.call = lambda name=case.name: calls.append(name)
+        size.cases[1].call = lambda: (calls.append(COPY), time.sleep(0.02))
+        assert size.measure() == 1
+    timed = calls[2:]  # those behind the one that warms up
+    assert 1 <= timed.count(LIBRARY) == timed.count(COPY) <= 5
+
+
+def test_buckets_refill_at_the_rate_of_the_link_until_they_are_full():
+    links = Links(MPI.COMM_SELF, None, Link(8 * 10**6, 1000))
+    assert links.refill([100e-6, 900e-6, 200e-6]) == pytest.approx(200)
+    assert links.refill([1.0]) == 1000
 
 
 # --- starting ---
@@ -257,7 +328,9 @@ def report(parts=("node", "algorithms", "halves", "network")):
                 us = {case: float(nbytes + number) for case in node.cases(Peer(peer, Path(), ""))}
                 found.rows.append(row(peer, nbytes, number, us=us, ratios=pairs))
                 us = {LIBRARY: 4.0 * nbytes, AUTO: 2.0 * nbytes, RAW: 1.0 * nbytes}
-                found.rows.append(row(peer, nbytes, number, "network", "200mbit", 5, us=us, cores={RAW: 0.5}))
+                found.rows.append(
+                    row(peer, nbytes, number, "network", "200mbit", 5, us=us, cores={RAW: 0.5}, tuned=True)
+                )
             for peer in MPIS:
                 pairs = {name_of(*pair): 1.5 for pair in halves.PAIRS}
                 found.rows.append(row(peer, nbytes, number, "halves", us=dict.fromkeys(KINDS, 1.0), ratios=pairs))
@@ -313,12 +386,13 @@ def lines_with(words, text):
 def test_the_text_has_all_parts_and_bold_is_what_was_missed():
     text = table.text(report(), {"node-2": "node-2.png"})
     assert "![2 ranks, one machine](node-2.png)" in text
-    assert "- ours / best: at most 1.05 at 3 of 3 sizes" in text
+    assert "- ours / best: at most 1.05 at 3 of 3 sizes (faster at 3, a tie at 0), from 0.90 to 0.90." in text
+    assert "| 0.90 (0.90-0.90, n=3) |" in text
     for peer in MPIS:
         assert f"## Each algorithm over {peer} in the same jobs" in text
     (judged,) = lines_with("| 200mbit, 5 ranks |", text)
     assert judged == "| 200mbit, 5 ranks | **20.0%** | **90%** | 4 KiB: 1.20 |"
-    assert "1.50 (1.50-1.50)" in text
+    assert "1.50 (1.50-1.50, n=3)" in text
     assert "## Missing" not in text
     assert "was right." in text
 
@@ -326,9 +400,58 @@ def test_the_text_has_all_parts_and_bold_is_what_was_missed():
 def test_a_ratio_above_a_tie_is_bold():
     rows = [timed(OPEN_MPI, 0, library=10.0, auto=10.6, registered=10.4)]
     text = table.text(Report(rows=rows))
-    assert "**1.06 (1.06-1.06)**" in text
-    assert "| 1.04 (1.04-1.04)" in text
-    assert "ours / best: at most 1.05 at 0 of 1 sizes" in text
+    assert "**1.06 (1.06-1.06, n=1)**" in text
+    assert "| 1.04 (1.04-1.04, n=1)" in text
+    assert "ours / best: at most 1.05 at 0 of 1 sizes (faster at 0, a tie at 0)" in text
+    assert "registered / best: at most 1.05 at 1 of 1 sizes (faster at 0, a tie at 1)" in text
+
+
+@pytest.mark.parametrize(("us", "told"), [(9.4, "faster at 1, a tie at 0"), (9.6, "faster at 0, a tie at 1")])
+def test_a_little_faster_is_a_tie_too(us, told):
+    assert f"- ours / best: at most 1.05 at 1 of 1 sizes ({told})" in table.text(
+        Report(rows=[timed(OPEN_MPI, 0, library=10.0, auto=us)])
+    )
+
+
+def test_a_size_without_a_ratio_is_one_of_all_sizes():
+    rows = [timed(OPEN_MPI, 0, library=10.0, auto=5.0), row(OPEN_MPI, 64, us={AUTO: 5.0})]
+    text = table.text(Report(rows=rows))
+    assert "at most 1.05 at 1 of 2 sizes (faster at 1, a tie at 0, no ratio at 1), from 0.50 to 0.50." in text
+    assert lines_with("| 64 B | - |", text)
+
+
+def test_a_wrong_result_of_ours_stands_in_the_place_of_its_ratio():
+    rows = [timed(peer, i, library=10.0, auto=5.0) for peer in (OPEN_MPI, MPICH) for i in range(3)]
+    rows[1] = row(OPEN_MPI, round=1, us=rows[1].us, wrong={AUTO: 1})
+    text = table.text(Report(rows=rows))
+    assert "- ours / best: at most 1.05 at 0 of 1 sizes (faster at 0, a tie at 0, WRONG at 1)." in text
+    assert lines_with("| 8 B | **WRONG** |", text)
+    assert "| 8 B | **WRONG** | ring/4MiB | 0.50 (0.50-0.50, n=3) | ring/4MiB | 10 | 10 |" in text
+
+
+@pytest.mark.parametrize(
+    ("tuned", "said"),
+    [
+        ({OPEN_MPI, MPICH}, "0 minutes; `auto` by tables tuned before the rounds."),
+        ({OPEN_MPI}, "0 minutes; `auto` by tables tuned before the rounds, but by default prices on 2 ranks of MPICH."),
+        ((), "0 minutes; `auto` by default prices."),
+    ],
+)
+def test_the_text_says_by_which_tables_auto_went(tuned, said):
+    made = Report({"node": Part([], "then", {"tune": True})})
+    made.rows = [row(peer, round=i, tuned=peer in tuned) for peer in (OPEN_MPI, MPICH) for i in range(2)]
+    made.rows.append(timed(GLOO, 0, library=1.0))
+    assert f"node: then, {said}" in table.text(made)
+
+
+def test_parts_without_tables_do_not_speak_of_them():
+    made = report()
+    assert table.TABLES_OF_THE_NETWORK in table.text(made)
+    text = table.text(report(["algorithms", "halves"]))
+    assert lines_with("algorithms: 2026-01-01, 1 minutes, 2 cores of a processor", text)
+    assert lines_with("halves: 2026-01-01, 1 minutes, 2 cores of a processor; `auto` by default prices.", text)
+    made.rows = [row(part="network", place="200mbit")]
+    assert table.TABLES_OF_THE_NETWORK not in table.text(made)
 
 
 def test_shares_are_those_of_the_limit():
@@ -337,7 +460,15 @@ def test_shares_are_those_of_the_limit():
     us = {LIBRARY: 2e6 * seconds, AUTO: 1e6 * seconds}
     text = table.text(Report(rows=[row(OPEN_MPI, nbytes, 0, "network", "200mbit", 5, us=us)]))
     (line,) = lines_with("| 16 MiB |", text)
-    assert "| 100% (100%-100%) | - | 50% (50%-50%) |" in line
+    assert "| 100% (100%-100%, n=1) | - | 50% (50%-50%, n=1) |" in line
+
+
+def test_refills_are_parts_of_what_links_carry():
+    refill = {AUTO: 4096.0, LIBRARY: 65536.0}
+    rows = [row(OPEN_MPI, nbytes, 0, "network", "1gbit", 2, refill=refill) for nbytes in (8, 1 << 18)]
+    small, large = (lines_with(f"| {size} |", table.text(Report(rows=rows)))[0] for size in ("8 B", "256 KiB"))
+    assert small.endswith("| >100% | >100% | 1 |")
+    assert large.endswith("| 2% | 25% | 1 |")
 
 
 def test_what_is_missing_or_wrong_is_in_the_text():
@@ -347,6 +478,7 @@ def test_what_is_missing_or_wrong_is_in_the_text():
     text = table.text(made)
     assert "- node: Gloo: there is none" in text
     assert "- node, here, 2 ranks, Open MPI, auto, 8 B, round 1: 3 elements" in text
+    assert "**WRONG**" in text
     assert "was right." not in text
 
 
@@ -360,6 +492,7 @@ def test_figures_are_drawn_of_all_groups_also_with_little_in_them(tmp_path):
     assert {file.name for file in files} == {"node-2.png", "network-200mbit-5.png"}
     assert all(file.stat().st_size > 10_000 for file in files)
     assert figure.write(tmp_path, Report(rows=[timed(GLOO, 0, library=3.0)]))
+    assert figure.write(tmp_path, Report(rows=[row(wrong={AUTO: 1, LIBRARY: 1})]))
 
 
 # --- tables for auto ---
