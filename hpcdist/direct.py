@@ -19,6 +19,7 @@ from hpcdist.program import lower
 from hpcdist.schedule import Layout
 from hpcdist.shared import StageProgram, Task
 from hpcdist.stages import READY, WRITTEN, Across
+from hpcdist.streams import prepare
 from hpcdist.transport.ipc import TOKEN, PeerMemory, TokenMeeting, packed
 from hpcdist.transport.meeting import ONE_LOOK, MessageMeeting, Stage
 from hpcdist.transport.mpi import MpiTransport
@@ -46,8 +47,9 @@ class DirectProgram(StageProgram):
         accelerator = accelerator_of(out)
         if accelerator is None:
             raise ValueError("a direct all-reduce is for device memory; this array is in host memory.")
-        self._keep: tuple[DeviceArray, ...] = (buffer, out)
+        prepare(accelerator, task.op, accelerator.dtype_of(out))
         bind = _Bind(task, transport, accelerator, buffer, out)
+        self._keep: tuple[object, ...] = (buffer, out, bind)  # and with it what is open of the others' memory
         super().__init__(task, transport, accelerator.dtype_of(out), bind.stages(staged))
 
     def free(self) -> None:

@@ -18,10 +18,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from hpcdist.device.accelerator import Accelerator, DeviceArray
+from hpcdist.device.accelerator import Accelerator, DeviceArray, idle
 from hpcdist.kernels import reduce as kernels
 from hpcdist.program import Act, Kind, Operation, Program, in_order
-from hpcdist.streams import DeviceRunner
+from hpcdist.streams import DeviceRunner, prepare
 from hpcdist.transport import Request, Transport
 from hpcdist.transport.switch import compiled_or_none
 from hpcdist.watch import WATCHDOG
@@ -151,11 +151,14 @@ class _Line:
 
 
 def boxes_for(program: Program, dtype: DTypeLike, accelerator: Accelerator | None = None) -> NDArray | DeviceArray:
-    """Memory for the inbox and the outbox of a program: where its buffer is, or page-locked if it is staged."""
+    """Memory for the inbox and the outbox of a program: where its buffer is, or page-locked if it is staged.
+
+    What is received into the inbox does not wait for the caller's work, so nothing of that may still use the memory.
+    """
     count = program.inbox + program.outbox
     if accelerator is None:
         return np.empty(count, dtype)
-    return accelerator.pinned(count, dtype) if program.staged else accelerator.empty(count, dtype)
+    return accelerator.pinned(count, dtype) if program.staged else idle(accelerator, count, dtype)
 
 
 IDLE, STARTED, BLOCKED, FAILED, CLOSED = range(5)  # states of a bound program
@@ -212,6 +215,7 @@ class BoundProgram:
             self._runner: Runner = runner_for(self._calls)
             self._averages = averages
         else:
+            prepare(accelerator, op, self.dtype)
             self._calls = [copy, *calls, Call(Act.DO, arrays=tuple(averages))]
             self._runner = DeviceRunner(accelerator, program, self._calls)
             self._averages = []

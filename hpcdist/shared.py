@@ -122,6 +122,7 @@ class StageProgram:
                 stages[self._at].begin()
         except BaseException as error:
             self._unusable = f"its last run ended with {error!r}"
+            _STARTED.add(self)  # others may still work in its memory
             raise
         return False
 

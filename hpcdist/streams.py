@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from hpcdist.device.accelerator import Accelerator, DeviceArray, Event, Stream
+from hpcdist.device.accelerator import Accelerator, DeviceArray, Event, Stream, idle
 from hpcdist.program import Kind, Operation, Program
 from hpcdist.transport import Request
 
@@ -112,6 +112,23 @@ class _Streams(NamedTuple):
         stream = self.into if isinstance(source, np.ndarray) else self.work
         stream = self.out if isinstance(target, np.ndarray) else stream
         return _Work(key, stream, partial(stream.copy, target, source))
+
+
+_PREPARED: set[tuple[str, str, np.dtype]] = set()  # identities of devices, operations and types
+
+
+def prepare(accelerator: Accelerator, op: str, dtype: np.dtype) -> None:
+    """Make the device's kernels run once: they are compiled, or fail, before the first run and not in it."""
+    if (accelerator.identity, op, dtype) in _PREPARED:
+        return
+    first, second = (idle(accelerator, 1, dtype) for _ in range(2))
+    stream = accelerator.stream()
+    stream.combine(op, [first], [first, second])
+    stream.combine(op, [first, second], [first, second])
+    if op == "avg":
+        stream.average(first, 2)
+    stream.record().wait()
+    _PREPARED.add((accelerator.identity, op, dtype))
 
 
 class DeviceRunner:

@@ -108,10 +108,22 @@ class Accelerator(Protocol):
         """What another process needs to open it."""
 
     def opened(self, share: Share, dtype: DTypeLike) -> DeviceArray:
-        """Memory of another process, flat; each allocation is opened once and kept open until `close`."""
+        """Memory of another process, flat; each allocation is opened once, and open as long as an array is of it."""
 
     def close(self) -> None:
         """Close all memory of other processes; nothing that refers to it may be used again."""
+
+
+def idle(accelerator: Accelerator, count: int, dtype: DTypeLike) -> DeviceArray:
+    """Flat device memory as of `empty`, that nothing uses any more, so that all streams and MPI may write it at once.
+
+    A pool gives memory away that queued work still reads, since it takes it that what comes next goes behind that in
+    the current stream. For a message or another stream that is not so.
+    """
+    memory = accelerator.empty(count, dtype)
+    if count:
+        accelerator.current().record().wait()
+    return memory
 
 
 _FINDERS: list[Callable[[Any], Accelerator | None]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +15,14 @@ from numpy.typing import DTypeLike, NDArray
 
 from hpcdist.device import driver as cuda_driver
 from hpcdist.device.accelerator import DeviceArray, Share
-from hpcdist.device.opened import Foreign, Opened, token
+from hpcdist.device.opened import Foreign, Mapping, Opened, token
 from hpcdist.kernels.average import average
 from hpcdist.kernels.combine import combine_at
 from hpcdist.kernels.device import CUDA, Device, cupy_with_gpu, element
 from hpcdist.kernels.reduce import DTYPES
 
-SUCCESS, NOT_READY = 0, 600  # cudaError_t
+SUCCESS, ALREADY_MAPPED, NOT_READY = 0, 208, 600  # cudaError_t
+PORTABLE = 1  # cudaHostAllocPortable: page-locked for all devices
 BFLOAT16 = DTYPES["bfloat16"]
 
 
@@ -106,8 +108,11 @@ class CudaStream:
         if not isinstance(array, np.ndarray):
             return int(array.data.ptr)
         at, runtime = int(array.__array_interface__["data"][0]), self._cupy.cuda.runtime
-        if array.nbytes and runtime.pointerGetAttributes(at).type != runtime.memoryTypeHost:
-            raise ValueError(f"{name} is in host memory that is not page-locked; streams need memory of pinned()")
+        if array.nbytes:
+            with self._device:
+                kind = runtime.pointerGetAttributes(at).type
+            if kind != runtime.memoryTypeHost:
+                raise ValueError(f"{name} is in host memory that is not page-locked; streams need memory of pinned()")
         return at
 
 
@@ -182,8 +187,9 @@ class CudaAccelerator:
         kind = np.dtype(dtype)
         if count == 0:
             return np.empty(0, kind)
+        cuda = self._cupy.cuda  # whose pool takes powers of two, and gives nothing back
         with self._device:
-            memory = self._cupy.cuda.alloc_pinned_memory(count * kind.itemsize)
+            memory = cuda.PinnedMemoryPointer(cuda.PinnedMemory(count * kind.itemsize, PORTABLE), 0)
         return np.frombuffer(memory, np.uint8, count * kind.itemsize).view(kind)
 
     def stream(self) -> CudaStream:
@@ -204,7 +210,7 @@ class CudaAccelerator:
         """Why other processes on this host cannot open this memory, in words; None if they can."""
         if array.nbytes == 0:
             return None
-        if getattr(array.data.mem, "_owner", None) is self._opened:
+        if isinstance(getattr(array.data.mem, "_owner", None), Mapping):
             return "it is memory of another process"
         with self._context():
             kind = self._driver.unshareable(array.data.ptr)
@@ -214,18 +220,18 @@ class CudaAccelerator:
         """What another process needs to open it, until it is freed; ValueError if it cannot be shared."""
         if array.nbytes == 0:
             return Share(b"", 0, 0)
+        if reason := self.unshareable(array):
+            raise ValueError(reason)
         with self._context():
             whole = self._driver.allocation(array.data.ptr)
             if whole not in self._names:
-                if reason := self.unshareable(array):
-                    raise ValueError(reason)
                 handle = self._runtime.ipcGetMemHandle(whole.base)
                 named = Foreign(token(os.getpid()), whole.number, whole.base, whole.nbytes, handle, self.identity)
                 self._names[whole] = named.pack()
         return Share(self._names[whole], array.data.ptr - whole.base, array.nbytes)
 
     def opened(self, share: Share, dtype: DTypeLike) -> DeviceArray:
-        """Memory of another process, flat; each allocation is opened once and kept open until `close`.
+        """Memory of another process, flat; each allocation is opened once, and closed with the last array of it.
 
         Memory of this very process is a view of it. The owner must not free what others have open.
 
@@ -239,8 +245,9 @@ class CudaAccelerator:
         if share.nbytes == 0:
             return self.empty(0, stored)
         whole = Foreign.unpack(share.allocation)
-        base, owner = (whole.base, None) if whole.own else (self._opened.address(whole), self._opened)
-        memory = self._cupy.cuda.UnownedMemory(base + share.offset, share.nbytes, owner, self.number)
+        mapping = None if whole.own else self._opened.mapping(whole)
+        base = mapping.address if mapping else whole.base
+        memory = self._cupy.cuda.UnownedMemory(base + share.offset, share.nbytes, mapping, self.number)
         pointer = self._cupy.cuda.MemoryPointer(memory, 0)
         return self._cupy.ndarray((share.nbytes // stored.itemsize,), stored, pointer)
 
@@ -275,13 +282,23 @@ class CudaAccelerator:
             raise RuntimeError(reason)
         with self._device:  # who opens is who reads; the memory may be on a device that this process does not even see
             try:
-                return self._runtime.ipcOpenMemHandle(allocation.handle)
+                return self._open_handle(allocation.handle)
             except self._runtime.CUDARuntimeError as error:
                 raise RuntimeError(
                     f"GPU {self.identity} cannot open memory of another process on GPU {allocation.device}: {error}. "
                     "With --gpus-per-task or --gpu-bind GPUs are in separate control groups: use --gpus-per-node=N "
                     "--gpu-bind=none; containers need --ipc=host"
                 ) from error
+
+    def _open_handle(self, handle: bytes) -> int:
+        """Open it, if need be once more when Python has let go of arrays that nobody can reach, and closed theirs."""
+        try:
+            return self._runtime.ipcOpenMemHandle(handle)
+        except self._runtime.CUDARuntimeError as error:
+            if error.status != ALREADY_MAPPED:
+                raise
+            gc.collect()
+            return self._runtime.ipcOpenMemHandle(handle)
 
     def _close(self, address: int) -> None:
         with self._device:

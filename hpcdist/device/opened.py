@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import struct
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from weakref import WeakValueDictionary
 
 _HEADER = struct.Struct("<16sQQQ64s")
 
@@ -61,23 +63,43 @@ class Foreign:
         return (self.process, self.device) == (other.process, other.device) and not apart
 
 
+class Mapping:
+    """An allocation that is open in this process, as long as something refers to this.
+
+    Attributes:
+        address: where it begins here.
+    """
+
+    def __init__(self, address: int, close: Callable[[int], None]) -> None:
+        """`close`: what closes an address."""
+        self.address = address
+        self.close = weakref.finalize(self, close, address)  # is done once, whoever asks for it
+        self.close.atexit = False  # a process that ends closes everything, and CUDA may have gone before
+
+
 class Opened:
-    """Allocations that are open in this process, each once, until `close`."""
+    """Allocations that are open in this process, each once."""
 
     def __init__(self, open_: Callable[[Foreign], int], close: Callable[[int], None]) -> None:
         """Make it of what opens an allocation, returning its address here, and what closes an address."""
         self._open, self._close = open_, close
-        self._at: dict[Foreign, int] = {}
+        self._mappings: WeakValueDictionary[Foreign, Mapping] = WeakValueDictionary()
 
-    def address(self, allocation: Foreign) -> int:
-        """Where it begins in this process; opens it if it is not open, and closes what it has replaced."""
-        if allocation not in self._at:
-            for stale in [other for other in self._at if allocation.replaces(other)]:
-                self._close(self._at.pop(stale))
-            self._at[allocation] = self._open(allocation)
-        return self._at[allocation]
+    def mapping(self, allocation: Foreign) -> Mapping:
+        """It, open; opens it if it is not open, and closes what it has replaced."""
+        found = self._mappings.get(allocation)
+        if found is None:
+            self._close_replaced(allocation)
+            found = self._mappings[allocation] = Mapping(self._open(allocation), self._close)
+        return found
+
+    def _close_replaced(self, allocation: Foreign) -> None:
+        for other, mapping in list(self._mappings.items()):
+            if allocation.replaces(other):
+                mapping.close()
 
     def close(self) -> None:
         """Close them all."""
-        while self._at:
-            self._close(self._at.popitem()[1])
+        for mapping in list(self._mappings.values()):
+            mapping.close()
+        self._mappings.clear()

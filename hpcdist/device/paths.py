@@ -70,11 +70,14 @@ def against_direct(facts: Facts) -> str | None:
 def against_aware(facts: Facts) -> str | None:
     """Why MPI is not handed device memory, or None if it may be; one that does not take it crashes.
 
-    Many that do crash on memory that cannot be shared, since they share it themselves.
+    Many that do crash on memory that cannot be shared, since they share it themselves; and where the ranks of a node
+    cannot open each other's, which a probe that sends to itself does not show.
     """
     if facts.aware is None:
         return f"it is not known that this MPI takes device memory ({facts.source})"
-    return facts.unshareable if facts.aware else f"this MPI does not take device memory ({facts.source})"
+    if not facts.aware:
+        return f"this MPI does not take device memory ({facts.source})"
+    return facts.unshareable or (facts.unopened if facts.nodes == 1 else None)
 
 
 def _why(path: str, facts: Facts, forbidden: dict[str, str | None]) -> str:

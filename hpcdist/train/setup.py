@@ -193,7 +193,7 @@ def describe(trainer: Trainer, start: resume.Start, console: Console, notes: lis
         highlight=False,
         soft_wrap=True,
     )
-    reasons = [f"{how.algorithm}: {trainer.why}"]
+    reasons = [f"{how.algorithm}: {trainer.plan.why}"]
     if how.device != CPU:
         reasons.append(f"{trainer.plan.path}: {trainer.plan.why_path}")
     for line in (reasons if explain else []) + [f"note: {each}" for each in notes]:

@@ -74,10 +74,11 @@ class Trainer:
         # What the ranks add up in a step: their gradients, and in the tail their loss, the number of samples
         # classified right, and whether they were asked to stop. It all goes in one message.
         wanted = (self.model.size + 3, np.float32), (2, np.float64)
-        (self.buffer, self.scores), apart = room_for(comm, device, config, wanted)
+        (self.buffer, self.scores), apart = room_for(comm, device, config, execution.algorithm, wanted)
+        if apart:
+            self.notes.append(f"gradients are not added up in shared memory: {apart}")
         self.gradient, self.tail = self.buffer[: self.model.size], self.buffer[self.model.size :]
         self.plan = self._plan(execution)
-        self.why = f"{self.plan.why}; not in shared memory: {apart}" if apart else self.plan.why
         self.score_plan = hpcdist.plan(  # for loss and right answers on the test set
             comm, self.scores, algorithm=self.plan.algorithm, topology=self.plan.topology, path=config.path
         )

@@ -30,6 +30,7 @@ from hpcdist.transport.quiet import without_ucx_complaint
 BACKING = "OMPI_MCA_osc_sm_backing_directory"
 LINE = 128  # bytes of a flag: two cache lines, since processors fetch pairs of them
 SLOTS = 512  # flags of a page
+ADDED = 128  # bytes for each rank that Open MPI adds to a window at most, up to 800 ranks on a node
 NOBODY = "no rank's result lies in an array of hpcdist.empty"
 _POPULATE_WRITE = 23  # Linux 5.14: give the pages now, and say so if there are none, instead of SIGBUS at first use
 
@@ -143,6 +144,8 @@ class Home:
         self.windows = [window for window, by_any in zip(self.windows, used, strict=True) if by_any]
         for window in gone:
             window.free()
+        if gone:
+            self.node.Barrier()  # there is room again only when the last rank has let go
         return sum(window.nbytes for window in gone)
 
     def free(self) -> None:
@@ -250,16 +253,27 @@ def room(where: Path) -> tuple[int, int]:
     return stat.f_bavail * stat.f_frsize, available
 
 
+def needed_for(part: int, ranks: int) -> int:
+    """Bytes that must be free for `ranks` parts of `part` bytes.
+
+    Open MPI adds a page and some bytes for each rank, and refuses unless a twentieth more is free. It tells only the
+    node's first rank, while the others wait for ever: so it must not come to that.
+    """
+    asked = (part + ADDED) * ranks + mmap.PAGESIZE
+    return asked + -(-asked // 20) + mmap.PAGESIZE
+
+
 def shortage(part: int, ranks: int, where: Path, what: str) -> str | None:
     """What is lacking for `ranks` parts of `part` bytes, in words; who writes where there is no room gets SIGBUS."""
     free, available = room(where)
-    if part * ranks <= min(free, available):
+    needed = needed_for(part, ranks)
+    if needed <= min(free, available):
         return None
     found = f"{where} has {format_bytes(free)} free" if free <= available else f"{format_bytes(available)} is available"
     return (
-        f"{what} takes {format_bytes(part)} for each of {ranks} ranks on {socket.gethostname()}, together "
-        f"{format_bytes(part * ranks)} of shared memory, but {found}. Start fewer ranks per node, make room (mount -o "
-        f"remount,size=90% {where}; in a container: docker run --shm-size=8g), or use an ordinary NumPy array"
+        f"{what} takes {format_bytes(part)} for each of {ranks} ranks on {socket.gethostname()}, together and with "
+        f"what MPI adds {format_bytes(needed)} of shared memory, but {found}. Start fewer ranks per node, make room "
+        f"(mount -o remount,size=90% {where}; in a container: docker run --shm-size=8g), or use an ordinary NumPy array"
     )
 
 

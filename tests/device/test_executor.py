@@ -1,5 +1,6 @@
 """Bound programs on device memory by all three paths: the bits of the host's executor, whatever is late."""
 
+import gc
 import re
 import threading
 import time
@@ -11,7 +12,7 @@ import pytest
 from buffers import bits, check, distinct, special
 from mpi4py import MPI
 
-from hpcdist import algorithms
+from hpcdist import algorithms, streams
 from hpcdist.device.paths import AWARE, DIRECT, STAGED
 from hpcdist.direct import DirectProgram
 from hpcdist.execute import BoundProgram, boxes_for
@@ -172,6 +173,17 @@ def test_large_messages_go_in_segments(transport, path):
 # --- the caller's work ---
 
 
+def test_an_inbox_is_given_when_queued_work_no_longer_uses_its_memory():
+    """A pool gives away what queued work still reads; a receive does not go behind that."""
+    schedule = named("ring")
+    program = lower(schedule, RANK, Layout.near_equal(schedule, 100), 1 << 20)
+    guarded.slow(guarded.current(), 0.2)
+    earlier = guarded.current().record()
+    inbox = boxes_for(program, np.float64, DEVICE)
+    assert inbox.size == program.inbox
+    assert earlier.done()
+
+
 def test_a_run_comes_after_what_the_caller_has_submitted_and_all_of_it_is_done_at_the_end(transport, path):
     """The caller's kernels are slow on one rank, and no stream of the caller's is waited for in between."""
     values = distinct(SIZE, 1000, "float64")
@@ -324,6 +336,17 @@ def test_a_fault_of_the_device_is_the_error_of_the_run(transport, path):
             program()
     with pytest.raises(RuntimeError, match="cannot run: its last run ended with DeviceFault"):
         program()
+
+
+def test_a_device_without_working_kernels_is_an_error_when_a_plan_is_bound(transport, path, monkeypatch):
+    monkeypatch.setattr(streams, "_PREPARED", set())
+    for name, op in (("combine", "sum"), ("average", "avg")):
+        with monkeypatch.context() as broken:
+            broken.setattr(guarded.Stream, name, lambda *arguments: 1 / 0)
+            for _ in range(2):
+                with pytest.raises(ZeroDivisionError):
+                    bind(path, transport, named("ring"), guarded.put(np.zeros(100)), op=op)
+        bind(path, transport, named("ring"), guarded.put(np.zeros(100)), op=op)()
 
 
 @pytest.mark.mpi(min_size=2)
@@ -560,6 +583,19 @@ def test_a_shared_plan_given_up_lets_go_of_its_memory_but_not_while_it_runs(tran
     assert [reference() is None for reference in kept] == [True, not running]
     with pytest.raises(RuntimeError, match="it was closed"):
         programs[0]()
+    COMM.Barrier()
+
+
+@direct_only
+def test_a_shared_run_that_failed_keeps_its_memory_even_if_nobody_else_does(transport, monkeypatch):
+    buffer = guarded.put(np.zeros(100))
+    program, kept = shared_program(transport, buffer, buffer), weakref.ref(buffer.memory)
+    monkeypatch.setattr(guarded.Stream, "combine", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        program()
+    del program, buffer
+    gc.collect()
+    assert kept() is not None
     COMM.Barrier()
 
 

@@ -16,9 +16,10 @@ from hpcdist.errors import AgreedError
 from hpcdist.kernels.reduce import DTYPES, OPS
 from hpcdist.selection import Selection
 from hpcdist.sweep import inputs, measure, memory, paths
-from hpcdist.sweep.device.bench import ALL, ONE, ROW, DeviceBench
+from hpcdist.sweep.device import bench as bench_module
+from hpcdist.sweep.device.bench import ALL, ONE, DeviceBench
+from hpcdist.sweep.device.measurement import Measurement
 from hpcdist.sweep.device.options import LEAST, Settings
-from hpcdist.sweep.device.program import Measurement
 from hpcdist.sweep.device.record import Report
 from hpcdist.sweep.measure import Bench, Effort, Point
 from hpcdist.sweep.options import Options
@@ -319,7 +320,7 @@ def test_the_floor_is_the_faster_way_to_copy_all_buffers_once():
         made.add_copies(DEVICE)
         assert sum(1 for _ in made.measure(SETTINGS)) == LEAST
         limit, records = made.results()
-        one, every = (made.seconds(case) / ROW for case in made.cases[:2])
+        one, every = (made.seconds(case) / made.row for case in made.cases[:2])
         assert [case.algorithm for case in made.cases[:2]] == [ONE, ALL]
         assert limit.floor_us == pytest.approx(1e6 * np.median(np.minimum(WORLD.size * one, every)))
         assert {(record.algorithm, record.path) for record in records} == {
@@ -344,6 +345,26 @@ def test_copies_move_the_whole_buffer():
         assert (guarded.peek(made.target).view(np.uint8) == (7 if WORLD.rank == 0 else 8)).all()
         together.call()
         assert (guarded.peek(made.target).view(np.uint8) == 7).all()
+
+
+def test_large_buffers_are_copied_in_turn_and_small_ones_once(monkeypatch):
+    monkeypatch.setattr(bench_module, "LARGE", 65536)
+    monkeypatch.setattr(bench_module, "TURN", 4 * 2 * 65536)
+    monkeypatch.setattr(bench_module, "ROW", 3)
+    copied = []
+    stream = type(DEVICE.stream())
+    real = stream.copy
+    monkeypatch.setattr(
+        stream, "copy", lambda self, target, source: copied.append(target.address) or real(self, target, source)
+    )
+    for nbytes, row, turn in ((4096, 1, 1), (65536, 3, 4)):
+        with DeviceBench(WORLD, DEVICE, nbytes, SETTINGS, paths.find(WORLD, DEVICE, (STAGED,))) as made:
+            made.add_copies(DEVICE)
+            copied.clear()
+            for _ in range(turn):
+                made.cases[1].call()
+            assert (made.row, len(copied), len(set(copied))) == (row, row * turn, turn)
+            assert copied[turn:] == copied[:-turn] or turn == 1
 
 
 def test_a_report_is_written_and_says_what_was_left_out(folder, capsys):

@@ -2,6 +2,7 @@
 
 import itertools
 import multiprocessing
+import os
 import threading
 import time
 
@@ -11,6 +12,7 @@ from buffers import bits, special
 
 from hpcdist.device import Share, accelerator_of, problem_with
 from hpcdist.device.cuda import accelerator
+from hpcdist.doctor.probe import alone
 from hpcdist.kernels import combine
 from hpcdist.kernels.average import averaged
 from hpcdist.kernels.device import cupy_with_gpu
@@ -111,6 +113,8 @@ def test_a_copy_that_follows_a_slow_kernel_sees_what_it_makes(gpu, cupy, slow, p
     x, back = gpu.put(np.zeros(1000, np.float32)), gpu.pinned(1000, np.float32)
     back[...] = -1
     first, second = gpu.current() if producer == "current" else gpu.stream(), gpu.stream()
+    with first.raw:
+        x += 0  # compiles it
     slow(first)
     with first.raw:
         x += 1
@@ -251,7 +255,9 @@ def peer(pipe, number):
 
 
 @pytest.fixture
-def other(gpu):
+def other(gpu, monkeypatch):
+    for name in set(os.environ) - set(alone(os.environ)):  # the child is no rank of this one's job
+        monkeypatch.delenv(name)
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
     process = context.Process(target=peer, args=(theirs, gpu.number))
@@ -294,6 +300,16 @@ def test_memory_that_is_allocated_where_other_memory_was_is_opened_anew(gpu, cup
         seen, _, _ = other("x", gpu.share(array), np.float32)
         assert (seen == turn).all()
         del array, memory
+
+
+@pytest.mark.limit(300)
+def test_memory_is_opened_anew_after_its_last_array_has_gone(gpu, other):
+    """The other process drops what it had under a name when it opens the next."""
+    arrays = [gpu.put(np.full(1 << 20, value, np.float32)) for value in (1, 2)]
+    for array in arrays * 3:
+        before = gpu.get(array)
+        seen, _, _ = other("x", gpu.share(array), np.float32)
+        np.testing.assert_array_equal(seen, before)
 
 
 def test_memory_of_this_process_is_not_opened(gpu):

@@ -10,8 +10,8 @@ from hpcdist.algorithms import ALLREDUCE, SHARED
 from hpcdist.device.paths import ASKABLE, AUTO, DIRECT
 from hpcdist.kernels.reduce import DTYPES, OPS
 from hpcdist.sweep import measure, paths
+from hpcdist.sweep.device.measurement import Measurement
 from hpcdist.sweep.device.options import LEAST, Settings
-from hpcdist.sweep.device.program import Measurement
 from hpcdist.sweep.device.record import Report
 from hpcdist.sweep.measure import Bench, Point
 from hpcdist.sweep.record import LIBRARY

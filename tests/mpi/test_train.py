@@ -32,13 +32,14 @@ from hpcdist.device.host import Host
 from hpcdist.device.kinds import KINDS
 from hpcdist.errors import AgreedError
 from hpcdist.models import MODELS
-from hpcdist.selection import Bracket, Rule, Selection
+from hpcdist.selection import ENVIRONMENT, Bracket, Rule, Selection
 from hpcdist.train import loop, setup
 from hpcdist.train.config import Config
 from hpcdist.train.log import Log, Row
 from hpcdist.train.signals import StopRequest
 from hpcdist.train.trainer import Execution, Trainer
 from hpcdist.transport import window
+from hpcdist.transport.mpi import transport_of
 from hpcdist.transport.together import on_root
 
 pytest.importorskip("sklearn", reason="trains on the digits")
@@ -166,6 +167,49 @@ def test_a_table_is_asked_before_memory_is_shared(shared: Path) -> None:
     assert execution(shared / "out")["algorithm"] == "tree"
 
 
+@pytest.mark.parametrize("asked", ["", "tree"], ids=["without a table", "with a table"])
+def test_a_table_that_comes_or_goes_changes_nothing_of_a_run_that_goes_on(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    table = shared / "table.json"
+    if COMM.rank == 0:
+        Selection((Rule(COMM.size, 1, "float32", (Bracket(None, "tree"),)),)).write(table)
+    COMM.Barrier()
+    with monkeypatch.context() as patch:
+        patch.setenv(ENVIRONMENT, str(table) if asked else "")
+        whole = train(shared / "whole", checkpoint_every=10)
+    if asked:
+        assert execution(shared / "whole")["algorithm"] == asked
+    monkeypatch.setenv(ENVIRONMENT, "" if asked else str(table))
+    after = train(shared / "next", resume=str(shared / "whole" / "checkpoints" / "step-00000010"))
+    assert after == whole[10:]
+    assert execution(shared / "next") == execution(shared / "whole")
+
+
+@pytest.mark.skipif(COMM.size == 1, reason="one rank shares memory with nobody")
+@pytest.mark.parametrize("last", [16, window.SLOTS * window.LINE], ids=["an array", "flags"])
+def test_what_was_shared_before_the_room_ended_is_given_back(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    allocate = window.Home.allocate
+
+    def until(home: window.Home, nbytes: int, what: str) -> Any:
+        if nbytes == last:
+            raise AgreedError("no room")
+        return allocate(home, nbytes, what)
+
+    monkeypatch.setattr(window.Home, "allocate", until)
+    comm = COMM.Dup()
+    trainer = make_trainer(data, comm)
+    assert trainer.plan.algorithm in ALLREDUCE
+    assert trainer.notes == ["gradients are not added up in shared memory: no room"]
+    assert transport_of(comm).home.windows == []
+    trainer.close()
+    with pytest.raises(AgreedError, match="no room"):
+        make_trainer(data, comm, algorithm=SHARED)
+    comm.Free()
+
+
 @pytest.mark.skipif(COMM.size == 1, reason="one rank shares memory with nobody")
 def test_without_room_to_share_messages_are_sent_and_that_is_said(
     shared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -173,12 +217,12 @@ def test_without_room_to_share_messages_are_sent_and_that_is_said(
     whole = train(shared / "whole", checkpoint_every=10)
     monkeypatch.setattr(window, "room", lambda where: (0, 0))
     resumed = {**SHORT, "out": str(shared / "next"), "resume": str(shared / "whole" / "checkpoints" / "step-00000010")}
-    loop.train(COMM, resumed, Console(), explain=True)
+    loop.train(COMM, resumed, Console())
     assert execution(shared / "next")["algorithm"] in ALLREDUCE
     assert [row.loss for row in rows(shared / "next")] == pytest.approx([row.loss for row in whole[10:]], rel=2e-5)
     if COMM.rank == 0:
         said = capsys.readouterr().out
-        assert "not in shared memory: " in said
+        assert "note: gradients are not added up in shared memory: " in said
         assert "of shared memory, but" in said
         assert f"gradients are added up in another order (algorithm {SHARED} -> " in said
     with pytest.raises(AgreedError, match="of shared memory, but"):

@@ -180,6 +180,7 @@ class Runtime:
         return int(self.peers)
 
     def pointerGetAttributes(self, ptr):
+        self.calls.append(("pointerGetAttributes", Device.stack[-1]))
         inside = any(begin <= ptr < begin + nbytes for begin, nbytes in self.pinned)
         return SimpleNamespace(type=int(inside))
 
@@ -194,7 +195,7 @@ class Runtime:
 
     def ipcOpenMemHandle(self, handle):
         if self.refuses:
-            raise CUDARuntimeError(self.refuses)
+            raise CUDARuntimeError(self.refuses if isinstance(self.refuses, int) else self.refuses.pop())
         (base,) = struct.unpack_from("<Q", handle)
         self.calls.append(("ipcOpenMemHandle", base))
         return base
@@ -207,8 +208,9 @@ def cupy():
     """A module as hpcdist.device.cuda wants it."""
     runtime = Runtime()
 
-    def alloc_pinned_memory(nbytes):
-        memory = np.zeros(nbytes + 32, np.uint8)  # a pool gives more than was asked for
+    def pinned_memory(nbytes, flags):
+        assert flags == 1, "not portable"
+        memory = np.zeros(nbytes, np.uint8)
         runtime.pinned.append((memory.ctypes.data, nbytes))
         ALIVE.append(memory)
         return memory
@@ -222,7 +224,8 @@ def cupy():
         MemoryPool=MemoryPool,
         MemoryPointer=MemoryPointer,
         UnownedMemory=UnownedMemory,
-        alloc_pinned_memory=alloc_pinned_memory,
+        PinnedMemory=pinned_memory,
+        PinnedMemoryPointer=lambda memory, offset: memory[offset:],
         get_current_stream=lambda number=0: stream,
     )
     return SimpleNamespace(cuda=cuda, ndarray=ndarray)

@@ -1,10 +1,12 @@
 """GPUs by CuPy, without a GPU: calls on host memory, kernels by g++. What needs one is in tests/gpu."""
 
+import gc
 import importlib
 import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cupy_on_host
 import ml_dtypes
@@ -149,8 +151,16 @@ def test_copies_go_in_their_stream_both_ways(gpu, cupy):
     stream.copy(there, host)
     stream.copy(back, there)
     np.testing.assert_array_equal(back, values)
-    assert cupy.cuda.runtime.calls == [("memcpyAsync", stream.raw.ptr)] * 2
+    copies = [call for call in cupy.cuda.runtime.calls if call[0] == "memcpyAsync"]
+    assert copies == [("memcpyAsync", stream.raw.ptr)] * 2
     stream.copy(there[:0], host[:0])
+
+
+def test_host_memory_is_asked_for_on_the_device_of_the_stream(gpu, cupy):
+    with cupy.cuda.Device(1):
+        gpu.stream().copy(gpu.empty(5, np.float16), gpu.pinned(5, np.float16))
+    assert ("pointerGetAttributes", 0) in cupy.cuda.runtime.calls
+    assert ("pointerGetAttributes", 1) not in cupy.cuda.runtime.calls
 
 
 def test_what_cannot_be_copied_is_refused(gpu):
@@ -223,15 +233,46 @@ def test_memory_of_another_process_is_opened_once_for_each_allocation(gpu, other
     shares = [other.share(array) for array in arrays]
     assert shares[0].allocation == shares[1].allocation
     assert shares[0].offset != shares[1].offset
-    for share, array in zip(shares, arrays, strict=True):
-        for _ in range(2):
-            np.testing.assert_array_equal(gpu.opened(share, np.float64).get(), array.get())
-    assert opens(cupy) == ["ipcOpenMemHandle"]
+    views = [gpu.opened(share, np.float64) for share in shares * 2]
+    for view, array in zip(views, arrays * 2, strict=True):
+        np.testing.assert_array_equal(view.get(), array.get())
     part = gpu.opened(other.share(arrays[1][2:5]), np.float64)
     np.testing.assert_array_equal(part.get(), [3, 4, 5])
+    assert opens(cupy) == ["ipcOpenMemHandle"]
     gpu.close()
     gpu.close()
+    del views, view, part
     assert opens(cupy) == ["ipcOpenMemHandle", "ipcCloseMemHandle"]
+
+
+def test_the_last_array_of_an_allocation_closes_it(gpu, other, cupy):
+    share = other.share(other.put(np.arange(7.0)))
+    first, second = (gpu.opened(share, np.float64) for _ in range(2))
+    part = second[3:]
+    del first, second
+    assert opens(cupy) == ["ipcOpenMemHandle"]
+    del part
+    assert opens(cupy) == ["ipcOpenMemHandle", "ipcCloseMemHandle"]
+    gpu.opened(share, np.float64)
+    assert opens(cupy) == ["ipcOpenMemHandle", "ipcCloseMemHandle"] * 2
+
+
+def test_what_nobody_can_reach_is_closed_where_it_is_in_the_way(gpu, other, cupy):
+    shares = [other.share(other.put(np.arange(float(count)))) for count in (7, 1000)]
+    circle = [gpu.opened(shares[0], np.float64)]
+    circle.append(circle)
+    gc.disable()
+    try:
+        del circle
+        cupy.cuda.runtime.refuses = [208]
+        kept = gpu.opened(shares[1], np.float64)
+    finally:
+        gc.enable()
+    assert opens(cupy) == ["ipcOpenMemHandle", "ipcCloseMemHandle", "ipcOpenMemHandle"]
+    assert kept.size == 1000
+    cupy.cuda.runtime.refuses = [208, 208]
+    with pytest.raises(RuntimeError, match="cudaError 208"):
+        gpu.opened(shares[0], np.float64)
 
 
 def test_a_handle_is_asked_for_once_for_each_allocation(gpu, cupy):
@@ -266,6 +307,10 @@ def test_memory_that_ipc_cannot_share_is_refused(gpu, cupy):
     assert_matches(gpu.unshareable(array), text)
     with pytest.raises(ValueError, match=text):
         gpu.share(array)
+    gpu._driver = SimpleNamespace(unshareable=cupy_on_host.driver.unshareable)  # of some the driver knows no allocation
+    with pytest.raises(ValueError, match=text):
+        gpu.share(array)
+    gpu._driver = cupy_on_host.driver
     assert gpu.unshareable(gpu.empty(3, np.float32)) is None
 
 
@@ -336,9 +381,8 @@ def test_an_allocation_where_another_one_was_closes_that(change, stale):
         lambda allocation: calls.append(("open", allocation.number)) or allocation.number,
         lambda at: calls.append(("close", at)),
     )
-    assert opened.address(MINE) == 7
-    assert opened.address(replace(MINE, **change)) == 8
-    assert opened.address(replace(MINE, **change)) == 8
+    kept = [opened.mapping(MINE), *(opened.mapping(replace(MINE, **change)) for _ in range(2))]
+    assert [mapping.address for mapping in kept] == [7, 8, 8]
     assert calls == [("open", 7), *([("close", 7)] if stale else []), ("open", 8)]
 
 

@@ -1,5 +1,8 @@
 """Which GPU a rank takes."""
 
+import subprocess
+import sys
+
 import cupy_on_host
 import pytest
 
@@ -128,3 +131,18 @@ def test_a_script_may_have_chosen(cupy):
     for text in ("4", "-1", "GPU-1", ""):
         with pytest.raises(RuntimeError, match=rf"HPCDIST_GPU='{text}' names none of the 4 GPUs"):
             choose({"HPCDIST_GPU": text})
+
+
+def test_ranks_of_the_report_choose_before_mpi_starts():
+    program = """
+import sys
+from hpcdist.device.kinds import KINDS
+from hpcdist.sweep.device.program import main
+def choose():
+    print("mpi4py.MPI" in sys.modules, flush=True)
+    raise SystemExit
+KINDS["cuda"] = choose
+main([])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.strip() == "False"

@@ -2,12 +2,16 @@
 
 Two copies within the device's memory, by one rank alone and by all at once, run in the same rounds. An all-reduce must
 read and write the buffer of every rank once, as many bytes as one copy by each; so the faster of the two is the floor
-of the GPU that most ranks share: the time below which nobody gets.
+of the GPU that most ranks share: the time below which nobody gets. Large buffers are copied several times in a row,
+each time others, so that the limit is the memory's, not the launches' nor the cache's; small ones once, as an
+all-reduce of one waits for one launch, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -22,9 +26,12 @@ from hpcdist.sweep.device.record import Limit, Record
 from hpcdist.sweep.measure import Bench, Case, Effort, Point
 from hpcdist.sweep.paths import Paths
 from hpcdist.sweep.record import LIBRARY, bandwidths
+from hpcdist.transport.together import on_all
 
 ONE, ALL = "copy by one rank", "copy by all ranks"
-ROW = 10  # copies in a row, so that the limit is the memory's and not the launches'
+ROW = 10  # copies in a row of large buffers
+LARGE = 1 << 20  # bytes from which buffers are
+TURN = 256 << 20  # bytes read and written before a buffer's turn comes again, several times what a cache holds
 
 Times = dict[tuple[str, str], NDArray[np.float64]]  # (algorithm, path) -> seconds of each round
 
@@ -54,6 +61,9 @@ class DeviceBench(Bench):
     ) -> None:
         point = Point(nbytes // 4, np.dtype(np.float32), "sum")
         names = [LIBRARY, *asked.algorithms]
+        self.row = ROW if nbytes >= LARGE else 1  # copies in a row
+        more = math.ceil(TURN / (2 * nbytes)) - 1 if nbytes >= LARGE else 0
+        self._more = on_all(comm, lambda: [_pair(accelerator, point) for _ in range(more)])
         super().__init__(comm, point, names, placements=("in_place",), accelerator=accelerator, paths=paths)
         self.sharers = sharers
         if nccl:
@@ -62,7 +72,7 @@ class DeviceBench(Bench):
 
     def add_copies(self, accelerator: Accelerator) -> None:
         """Put the two copies before the others."""
-        copy = _copies(accelerator, self.target, self.source)
+        copy = _copies(accelerator, [(self.target, self.source), *self._more], self.row)
         alone = copy if self.comm.rank == 0 else _nothing
         self.copies = [Case(ONE, "in_place", alone, path=""), Case(ALL, "in_place", copy, path="")]
         self.cases[:0] = self.copies
@@ -78,7 +88,7 @@ class DeviceBench(Bench):
     def results(self) -> tuple[Limit, list[Record]]:
         """The limit and the records of all other cases; collective."""
         times = {(case.algorithm, case.path): self.seconds(case) for case in self.cases}
-        one, every = times[ONE, ""] / ROW, times[ALL, ""] / ROW
+        one, every = times[ONE, ""] / self.row, times[ALL, ""] / self.row
         floor = np.minimum(self.sharers * one, every)
         found = [self._record(case, floor, times) for case in self.cases[len(self.copies) :]]
         return Limit.of(self.comm.size, self.point.nbytes, one, every, floor), found
@@ -114,12 +124,17 @@ def _ratio(times: Times, theirs: tuple[str, str], ours: tuple[str, str]) -> floa
     return float(np.median(times[theirs] / times[ours]))
 
 
-def _copies(accelerator: Accelerator, target: Any, source: Any) -> Callable[[], None]:
-    """A call that copies a buffer `ROW` times within the device and waits for the last."""
-    stream = accelerator.stream()
+def _pair(accelerator: Accelerator, point: Point) -> tuple[Any, Any]:
+    """Two buffers more to copy between."""
+    return accelerator.empty(point.count, point.dtype), accelerator.empty(point.count, point.dtype)
+
+
+def _copies(accelerator: Accelerator, pairs: Sequence[Sequence[Any]], row: int) -> Callable[[], None]:
+    """A call that copies the second of the next `row` pairs to the first, and waits for the last."""
+    stream, turns = accelerator.stream(), cycle(pairs)
 
     def call() -> None:
-        for _ in range(ROW):
+        for target, source in islice(turns, row):
             stream.copy(target, source)
         stream.record().wait()
 

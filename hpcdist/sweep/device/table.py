@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from hpcdist.device.paths import DIRECT, STAGED
 from hpcdist.sizes import format_bytes
-from hpcdist.sweep.device.bench import ROW
+from hpcdist.sweep.device.bench import LARGE, ROW, TURN
 from hpcdist.sweep.device.options import LEAST
 from hpcdist.sweep.device.record import Limit, Record, Report
 from hpcdist.sweep.record import LIBRARY, of_library
@@ -20,11 +20,14 @@ EXPLANATION = f"""\
 - Paths: `staged` goes through page-locked host memory, `aware` hands device memory to MPI, `direct` reads the other
   ranks' device memory. `{LIBRARY}` on the path `staged` is a copy to page-locked host memory, the library's all-reduce
   there, and a copy back.
-- The device copy is measured in the same rounds, {ROW} copies in a row: by one rank while the others wait, and by all
-  at once. Its bandwidth counts bytes read and written.
+- The device copy is measured in the same rounds: by one rank while the others wait, and by all at once. Its bandwidth
+  counts bytes read and written. From {format_bytes(LARGE)} on it is {ROW} copies in a row, through so many buffers that
+  {format_bytes(TURN)} are read and written before one has its turn again, which no cache holds; below it is one copy
+  and the wait for it.
 - The floor: an all-reduce must read the buffer of every rank and write it, as many bytes as one copy by each rank. It
   is the time of that on the GPU that most ranks share, by the faster of the two copies. For small buffers the floor is
-  what a launch takes. Where ranks have GPUs of their own, links between them are not in the floor.
+  what one launch and the wait for it take, and they may lie in the cache. Where ranks have GPUs of their own, links
+  between them are not in the floor.
 - Share: the floor over the time, paired by round; 100 % is not to be had, and a lone rank has none.
 """
 
