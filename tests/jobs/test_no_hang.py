@@ -126,9 +126,10 @@ if comm.rank == 0:
 plan()
 """
     with Job(tmp_path, 2, program, HPCDIST_TIMEOUT="0.4") as job:
-        line = job.read_until("no progress")
+        line = job.read_until("in recursive_doubling")  # on a busy machine, binding may be slow and reported first
         job.tell()
         assert job.end() == 0
+    assert "no progress" in line
     assert "rank 1 of 2 in recursive_doubling (sum, float64, 800 bytes, run 1), step 0 of 1: " in line
     assert "receive 800 bytes from rank 0" in line or "send 800 bytes to rank 0" in line
 
@@ -145,10 +146,10 @@ plan()
 def test_the_watchdog_sees_that_a_rank_does_not_make_the_call(tmp_path, before, call, said):
     program = f"{before}\nif comm.rank == 1:\n    until_told()\n{call}\n"
     with Job(tmp_path, 2, program, HPCDIST_TIMEOUT="0.4") as job:
-        line = job.read_until("no progress")
+        line = job.read_until(f"rank 0 of 2 waits for all ranks {said}")
         job.tell()
         assert job.end() == 0
-    assert f"rank 0 of 2 waits for all ranks {said}" in line
+    assert "no progress" in line
 
 
 def test_the_watchdog_can_end_the_job(tmp_path):
