@@ -11,7 +11,7 @@ import click
 from hpcdist.checkpoint.benchmark.rounds import LEAST
 from hpcdist.checkpoint.benchmark.state import UNIT
 from hpcdist.sizes import parse_bytes
-from hpcdist.sweep.network.options import Listed
+from hpcdist.sweep.network.options import Listed, with_options
 
 SIZES = "1MiB,4MiB,16MiB,64MiB,256MiB,1GiB,4GiB"
 
@@ -71,6 +71,4 @@ _OPTIONS: Sequence[Callable] = (
 
 def settings(command: Callable) -> Callable:
     """Give a click command the options that make `Settings`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return with_options(command, _OPTIONS)

@@ -8,26 +8,13 @@ from typing import Any
 
 import click
 
-from hpcdist.algorithms import ALLREDUCE, SHARED, allreduce
+from hpcdist.algorithms import ALLREDUCE, SHARED
 from hpcdist.device.paths import ASKABLE, AUTO, AWARE, DIRECT, STAGED
-from hpcdist.sizes import parse_bytes
-from hpcdist.sweep.network.options import Listed
+from hpcdist.sweep.network.options import Listed, algorithm, float32s, with_options
 
 SIZES = "4KiB,16KiB,64KiB,256KiB,1MiB,4MiB,16MiB,64MiB,256MiB"
 ALGORITHMS = ",".join((*(name for name in ALLREDUCE if name != "hierarchical"), SHARED))  # there is but one node
 LEAST = 5  # rounds of each size, however long they take
-
-
-def _size(text: str) -> int:
-    nbytes = parse_bytes(text)
-    if nbytes < 4 or nbytes % 4:
-        raise ValueError(f"{text!r} is no whole number of float32, which take 4 bytes each")
-    return nbytes
-
-
-def _algorithm(text: str) -> str:
-    allreduce(text, 1)
-    return text
 
 
 def _path(text: str) -> str:
@@ -63,10 +50,10 @@ class Settings:
 
 
 _OPTIONS: Sequence[Callable] = (
-    click.option("--sizes", type=Listed("sizes", _size), default=SIZES, show_default=True, help="Of the buffer."),
+    click.option("--sizes", type=Listed("sizes", float32s), default=SIZES, show_default=True, help="Of the buffer."),
     click.option(
         "--algorithms",
-        type=Listed("names", _algorithm),
+        type=Listed("names", algorithm),
         default=ALGORITHMS,
         show_default=True,
         help="Ours to measure.",
@@ -91,6 +78,4 @@ _OPTIONS: Sequence[Callable] = (
 
 def settings(command: Callable) -> Callable:
     """Give a click command the options that make `Settings`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return with_options(command, _OPTIONS)

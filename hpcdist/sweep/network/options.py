@@ -33,14 +33,16 @@ class Listed(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-def _size(text: str) -> int:
+def float32s(text: str) -> int:
+    """Bytes of whole float32 elements; ValueError if the text says another size."""
     nbytes = parse_bytes(text)
     if nbytes < 4 or nbytes % 4:
         raise ValueError(f"{text!r} is no whole number of float32, which take 4 bytes each")
     return nbytes
 
 
-def _algorithm(text: str) -> str:
+def algorithm(text: str) -> str:
+    """The name of an all-reduce; ValueError if there is none."""
     allreduce(text, 1)
     return text
 
@@ -67,10 +69,10 @@ class Settings:
 
 
 _OPTIONS: Sequence[Callable] = (
-    click.option("--sizes", type=Listed("sizes", _size), default=SIZES, show_default=True, help="Of the buffer."),
+    click.option("--sizes", type=Listed("sizes", float32s), default=SIZES, show_default=True, help="Of the buffer."),
     click.option(
         "--algorithms",
-        type=Listed("names", _algorithm),
+        type=Listed("names", algorithm),
         default=ALGORITHMS,
         show_default=True,
         help="Ours to measure, beside the library's and raw TCP.",
@@ -89,6 +91,11 @@ _OPTIONS: Sequence[Callable] = (
 
 def settings(command: Callable) -> Callable:
     """Give a click command the options that make `Settings`."""
-    for option in reversed(_OPTIONS):
+    return with_options(command, _OPTIONS)
+
+
+def with_options(command: Callable, options: Sequence[Callable]) -> Callable:
+    """Give a click command some options, in this order."""
+    for option in reversed(options):
         command = option(command)
     return command
