@@ -175,8 +175,8 @@ def test_large_messages_go_in_segments(transport, path):
 
 def test_an_inbox_is_given_when_queued_work_no_longer_uses_its_memory():
     """A pool gives away what queued work still reads; a receive does not go behind that."""
-    schedule = named("ring")
-    program = lower(schedule, RANK, Layout.near_equal(schedule, 100), 1 << 20)
+    schedule = algorithms.allreduce("ring", 2, [0, 0])
+    program = lower(schedule, 0, Layout.near_equal(schedule, 100), 1 << 20)
     guarded.slow(guarded.current(), 0.2)
     earlier = guarded.current().record()
     inbox = boxes_for(program, np.float64, DEVICE)
@@ -453,8 +453,8 @@ def shared_program(transport, buffer, out, op="sum", topology=NODES["one node"],
 
 
 def in_order(values, op):
-    """What one rank computes for all: the rows one after the other, 16-bit types in float32, then rounded."""
-    wide = np.dtype(np.float32) if values.itemsize == 2 else values.dtype
+    """What one rank computes for all: the rows one after the other, sums of 16-bit types in float32, then rounded."""
+    wide = values.dtype if values.itemsize > 2 or op in ("max", "min") else np.dtype(np.float32)
     with np.errstate(all="ignore"):
         total = values[0].astype(wide)
         for row in values[1:]:
