@@ -54,8 +54,9 @@ def plan(
             ranks, in host memory everywhere or in device memory everywhere.
         out: where the result goes, of the shape and dtype of `buffer` and in the same memory; `buffer` is then left as
             it is. In place if None.
-        algorithm: a name from `hpcdist.algorithms.ALLREDUCE`, "hierarchical:INNER+OUTER", "shared" or "shared:OUTER"
-            for arrays of `empty` and for device memory on the path "direct", or "auto".
+        algorithm: a name from `hpcdist.algorithms.ALLREDUCE`, "hierarchical:INNER+OUTER", "shared" where all
+            ranks are on one node, "shared" or "shared:OUTER" for arrays of `empty` and for device memory on the path
+            "direct", or "auto".
         op: "sum", "max", "min", "prod" or "avg" (the sum divided by the number of ranks; integers toward zero).
         segment_nbytes: bytes of the pieces in which a message travels while others are reduced; 0 for whole messages,
             None for the table's or the default.
@@ -202,7 +203,8 @@ def _call(
     if known is None:
         if len(cache) == CACHED_PLANS:
             cache.popitem(last=False)[1].free()
-        known = Collective(transport, decide(transport, signature, None, buffer, out, everywhere))
+        decision = decide(transport, signature, None, buffer, out, everywhere)
+        known = Collective(transport, decision, own_room=False)  # all ranks have met in the check
         known.number = number
         known.plans[addresses_of(buffer, out)] = known.bind_together(buffer, out)
         cache[key] = known

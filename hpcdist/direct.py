@@ -18,10 +18,10 @@ from hpcdist.execute import BoundProgram
 from hpcdist.program import lower
 from hpcdist.schedule import Layout
 from hpcdist.shared import StageProgram, Task
-from hpcdist.stages import READY, WRITTEN, Across
+from hpcdist.stages import Across
 from hpcdist.streams import prepare
 from hpcdist.transport.ipc import TOKEN, PeerMemory, TokenMeeting, packed
-from hpcdist.transport.meeting import ONE_LOOK, MessageMeeting, Stage
+from hpcdist.transport.meeting import ONE_LOOK, READY, WRITTEN, MessageMeeting, Stage
 from hpcdist.transport.mpi import MpiTransport
 
 INPUT, RESULT = 0, -1  # which of a rank's arrays, of which there are one or two

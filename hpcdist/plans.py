@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hpcdist import selection
 from hpcdist.agreement import address_of, schedule_of
+from hpcdist.bounced import BouncedProgram
 from hpcdist.choosing import Decision, is_shared
 from hpcdist.device import Accelerator, accelerator_of
 from hpcdist.device.paths import DIRECT, HOST, STAGED
@@ -26,6 +27,7 @@ from hpcdist.transport.mpi import MpiTransport, raise_together
 from hpcdist.transport.window import memory_of
 
 CACHED_BUFFERS = 4  # per cached plan
+COMMON_ROOM = -1  # the number of a bounce buffer, beside the tags
 
 
 class Plan(ABC):
@@ -123,6 +125,14 @@ class _SharedPlan(SharedProgram, Plan):
         super().__init__(collective.task, collective.transport, buffer, buffer if out is None else out)
 
 
+class _BouncedPlan(BouncedProgram, Plan):
+    """A plan whose arrays pass through memory that ranks share."""
+
+    def __init__(self, collective: Collective, buffer: NDArray, out: NDArray | None) -> None:
+        self._tell(collective, buffer, out)
+        super().__init__(collective.task, collective.transport, buffer, buffer if out is None else out)
+
+
 class _DirectPlan(DirectProgram, Plan):
     """A plan whose ranks work in each other's device memory."""
 
@@ -134,13 +144,20 @@ class _DirectPlan(DirectProgram, Plan):
 class Collective:
     """An agreed collective of one communicator: everything of a plan but the addresses."""
 
-    def __init__(self, transport: MpiTransport, decision: Decision) -> None:
-        """Collective, since it takes a tag."""
+    def __init__(self, transport: MpiTransport, decision: Decision, own_room: bool = True) -> None:
+        """Collective, since it takes a tag.
+
+        Args:
+            transport: the ranks.
+            decision: what is to be done, and how.
+            own_room: whether it needs a bounce buffer of its own; not if all ranks meet before each of its runs.
+        """
         self.transport, self.decision, self.signature = transport, decision, decision.signature
         self.dtype = np.dtype(selection.DTYPES[self.signature.dtype])
         self.schedule = schedule_of(self.signature, transport.size, decision.topology)
         self.shared = is_shared(self.signature.algorithm)
         self.tag = transport.take_tag()
+        self._room = self.tag if own_room else COMMON_ROOM
         self.number = -1  # of what all ranks said when it was made
         self.plans: OrderedDict[tuple[int, int], Plan] = OrderedDict()
         self._inboxes: dict[str, NDArray] = {}  # by device
@@ -168,13 +185,15 @@ class Collective:
     @property
     def task(self) -> Task:
         """What this rank does in shared memory."""
-        return Task(self.schedule, self.decision.topology, self.signature.op, self.tag, self._segment)
+        return Task(self.schedule, self.decision.topology, self.signature.op, self.tag, self._segment, self._room)
 
     def bind(self, buffer: NDArray, out: NDArray | None) -> Plan:
         """A plan for these arrays."""
         if not self.shared:
             return _MessagePlan(self, buffer, out)
-        return (_SharedPlan if self.decision.path == HOST else _DirectPlan)(self, buffer, out)
+        if self.decision.path != HOST:
+            return _DirectPlan(self, buffer, out)
+        return (_BouncedPlan if self.decision.bounced else _SharedPlan)(self, buffer, out)
 
     def carrier(self, device: Accelerator | None) -> Transport:
         """How messages travel."""

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcdist import cost, durable
-from hpcdist.algorithms import ALLREDUCE, allreduce
+from hpcdist.algorithms import ALLREDUCE, SHARED, allreduce
 from hpcdist.device.paths import AWARE, DIRECT, HOST, STAGED
 from hpcdist.kernels.reduce import DTYPES
 from hpcdist.schedule import Schedule
@@ -154,6 +154,7 @@ def resolve(
     nbytes: int,
     memory: str = HOST,
     path: str = HOST,
+    bounced: bool = False,
 ) -> Choice:
     """What "auto" means in one case; the same on all ranks that read the same table.
 
@@ -165,6 +166,7 @@ def resolve(
         nbytes: bytes of the buffer.
         memory: where it lies, "host" or the kind of device.
         path: how it travels, of `PATHS`.
+        bounced: whether it could pass through bounce buffers in shared memory (algorithm "shared").
 
     Raises:
         OSError, ValueError: if the table cannot be read; see `Selection.load`.
@@ -174,15 +176,23 @@ def resolve(
         raise TypeError(f"a selection is a Selection, the path of its file, or None; {table!r:.60} is none of these")
     table = table or os.environ.get(ENVIRONMENT)
     if not table:
-        return choose_by_price(size, topology, nbytes, cost.DEFAULT)
+        return _without_rule(size, topology, nbytes, cost.DEFAULT, bounced)
     selection = table if isinstance(table, Selection) else Selection.load(table)
     nodes = len(set(topology))
     choice = selection.choose(size, nodes, dtype, nbytes, memory, path)
-    if choice:
+    if choice and (choice.algorithm != SHARED or bounced or path == DIRECT):
         return choice
-    priced = choose_by_price(size, topology, nbytes, selection.model or cost.DEFAULT)
+    other = _without_rule(size, topology, nbytes, selection.model or cost.DEFAULT, bounced)
     missing = f"{selection.path} has no rule for {size} ranks on {_nodes(nodes)} and {dtype}{_lying(memory, path)}"
-    return Choice(priced.algorithm, priced.segment_nbytes, f"{missing}; {priced.why}")
+    if choice:
+        missing = f"{selection.path} says {SHARED}, but there are no bounce buffers here"
+    return Choice(other.algorithm, other.segment_nbytes, f"{missing}; {other.why}")
+
+
+def _without_rule(size: int, topology: Sequence[int], nbytes: int, model: cost.Model, bounced: bool) -> Choice:
+    if bounced:
+        return Choice(SHARED, None, "all ranks are on one node, and the buffers pass through memory that they share")
+    return choose_by_price(size, topology, nbytes, model)
 
 
 def choose_by_price(size: int, topology: Sequence[int] | None, nbytes: int, model: cost.Model) -> Choice:

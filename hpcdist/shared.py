@@ -10,7 +10,6 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -20,8 +19,8 @@ from hpcdist.algorithms.shared import between_nodes, own_chunks
 from hpcdist.execute import BoundProgram
 from hpcdist.program import lower
 from hpcdist.schedule import Layout, Schedule
-from hpcdist.stages import READY, WRITTEN, Across, Compiled, Do, addresses, compiles, finish, reduction
-from hpcdist.transport.meeting import MANY_LOOKS, ONE_LOOK, FlagMeeting, MessageMeeting, Stage
+from hpcdist.stages import Across, Compiled, Do, addresses, compiled_reduction, finish, reduction
+from hpcdist.transport.meeting import MANY_LOOKS, ONE_LOOK, READY, WRITTEN, FlagMeeting, MessageMeeting, Stage
 from hpcdist.transport.mpi import MpiTransport
 from hpcdist.transport.window import home_of, memory_of, views
 from hpcdist.watch import WATCHDOG
@@ -40,6 +39,8 @@ class Task:
         op: how to combine.
         tag: of messages and flags.
         segment: elements of a segment of a message between nodes.
+        room: which bounce buffer to pass through, if any; tasks that have one in common never run at the same time,
+            and all ranks meet between them.
     """
 
     schedule: Schedule
@@ -47,6 +48,7 @@ class Task:
     op: str
     tag: int
     segment: int
+    room: int = 0
 
 
 class StageProgram:
@@ -62,11 +64,20 @@ class StageProgram:
         self._at = self._run = 0
         self._active = self._blocking = False
         self._unusable = ""  # why it cannot run (again)
+        whole = stages[0]
+        self._at_once = whole.run if isinstance(whole, Compiled) else None
         WATCHDOG.watch(self)
 
     def __call__(self) -> None:
         """Run and block until the result is there."""
-        self._begin()
+        if self._at_once is None or self._unusable or self._active:
+            self._begin()
+        else:
+            self._active = True
+            self._run += 1
+            if self._at_once(MANY_LOOKS):
+                self._active = False
+                return
         self.wait()
 
     def start(self) -> None:
@@ -139,7 +150,7 @@ class StageProgram:
         """Give up messages and memory; the plan cannot run again."""
         for stage in self._stages:
             stage.free()
-        self._stages = []
+        self._stages, self._at_once = [], None
         self._unusable = "it was closed"
 
     # --- for the watchdog ---
@@ -176,25 +187,11 @@ class SharedProgram(StageProgram):
         bind = _Bind(task, transport, buffer, out)
         self._keep: tuple[NDArray, ...] = (buffer, out, bind.line)
         super().__init__(task, transport, out.dtype, bind.stages())
-        whole = self._stages[0]
-        self._at_once = whole.run if isinstance(whole, Compiled) else None
-
-    def __call__(self) -> None:
-        """Run and block until the result is there."""
-        if self._at_once is None or self._unusable or self._active:
-            self._begin()
-        else:
-            self._active = True
-            self._run += 1
-            if self._at_once(MANY_LOOKS):
-                self._active = False
-                return
-        self.wait()
 
     def free(self) -> None:
         """Give up messages and memory; the plan cannot run again."""
         super().free()
-        self._keep, self._at_once = (), None
+        self._keep = ()
 
 
 class _Bind:
@@ -221,9 +218,10 @@ class _Bind:
 
     def _on_one_node(self) -> list[Stage]:
         op, flags = self.task.op, self.home.flags
-        if flags and compiles(flags, self.out.dtype, op, self._aligned):
-            job = self._job(flags, addresses(self.sources), addresses(self.destinations), len(self.destinations[0]), op)
-            return [Compiled(flags, job, self.out.dtype, self.ranks)]
+        if flags and self._aligned:
+            job, work = self._job(flags), compiled_reduction(self.sources, self.destinations, op)
+            job[[flags.REDUCE, flags.ROW]] = work.code, work.row
+            return [Compiled(flags, job, self.ranks, work)]
         return [self._meeting(READY), self._reduction(self.destinations, op), self._meeting(WRITTEN)]
 
     def _on_several(self) -> list[Stage]:
@@ -243,7 +241,7 @@ class _Bind:
         return all(array.flags.aligned for array in (self.buffer, self.out))
 
     def _reduction(self, destinations: Sequence[NDArray], op: str) -> Stage:
-        return reduction(self.home.flags, self.sources, destinations, op, self._aligned)
+        return reduction(self.sources, destinations, op, compiled=bool(self.home.flags and self._aligned))
 
     def _between(self, op: str) -> BoundProgram:
         """The messages between nodes, on this rank's part of `out`."""
@@ -258,6 +256,6 @@ class _Bind:
         syncs = [memory.window.sync for memory in memories.values()]
         return MessageMeeting(self.transport, self.ranks, self.task.tag, syncs, what)
 
-    def _job(self, flags: ModuleType, *work: Any) -> NDArray[np.int64]:
+    def _job(self, flags: ModuleType) -> NDArray[np.int64]:
         lines = addresses(views(self.transport, self.line, self.ranks))
-        return flags.job(self.ranks.index(self.transport.rank), lines, *work, crowded=self.home.crowded)
+        return flags.job(self.ranks.index(self.transport.rank), lines, self.home.crowded)

@@ -1,7 +1,7 @@
 """The parts of a run in shared memory, each of which can be begun, gone on with, and asked whom it waits for.
 
-A part of the buffer is reduced in pieces that stay in cache, in the order of the ranks, by one rank for all: the bits
-are the same everywhere. A 16-bit type is summed in float32 over all ranks of the node and rounded once.
+A part of the buffer is reduced in pieces that stay in cache, in the order of the ranks, so that the bits are the same
+everywhere. A 16-bit type is summed in float32 over all ranks of the node and rounded once.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,9 @@ from hpcdist.execute import BoundProgram
 from hpcdist.kernels import reduce as kernels
 from hpcdist.transport.meeting import ONE_LOOK, late
 
-READY, WRITTEN = "its input ready", "its part written"
+if TYPE_CHECKING:
+    from hpcdist.kernels.in_order import Reduction
+
 PIECE = 1 << 15  # bytes reduced at a time by NumPy, whose calls want to be worth it
 
 
@@ -58,13 +61,12 @@ class Across:
 
 
 class Compiled:
-    """A whole run on one node in compiled code: meet, reduce, meet."""
+    """A whole run on one node in compiled code."""
 
-    def __init__(self, flags: ModuleType, job: NDArray[np.int64], dtype: np.dtype, ranks: Sequence[int]) -> None:
-        """`job` as made by `flags.job`, for elements of `dtype`."""
-        self._flags, self._job, self._ranks = flags, job, ranks
-        self._piece = np.empty(flags.PIECE // dtype.itemsize, dtype)
-        self._begin, self._advance, self._run = flags.begin, flags.advance, flags.run
+    def __init__(self, code: ModuleType, job: NDArray[np.int64], ranks: Sequence[int], *keep: object) -> None:
+        """`code` runs the `job`, in which are addresses of what is to be kept."""
+        self._job, self._ranks, self._keep = job, ranks, keep
+        self._begin, self._advance, self._run, self._awaited = code.begin, code.advance, code.run, code.awaited
 
     def begin(self) -> None:
         """Say that the own input is there."""
@@ -72,35 +74,33 @@ class Compiled:
 
     def attempt(self, looks: int) -> bool:
         """Go on."""
-        return self._advance(self._job, self._piece, looks)
+        return self._advance(self._job, looks)
 
     def run(self, looks: int) -> bool:
         """`begin` and `attempt` in one."""
-        return self._run(self._job, self._piece, looks)
+        return self._run(self._job, looks)
 
     def waits_for(self) -> str:
         """The first rank whose flag was not seen raised."""
-        done = READY if self._job[self._flags.STAGE] == self._flags.MEETING else WRITTEN
-        return f"rank {late(self._flags, self._job, self._ranks)} to have {done}"
+        return f"rank {late(self._job, self._ranks)} to have {self._awaited(self._job)}"
 
     def free(self) -> None:
         """Nothing to give up."""
 
 
-def reduction(
-    flags: ModuleType | None, sources: Sequence[NDArray], destinations: Sequence[NDArray], op: str, aligned: bool
-) -> Do:
+def reduction(sources: Sequence[NDArray], destinations: Sequence[NDArray], op: str, *, compiled: bool) -> Do:
     """The stage that combines the sources in order and copies the result to all destinations."""
-    if flags and compiles(flags, sources[0].dtype, op, aligned):
-        job = flags.job(0, [0] * len(sources), addresses(sources), addresses(destinations), len(sources[0]), op)
-        piece = np.empty(flags.PIECE // sources[0].itemsize, sources[0].dtype)
-        return Do(partial(flags.reduce_all, job, piece))
+    if compiled:
+        return Do(compiled_reduction(sources, destinations, op))
     return Do(partial(reduce_in_pieces, sources, destinations, op))
 
 
-def compiles(flags: ModuleType, dtype: np.dtype, op: str, aligned: bool) -> bool:
-    """Whether compiled code does this: no 16-bit types, and no division of integers."""
-    return aligned and dtype.name in flags.DTYPES and not (op == "avg" and dtype.kind == "i")
+def compiled_reduction(sources: Sequence[NDArray], destinations: Sequence[NDArray], op: str) -> Reduction:
+    """The same, compiled, for aligned arrays; only where there is Numba."""
+    from hpcdist.kernels.in_order import Reduction
+
+    one = sources[0]
+    return Reduction(one.dtype, addresses(sources), addresses(destinations), one.size, op)
 
 
 def addresses(arrays: Sequence[NDArray]) -> list[int]:

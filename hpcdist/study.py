@@ -243,3 +243,5 @@ def _explain(
     ignored = table is None and selection.ENVIRONMENT in os.environ
     asked = table.path if table else "not asked, as prices were given" if ignored else "none"
     click.echo(f"auto: {choice.algorithm}, because {choice.why} (table: {asked})")
+    if len(set(nodes)) == 1 < ranks:
+        click.echo("where Numba is installed, auto is shared on one node, unless a table says otherwise")

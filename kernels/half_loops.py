@@ -19,7 +19,7 @@ _I16, _I32, _HALF, _FLOAT = ir.IntType(16), ir.IntType(32), ir.HalfType(), ir.Fl
 
 
 @intrinsic
-def _widen(_context: Any, bits: Any) -> Any:
+def widen(_context: Any, bits: Any) -> Any:
     """The number as float32."""
 
     def float16(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
@@ -32,7 +32,7 @@ def _widen(_context: Any, bits: Any) -> Any:
 
 
 @intrinsic
-def _narrow(_context: Any, number: Any, like: Any) -> Any:
+def narrow(_context: Any, number: Any, like: Any) -> Any:
     """The bits of a float32 rounded to nearest, ties to even; of a NaN, bfloat16 keeps the sign only."""
 
     def float16(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
@@ -73,8 +73,8 @@ def _quiet(_context: Any, bits: Any) -> Any:
 @njit
 def _rounded(result: float, left: Any, right: Any) -> Any:
     """The result's bits, unless an operand is a NaN: then that one, of two the right one."""
-    x, y = _widen(left), _widen(right)
-    return _quiet(right) if y != y else _quiet(left) if x != x else _narrow(result, left)
+    x, y = widen(left), widen(right)
+    return _quiet(right) if y != y else _quiet(left) if x != x else narrow(result, left)
 
 
 @njit
@@ -83,20 +83,20 @@ def _over(mine: Any, other: Any, operation: int, other_first: bool) -> None:
     if operation == SUM:
         for i in range(len(mine)):
             left, right = (other[i], mine[i]) if other_first else (mine[i], other[i])
-            mine[i] = _rounded(_widen(left) + _widen(right), left, right)
+            mine[i] = _rounded(widen(left) + widen(right), left, right)
     elif operation == PROD:
         for i in range(len(mine)):
             left, right = (other[i], mine[i]) if other_first else (mine[i], other[i])
-            mine[i] = _rounded(_widen(left) * _widen(right), left, right)
+            mine[i] = _rounded(widen(left) * widen(right), left, right)
     elif operation == MAX:
         for i in range(len(mine)):
             left, right = (other[i], mine[i]) if other_first else (mine[i], other[i])
-            x, y = _widen(left), _widen(right)
+            x, y = widen(left), widen(right)
             mine[i] = left if x > y or x != x or (x == y and _wins_ties(left)) else right
     else:
         for i in range(len(mine)):
             left, right = (other[i], mine[i]) if other_first else (mine[i], other[i])
-            x, y = _widen(left), _widen(right)
+            x, y = widen(left), widen(right)
             mine[i] = left if x < y or x != x or (x == y and _wins_ties(left)) else right
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
+import xxhash
 from llvmlite import ir
 from numba import cfunc, njit, types
+from numba import config as _config
 from numba.extending import intrinsic as _intrinsic
 
+config: Any = _config  # whose names come from the environment
 intrinsic: Any = _intrinsic  # what it makes is called with one argument less than it is written with
 
 
@@ -29,16 +36,63 @@ def loop(function: Callable) -> Any:
     return _kept_on_disk(partial(cfunc, "void(int64, int64, int64, int64)"), function)
 
 
+def entry(function: Callable) -> Any:
+    """Compile a function at once to a C function of one 64-bit argument that returns an int, for `call`."""
+    return _kept_on_disk(partial(cfunc, "int32(int64)"), function)
+
+
 def _kept_on_disk(decorator: Callable, function: Callable) -> Any:
     """Compile for this start and the next; where the disk cannot be used, each start compiles anew."""
     try:
-        return decorator(cache=True)(function)
+        with _in_folder():
+            return decorator(cache=True)(function)
     except OSError:  # no room, no quota, a file gone stale
         return decorator()(function)
     except RuntimeError as error:
         if "cannot cache" not in str(error):
             raise
         return decorator()(function)
+
+
+@contextmanager
+def _in_folder() -> Iterator[None]:
+    """Let Numba keep what it compiles in a folder that is for this very source.
+
+    In its own place it would look at the function's file alone, not at those of what the function calls; and of ranks
+    that start together after a change, some would take the old code as long as others have not replaced it. Of all
+    processes of a host one compiles at a time, so that the others find it done.
+    """
+    before = config.CACHE_DIR
+    folder = _folder(before)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        config.CACHE_DIR = str(folder)
+        try:
+            yield
+        finally:
+            config.CACHE_DIR = before
+
+
+@cache
+def _folder(chosen: str) -> Path:
+    """In the folder that NUMBA_CACHE_DIR has chosen, else beside the package, else in the user's cache."""
+    package = Path(__file__).parents[1]
+    name = f"compiled-{_digest(package)}"
+    if chosen:
+        return Path(chosen) / f"hpcdist-{name}"
+    if os.access(package, os.W_OK):
+        return package / "__pycache__" / name
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hpcdist" / name
+
+
+def _digest(package: Path) -> str:
+    """Of all source that may be compiled."""
+    state = xxhash.xxh3_64()
+    for path in sorted([package / "compiled.py", *package.glob("kernels/*.py"), *package.glob("transport/*.py")]):
+        state.update(path.read_bytes())
+    return state.hexdigest()
 
 
 @intrinsic

@@ -58,7 +58,7 @@ _FLAT: dict[str, Callable[[int], Schedule]] = {
     "tree": tree,
 }
 ALLREDUCE = (*_FLAT, "hierarchical")
-SHARED = "shared"  # an all-reduce, too, but only for arrays of `hpcdist.empty`
+SHARED = "shared"  # an all-reduce, too, but only of ranks that share memory
 
 
 def _choose(table: dict[str, Callable[[int], Schedule]], name: str, what: str) -> Callable[[int], Schedule]:

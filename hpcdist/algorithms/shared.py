@@ -1,4 +1,4 @@
-"""Shared: what the ranks of a node do when they can read and write each other's buffers.
+"""Shared: what the ranks of a node do when they can read and write each other's buffers, or have bounce buffers.
 
 As data this is a hierarchical all-reduce whose scatter-reduce inside a node is the direct one: every rank reduces its
 own chunk from all ranks in their order. Inside a node no message is sent for it; the executor reads where the others

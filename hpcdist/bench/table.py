@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
-from hpcdist.algorithms import ALLREDUCE
 from hpcdist.bench import cells
+from hpcdist.bench.algorithms import NAMES
 from hpcdist.bench.cells import Column
 from hpcdist.bench.compare import LIMIT, Group, groups
 from hpcdist.bench.ratios import TIE
@@ -148,7 +148,7 @@ def _algorithms(group: Group) -> Iterator[str]:
     """A table for each MPI: each algorithm of ours over its own all-reduce."""
     for peer in group.mpis:
         yield from [f"## Each algorithm over {peer} in the same jobs, {group.ranks} ranks, one machine", ""]
-        yield from cells.table(group, [(name, cells.over_own(peer, name)) for name in ALLREDUCE])
+        yield from cells.table(group, [(name, cells.over_own(peer, name)) for name in NAMES])
 
 
 # --- half types ---

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from numpy.typing import NDArray
 
 from hpcdist.agreement import Signature
-from hpcdist.choosing.algorithm import Lying, Table, choose_algorithm, hindrance_in_host_memory, is_shared
+from hpcdist.choosing.algorithm import (
+    Lying,
+    Sharing,
+    Table,
+    choose_algorithm,
+    is_shared,
+    sharing_of_host_memory,
+)
 from hpcdist.choosing.path import choose_path
 from hpcdist.device import Accelerator, accelerator_of
 from hpcdist.device.paths import AUTO, AWARE, DIRECT, HOST, STAGED
@@ -39,6 +46,7 @@ class Decision:
         why: why this algorithm.
         path: how the data travels, one of `SEGMENTS`.
         why_path: why on this path.
+        bounced: whether arrays pass through bounce buffers, as ranks share one node, but not the arrays.
     """
 
     signature: Signature
@@ -47,6 +55,7 @@ class Decision:
     why: str
     path: str
     why_path: str
+    bounced: bool
 
 
 def decide(
@@ -73,12 +82,14 @@ def decide(
     arrays = [buffer] if out is None else [out, buffer]
     path, why_path = choose_path(transport, signature, arrays, lying)
     if path == HOST:
-        hindrance = hindrance_in_host_memory(transport, arrays[0], lying, topology)
+        sharing = sharing_of_host_memory(transport, signature, arrays[0], lying, topology)
     else:
-        hindrance = None if path == DIRECT else f"the path of the data is {path}: {why_path}"
-    signature, segment, why = choose_algorithm(transport, signature, topology, table, hindrance, path)
+        sharing = Sharing(None if path == DIRECT else f"the path of the data is {path}: {why_path}")
+    signature, segment, why = choose_algorithm(transport, signature, topology, table, sharing, path)
     nbytes = SEGMENTS[path] if segment is None else min(segment or LARGEST_MESSAGE, LARGEST_MESSAGE)
-    return Decision(signature, topology, nbytes, why, path, why_path)
+    return Decision(
+        signature, topology, nbytes, why, path, why_path, sharing.bounced and is_shared(signature.algorithm)
+    )
 
 
 def where(call: str, algorithm: str, buffer: NDArray, out: NDArray | None, device: Accelerator | None) -> Lying:

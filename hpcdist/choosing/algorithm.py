@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from hpcdist.transport.window import NOBODY, Place, home_of, obstacle
 
 LEAST_WITHOUT_FLAGS = 1 << 13  # bytes; less is better sent, unless waiting is compiled
 NOT_ASKED = "the call is none that could use it"
+NOT_ONE_NODE = "the ranks are not all on one node, or there is but one"
+NO_FLAGS = "bounce buffers need Numba (the extra hpcdist[fast]), and HPCDIST_COMPILED other than 0"
 
 Places = tuple[Place | None, Place | None]  # of the result, and of the input if that is another array
 Lying = Places | tuple[str | None, ...] | None  # of device memory: why each array cannot be opened by others
@@ -30,17 +32,81 @@ def is_shared(algorithm: object) -> bool:
     return str(algorithm).partition(":")[0] == algorithms.SHARED
 
 
-def hindrance_in_host_memory(
-    transport: MpiTransport, result: NDArray, lying: Sequence[Any], topology: Sequence[int]
-) -> str | None:
-    """Why the ranks cannot work in each other's host memory, or None if they can; the same on all ranks."""
+@dataclass(frozen=True)
+class Sharing:
+    """How the ranks of a node can work in memory that they share.
+
+    Attributes:
+        hindrance: why they cannot; None if they can.
+        bounced: whether the arrays would pass through bounce buffers, and not be that memory themselves.
+        remark: what is worth saying where "auto" is explained.
+    """
+
+    hindrance: str | None
+    bounced: bool = False
+    remark: str | None = None
+
+
+def sharing_of_host_memory(
+    transport: MpiTransport, signature: Signature, result: NDArray, lying: Sequence[Any], topology: Sequence[int]
+) -> Sharing:
+    """Collective: how the ranks can share host memory; the same on all ranks.
+
+    Args:
+        transport: the ranks.
+        signature: of the call.
+        result: this rank's array for the result.
+        lying: where the arrays of each rank lie; None if that was not asked.
+        topology: the node of each rank.
+    """
     known = [place for place in lying if place is not None]
     if not known:
-        return NOT_ASKED
+        return Sharing(NOT_ASKED)
+    nbytes = signature.count * selection.DTYPES[signature.dtype].itemsize
+    not_in_arrays = _hindrance_of_arrays(transport, result, known, topology)
+    remark = not_in_arrays and f"not in the arrays themselves: {not_in_arrays}"
+    remark = None if not_in_arrays == NOBODY else remark
+    if not not_in_arrays and not _is_small(transport, nbytes):
+        return Sharing(None)
+    not_bounced = _hindrance_of_bouncing(transport, nbytes, topology)
+    if not not_bounced:
+        return Sharing(None, bounced=True, remark=remark)
+    if not not_in_arrays:
+        return Sharing(None)
+    remarks = [remark, None if not_bounced == NOT_ONE_NODE else f"not through bounce buffers: {not_bounced}"]
+    remark = "; ".join(filter(None, remarks)) or None
+    return Sharing(f"{not_in_arrays}; and the arrays cannot pass through bounce buffers: {not_bounced}", remark=remark)
+
+
+def _hindrance_of_arrays(
+    transport: MpiTransport, result: NDArray, known: Sequence[Places], topology: Sequence[int]
+) -> str | None:
+    """Why the ranks cannot work in each other's arrays, or None."""
     results, inputs = zip(*known, strict=True)
     if any(results) and len(set(inputs)) > 1:
         return "the ranks' inputs do not lie at the same place of the same array of hpcdist.empty, or all elsewhere"
     return obstacle(transport, result, results, topology)
+
+
+def _hindrance_of_bouncing(transport: MpiTransport, nbytes: int, topology: Sequence[int]) -> str | None:
+    """Collective: why arrays of `nbytes` cannot pass through bounce buffers, or None."""
+    if not len(set(topology)) == len(set(transport.topology)) == 1 < transport.size:
+        return NOT_ONE_NODE
+    home = home_of(transport)
+    if not home.flags:
+        return NO_FLAGS
+    from hpcdist.transport.bounce import room_for  # where there are flags, there is Numba
+
+    return next(filter(None, home.shortages(room_for(nbytes), "a bounce buffer")), None)
+
+
+def _is_small(transport: MpiTransport, nbytes: int) -> bool:
+    """Whether bounce buffers, with their one meeting, are faster even than to work in each other's arrays."""
+    if not home_of(transport).flags:
+        return False
+    from hpcdist.transport.bounce import SMALL
+
+    return nbytes <= SMALL
 
 
 def choose_algorithm(
@@ -48,25 +114,27 @@ def choose_algorithm(
     signature: Signature,
     topology: Sequence[int],
     table: Table,
-    hindrance: str | None,
+    sharing: Sharing,
     path: str,
 ) -> tuple[Signature, int | None, str]:
     """Collective: which algorithm is meant; (signature, segment bytes or None, why)."""
     name, segment, why = signature.algorithm, signature.segment_nbytes, "it was asked for"
-    if name == AUTO and not hindrance:
-        hindrance = _too_small(transport, signature)
-    if name == AUTO and not hindrance and len(set(topology)) == 1 < len(topology):
+    if name == AUTO and not sharing.hindrance and (slow := _too_small(transport, signature)):
+        sharing = Sharing(slow, remark=f"not in shared memory: {slow}")
+    in_arrays = not sharing.hindrance and not sharing.bounced
+    if name == AUTO and in_arrays and len(set(topology)) == 1 < len(topology):
         name, why = algorithms.SHARED, "all ranks share the memory of the buffers"
     elif name == AUTO:
-        choice = _by_table(transport, signature, topology, table, path)
-        name, why = _in_memory(choice, hindrance, signature.memory)
+        choice = _by_table(transport, signature, topology, table, path, sharing.bounced)
+        name, why = _in_memory(choice, in_arrays)
+        why = f"{why}; {sharing.remark}" if sharing.remark else why
         segment = choice.segment_nbytes if segment is None else segment
-    if is_shared(name) and hindrance:
+    if is_shared(name) and sharing.hindrance:
         instead = "Name another algorithm."
         if signature.memory == HOST:
             instead = "Make the buffers with hpcdist.empty(shape, dtype, comm) on all ranks, or name another algorithm."
         raise ArgumentError(
-            f"algorithm={name!r} works in memory that the ranks of a node share, but {hindrance}. {instead}"
+            f"algorithm={name!r} works in memory that the ranks of a node share, but {sharing.hindrance}. {instead}"
         )
     return replace(signature, algorithm=name), segment, why
 
@@ -79,12 +147,11 @@ def _too_small(transport: MpiTransport, signature: Signature) -> str | None:
     return f"{format_bytes(nbytes)} are faster in messages than where ranks wait for each other without Numba's flags"
 
 
-def _in_memory(choice: selection.Choice, hindrance: str | None, memory: str) -> tuple[str, str]:
-    """(algorithm, why): hierarchical becomes shared where ranks of a node can work in each other's buffers."""
+def _in_memory(choice: selection.Choice, in_arrays: bool) -> tuple[str, str]:
+    """(algorithm, why): hierarchical becomes shared where ranks of a node can work in each other's arrays."""
     family, _, parts = choice.algorithm.partition(":")
-    if hindrance:
-        said = memory == HOST and hindrance not in (NOT_ASKED, NOBODY)
-        return choice.algorithm, f"{choice.why}; not in shared memory: {hindrance}" if said else choice.why
+    if not in_arrays:
+        return choice.algorithm, choice.why
     if family != "hierarchical":
         return choice.algorithm, f"{choice.why}; so shared memory inside a node is of no use"
     outer = parts.partition("+")[2]
@@ -93,7 +160,7 @@ def _in_memory(choice: selection.Choice, hindrance: str | None, memory: str) -> 
 
 
 def _by_table(
-    transport: MpiTransport, signature: Signature, topology: Sequence[int], table: Table, path: str
+    transport: MpiTransport, signature: Signature, topology: Sequence[int], table: Table, path: str, bounced: bool
 ) -> selection.Choice:
     """Collective: what "auto" means, decided by rank 0 for all."""
     problem, choice = None, None
@@ -101,7 +168,7 @@ def _by_table(
         nbytes = signature.count * selection.DTYPES[signature.dtype].itemsize
         try:
             what = (signature.dtype, nbytes, signature.memory, path)
-            choice = selection.resolve(table, transport.size, topology, *what)
+            choice = selection.resolve(table, transport.size, topology, *what, bounced=bounced)
         except (OSError, TypeError, ValueError) as error:
             problem = f"the selection table cannot be used: {error}"
     problem, choice = transport.from_rank_0((problem, choice), "hear which algorithm auto is")

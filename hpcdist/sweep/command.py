@@ -230,9 +230,7 @@ def _fit(options: dict[str, Any]) -> None:
     if options["library_algorithms"] and not on_host:
         raise click.UsageError("--library-algorithms is for host buffers, of which a library's own tables speak")
     if options["algorithms"] is None:
-        options["algorithms"] = ALLREDUCE if on_host else (*ALLREDUCE, SHARED)
-    if on_host and SHARED in (name.partition(":")[0] for name in options["algorithms"]):
-        raise click.UsageError(f"{SHARED} works in arrays of hpcdist.empty; see python -m hpcdist.bench node")
+        options["algorithms"] = (*ALLREDUCE, SHARED)
 
 
 def device_or_why(name: str) -> tuple[Accelerator | None, str | None]:

@@ -24,10 +24,12 @@ class Paths:
     Attributes:
         taken: for each path asked for, the one that a plan takes; they differ for "auto".
         impossible: for each of the others, why not.
+        not_shared: why host buffers cannot pass through memory that all ranks share; "" if they can.
     """
 
     taken: Mapping[str, str]
     impossible: Mapping[str, str] = field(default_factory=dict)
+    not_shared: str = ""
 
     def of(self, algorithm: str) -> tuple[str, ...]:
         """The paths on which to measure an algorithm.
@@ -38,11 +40,21 @@ class Paths:
         if of_library(algorithm) and HOST not in taken:
             return (STAGED, AWARE) if AWARE in taken else (STAGED,)
         if algorithm.partition(":")[0] == SHARED:
-            return tuple(asked for asked, found in self.taken.items() if found == DIRECT)
+            fitting = (DIRECT,) if self.not_shared else (DIRECT, HOST)
+            return tuple(asked for asked, found in self.taken.items() if found in fitting)
         return tuple(self.taken)
 
 
-ON_HOST = Paths({AUTO: HOST})
+ON_HOST = Paths({AUTO: HOST}, not_shared="nobody looked")
+
+
+def on_host(comm: MPI.Intracomm) -> Paths:
+    """What host buffers can do here, seen by binding a plan; collective."""
+    try:
+        hpcdist.plan(comm, np.empty(1, np.float32), algorithm=SHARED).close()
+    except ArgumentError as error:
+        return Paths({AUTO: HOST}, not_shared=str(error))
+    return Paths({AUTO: HOST})
 
 
 def find(comm: MPI.Intracomm, accelerator: Accelerator, asked: Sequence[str]) -> Paths:

@@ -36,7 +36,7 @@ class Sweep:
         self.topology = mpi.topology(comm)
         self.library = library.find(comm) if options.library_algorithms else None
         self.notes = gpus.sharing(comm, accelerator) if accelerator else []
-        self.paths = paths.find(comm, accelerator, options.path) if accelerator else paths.ON_HOST
+        self.paths = paths.find(comm, accelerator, options.path) if accelerator else paths.on_host(comm)
         self.model = model.fit(comm, self.topology)
         self.report = record.Report(
             start_time=datetime.now().astimezone(),
@@ -198,7 +198,8 @@ class Sweep:
                 if why:
                     yield f"# note: {name} is left out where {why}"
             if not self.paths.of(name):
-                yield f"# note: {name} is left out, as it knows the path direct only"
+                why = "it knows the path direct only" if self.accelerator else self.paths.not_shared
+                yield f"# note: {name} is left out: {why}"
         for path, why in self.paths.impossible.items():
             yield f"# note: path {path} is left out: {why}"
 
@@ -217,9 +218,9 @@ class Sweep:
             why = f"on the path {path} all ranks share the memory of the buffers, whatever a table says"
             return selection.Choice(SHARED, None, why)
         memory = HOST if self.accelerator is None else self.accelerator.kind
-        return selection.resolve(
-            table, self.comm.size, self.topology, point.dtype.name, point.nbytes, memory=memory, path=path
-        )
+        bounced = self.accelerator is None and not self.paths.not_shared
+        what = (point.dtype.name, point.nbytes, memory, path)
+        return selection.resolve(table, self.comm.size, self.topology, *what, bounced=bounced)
 
     def _say(self, lines: Iterable[str], err: bool = False) -> None:
         if self.comm.rank == 0:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from functools import partial
 from types import ModuleType
 from typing import Protocol
 
@@ -19,7 +18,9 @@ from hpcdist.transport import Request
 from hpcdist.transport.mpi import MpiTransport, raise_together
 from hpcdist.transport.switch import compiled_or_none
 
+READY, WRITTEN = "its input ready", "its part written"
 ONE_LOOK = 1
+AT = 1  # the field of a job of `flags` that says which rank is not known to be there
 MANY_LOOKS = 3000  # at a flag; then Python and MPI get their turn
 
 
@@ -118,25 +119,30 @@ class FlagMeeting:
 
     def waits_for(self) -> str:
         """The first rank whose flag was not seen raised."""
-        return f"rank {late(self._flags, self._job, self._ranks)} to have {self._what}"
+        return f"rank {late(self._job, self._ranks)} to have {self._what}"
 
     def free(self) -> None:
         """Nothing to give up."""
 
 
-def late(flags: ModuleType, job: NDArray[np.int64], ranks: Sequence[int]) -> int:
+def late(job: NDArray[np.int64], ranks: Sequence[int]) -> int:
     """The first rank of a job that is not known to be there."""
-    return ranks[min(int(job[flags.AT]), len(ranks) - 1)]
+    return ranks[min(int(job[AT]), len(ranks) - 1)]
+
+
+def _import_flags() -> ModuleType:
+    importlib.import_module("hpcdist.transport.bounce")
+    return importlib.import_module("hpcdist.transport.flags")
 
 
 def agreed_flags(transport: MpiTransport) -> ModuleType | None:
     """Collective: the compiled flags if all ranks have Numba and want it, else None.
 
-    The flags are compiled by their import, so that what fails there is agreed on, too.
+    They, and what stands on them, are compiled by their import, so that what fails there is agreed on, too.
 
     Raises: AgreedError, on all ranks alike, if HPCDIST_COMPILED cannot be obeyed.
     """
-    flags, problem = compiled_or_none(partial(importlib.import_module, "hpcdist.transport.flags"))
+    flags, problem = compiled_or_none(_import_flags)
     answers = transport.exchange((problem, flags is not None), "say whether they have Numba")
     raise_together([answer[0] for answer in answers], AgreedError)
     return flags if all(answer[1] for answer in answers) else None

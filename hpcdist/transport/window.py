@@ -94,6 +94,7 @@ class Home:
         cores: set[int] = set().union(*self.node.allgather(os.sched_getaffinity(0)))
         self.crowded = self.node.size > len(cores)
         self._pages: list[NDArray[np.uint8]] = []  # of flags; each plan has one at its tag
+        self._rooms: dict[int, NDArray[np.uint8]] = {}  # bounce buffers, by their numbers
 
     def line(self, tag: int) -> NDArray[np.uint8]:
         """Collective if no tag as high was asked for before: the cache line that holds this rank's flag of a plan."""
@@ -105,6 +106,12 @@ class Home:
             self._pages.append(fresh)
         return self._pages[page][slot * LINE : (slot + 1) * LINE]
 
+    def room(self, number: int, nbytes: int) -> NDArray[np.uint8]:
+        """Collective unless it is there already: this rank's bounce buffer of a number, of at least `nbytes`."""
+        if number not in self._rooms or self._rooms[number].nbytes < nbytes:
+            self._rooms[number] = self.allocate(nbytes, "a bounce buffer")
+        return self._rooms[number]
+
     def allocate(self, nbytes: int, what: str) -> NDArray[np.uint8]:
         """Collective: `nbytes` zeros on every rank, the same number on all; `what` says for whom, in errors.
 
@@ -112,13 +119,17 @@ class Home:
         """
         self.collect()
         part = -(-max(1, nbytes) // mmap.PAGESIZE) * mmap.PAGESIZE  # no page has two owners
-        head = self.node.rank == 0
-        lacking = shortage(part, self.node.size, directory(), what) if head else None
-        raise_together(self.transport.exchange(lacking, "look for room in shared memory"))
+        raise_together(self.shortages(part, what))
         window, memory = self._window(part, what)
         window.token = self.transport.from_rank_0(secrets.randbits(62), "number an allocation")
         self.windows.append(window)
         return np.asarray(memory)[:nbytes]
+
+    def shortages(self, nbytes: int, what: str) -> list[str | None]:
+        """Collective: what each node's first rank finds lacking for `nbytes` of every rank; None of the others."""
+        head = self.node.rank == 0
+        lacking = shortage(nbytes, self.node.size, directory(), what) if head else None
+        return self.transport.exchange(lacking, "look for room in shared memory")
 
     def _window(self, part: int, what: str) -> tuple[Window, Memory]:
         """Collective: a window of `part` bytes on each rank, or AgreedError on all."""
@@ -151,6 +162,7 @@ class Home:
     def free(self) -> None:
         """Collective on the node, as the communicator is freed."""
         self._pages.clear()
+        self._rooms.clear()
         self.collect()
         self.node.Free()
 
@@ -273,7 +285,8 @@ def shortage(part: int, ranks: int, where: Path, what: str) -> str | None:
     return (
         f"{what} takes {format_bytes(part)} for each of {ranks} ranks on {socket.gethostname()}, together and with "
         f"what MPI adds {format_bytes(needed)} of shared memory, but {found}. Start fewer ranks per node, make room "
-        f"(mount -o remount,size=90% {where}; in a container: docker run --shm-size=8g), or use an ordinary NumPy array"
+        f"(mount -o remount,size=90% {where}; in a container: docker run --shm-size=8g), or do without shared memory: "
+        "with an ordinary NumPy array, and an algorithm of messages"
     )
 
 
