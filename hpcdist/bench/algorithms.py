@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcdist.algorithms import ALLREDUCE, SHARED
 from hpcdist.bench.peers import MPIS, Peer
 from hpcdist.bench.rounds import Asked, Rounds, case_seconds
 from hpcdist.bench.settings import Draft
 from hpcdist.bench.start import Here
-from hpcdist.bench.task import LIBRARY, Task
+from hpcdist.bench.task import LIBRARY, NAMES, Task
 
 PART = "algorithms"
 SIZES = "8,4KiB,64KiB,1MiB,16MiB"
 RANKS = 2
-NAMES = (*ALLREDUCE, SHARED)
 PAIRS = tuple((name, LIBRARY) for name in NAMES)
 LEAST, MOST, ITERATIONS, WARMUP = 3, 31, 50, 2
 

@@ -6,12 +6,11 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from hpcdist.bench import cells
-from hpcdist.bench.algorithms import NAMES
 from hpcdist.bench.cells import Column
 from hpcdist.bench.compare import LIMIT, Group, groups
 from hpcdist.bench.ratios import TIE
 from hpcdist.bench.record import WRONG, Judgement, Part, Report, Row
-from hpcdist.bench.task import AUTO, CALL, CHOOSING, COPY, HALVES, ORDINARY, REGISTERED
+from hpcdist.bench.task import AUTO, CALL, CHOOSING, COPY, HALVES, NAMES, ORDINARY, REGISTERED
 from hpcdist.sizes import format_bytes
 
 ERROR = 0.15  # of the price model, at most

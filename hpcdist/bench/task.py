@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from hpcdist import durable
+from hpcdist.algorithms import ALLREDUCE, SHARED
 
 LIBRARY = "library"  # the library's own all-reduce, in place
 AUTO = "auto"  # ours, a bound plan on the same ordinary array
 CALL = "one line"  # ours, `hpcdist.allreduce` of the same array
+NAMES = (*ALLREDUCE, SHARED)  # ours, each algorithm
 REGISTERED = "registered"  # ours, a bound plan on an array of `hpcdist.empty`
 COPY = "memcpy"  # a copy of the buffer, by all ranks at the same time
 RAW = "raw TCP"  # two-way between neighbours, as many bytes as an all-reduce must send

@@ -17,6 +17,7 @@ from mpi4py import MPI
 
 from hpcdist import cost, gpus, selection
 from hpcdist.algorithms import SHARED
+from hpcdist.choosing import is_shared
 from hpcdist.device import Accelerator
 from hpcdist.device.paths import DIRECT, HOST
 from hpcdist.schedule import Schedule
@@ -152,7 +153,8 @@ class Sweep:
         schedule = case.plan.schedule
         counts = cost.count(schedule)
         sent = counts.sent_bytes(point.nbytes, schedule.chunks)
-        seconds = None if self.accelerator else self._predicted(schedule, point, counts)
+        by_messages = not self.accelerator and not is_shared(case.algorithm)  # of which the prices speak
+        seconds = self._predicted(schedule, point, counts) if by_messages else None
         return {
             "segment_nbytes": case.plan.segment_nbytes,
             "sent_bytes": float(np.mean(sent)),

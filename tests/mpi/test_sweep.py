@@ -379,7 +379,6 @@ def test_the_second_signal_acts_as_it_always_did():
         (["--device", "cuda", "--path", "stage"], "'stage'; choose from auto, staged, aware, direct"),
         (["--device", "tpu"], "--device"),
         (["--device", "cuda", "--library-algorithms"], "--library-algorithms is for host buffers"),
-        (["--algorithms", "ring,shared"], "shared works in arrays of hpcdist.empty"),
         (["--json", "a", "--tune", "./a"], "a is named for two outputs"),
         (["--figure", "a", "--csv", "a.svg"], "a.svg is named for two outputs"),
     ],

@@ -13,6 +13,7 @@ NEED_MPI = (
     "bench.cases",
     "bench.gloo",  # it needs torch
     "bench.ranks",
+    "bounced",
     "checkpoint",
     "choosing",
     "collectives",
@@ -24,6 +25,7 @@ NEED_MPI = (
     "stages",
     "sweep",
     "train",
+    "transport.bounce",
     "transport.flags",
     "transport.ipc",
     "transport.meeting",
@@ -33,7 +35,7 @@ NEED_MPI = (
     "transport.together",
     "transport.window",
 )
-NEED_NUMBA = ("compiled", "kernels.half_loops", "kernels.native")
+NEED_NUMBA = ("compiled", "kernels.half_loops", "kernels.in_order", "kernels.native")
 WITHOUT_MPI = "import sys; sys.modules['mpi4py'] = None\n"  # importing it raises ModuleNotFoundError
 
 
