@@ -12,11 +12,13 @@ import ctypes
 import errno
 import io
 import os
+import threading
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import h5py
@@ -30,7 +32,6 @@ OPTIONS: dict[str, Any] = {
 ALIGNED: dict[str, Any] = {"alignment_threshold": ALIGNMENT >> 4, "alignment_interval": ALIGNMENT}
 CHUNK = 1 << 20  # bytes of a chunk that is compressed as a whole, or one row
 BLOCK = 8 << 20  # bytes written by one call: in the cache still if they were just read, and few calls
-EARLY = 8 << 20  # bytes after which the disk begins with them, while others are still being copied to the kernel
 
 
 class Structures(io.RawIOBase):
@@ -151,25 +152,42 @@ def write_blocks(path: Path, layout: Layout, blocks: Iterable[Block]) -> None:
     with _named(path, layout.nbytes):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            _write_early(descriptor, blocks)
-            for offset, raw in layout.structures.items():
-                _write_at(descriptor, offset, memoryview(raw))
+            with _written_early(descriptor) as written:
+                for offset, raw in blocks:
+                    _write_at(descriptor, offset, raw)
+                    written((offset, len(raw)))
+            for offset, structure in layout.structures.items():
+                _write_at(descriptor, offset, memoryview(structure))
             os.ftruncate(descriptor, layout.nbytes)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
 
-def _write_early(descriptor: int, blocks: Iterable[Block]) -> None:
-    """Write blocks, and have the disk begin before the last of them, as by itself it would only at the fsync."""
-    waiting = 0
-    for offset, raw in blocks:
-        _write_at(descriptor, offset, raw)
-        waiting += len(raw)
-        if waiting >= EARLY:
-            # No more than a hint: a file system may not know it, and if the disk fails, it is fsync that says so.
-            _sync_file_range(descriptor, 0, 0, SYNC_FILE_RANGE_WRITE)
-            waiting = 0
+Range = tuple[int, int]  # offset in a file, bytes
+
+
+@contextmanager
+def _written_early(descriptor: int) -> Iterator[Callable[[Range], None]]:
+    """Have the disk begin with ranges that have been written, while others are; by itself it would at the fsync.
+
+    A thread asks for it, since whoever does has to wait while the disk is busy.
+    """
+    ranges: SimpleQueue[Range | None] = SimpleQueue()
+    thread = threading.Thread(target=_begin_with, args=(descriptor, ranges), name="hpcdist writeback", daemon=True)
+    thread.start()
+    try:
+        yield ranges.put
+    finally:
+        ranges.put(None)
+        thread.join()
+
+
+def _begin_with(descriptor: int, ranges: SimpleQueue[Range | None]) -> None:
+    """Have the disk begin with the ranges that come, until None does."""
+    while (found := ranges.get()) is not None:
+        # No more than a hint: a file system may not know it, and if the disk fails, it is fsync that says so.
+        _sync_file_range(descriptor, *found, SYNC_FILE_RANGE_WRITE)
 
 
 def _write_at(descriptor: int, offset: int, raw: memoryview) -> None:
@@ -180,7 +198,7 @@ def _write_at(descriptor: int, offset: int, raw: memoryview) -> None:
 
 SYNC_FILE_RANGE_WRITE = 2  # begin to write what is not on its way yet, and do not wait for it
 _sync_file_range = ctypes.CDLL(None).sync_file_range
-_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)  # 0 bytes: to the end
+_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 @contextmanager

@@ -107,7 +107,6 @@ def test_what_is_saved_comes_back(
 ) -> None:
     monkeypatch.setattr(layout, "PIECE", piece)
     monkeypatch.setattr(hdf5, "BLOCK", block)
-    monkeypatch.setattr(hdf5, "EARLY", 2 * block)
     directory = tmp_path / "deep" / "er"
     owner = claim(directory)
     assert newest(directory) == (None, [])

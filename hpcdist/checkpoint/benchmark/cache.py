@@ -1,13 +1,32 @@
-"""The page cache: files that were just written are in it, and reading them says nothing about the file system."""
+"""The page cache: files that were just written are in it, and reading them says nothing about the file system.
+
+Nor does writing say much where a virtual machine gives memory that is free for a second back to its host, as with
+"free page reporting": the pages for the cache then come from there, more slowly than the disk writes them.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
+
+BLOCK = 8 << 20  # bytes read by one call
+
+
+def have_room(folder: Path, nbytes: int) -> None:
+    """See that the cache can take up so many bytes at once: fill it with a file of holes, and free it again.
+
+    Memory of processes would not do: what they free is not what the kernel takes next for files.
+    """
+    block = memoryview(bytearray(BLOCK))
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        file.truncate(nbytes)
+        while file.readinto(block):
+            pass
 
 
 def drop(folder: Path) -> None:

@@ -18,6 +18,7 @@ KEPT = 4  # states on the disk at a time: one being written, three to be restore
 
 # States in the memory of a node beside the one that is saved: (always, for each rank). Ours stays for the next save.
 COPIES: Mapping[str, tuple[int, int]] = {BACKGROUND: (1, 0), TORCH_ASYNC: (1, 1)}
+CACHED = 1  # states in the page cache while one is written
 RESTORED = (1, 1)  # what ranks restore into, and what is on its way
 
 
@@ -30,7 +31,7 @@ def _lacking(nbytes: int, scratch: Path) -> str:
     rooms = {
         f"on {scratch}": (KEPT * nbytes, shutil.disk_usage(scratch).free),
         f"on {MEMORY}": (nbytes, shutil.disk_usage(MEMORY).free),
-        "in memory": (nbytes, psutil.virtual_memory().available),
+        "in memory": ((1 + CACHED) * nbytes, psutil.virtual_memory().available),
     }
     wrong = [
         f"{format_bytes(need)} are needed {where} and {format_bytes(free)} are free"

@@ -62,6 +62,7 @@ class Saves:
         folder = self._folder(name)
         self.state.change()
         self._prepare(name)
+        self.state.on_each_node(lambda: cache.have_room(self.scratch, self.state.nbytes))
         times = self.ways[name](folder)
         times = Times(*slowest(self.comm, times.blocking, times.total))
         self.sizes[name] = on_root(self.comm, lambda: raw.size(folder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -42,10 +43,17 @@ class State:
 
     def change(self) -> None:
         """Change each array all over, as a step of training does, so that nothing is found unchanged. Collective."""
+        self.on_each_node(self._change)
+
+    def _change(self) -> None:
+        for values in self.arrays.values():
+            values[:: HEAD // values.itemsize] += 1
+
+    def on_each_node(self, do: Callable[[], object]) -> None:
+        """Let one rank of each node do something, while the others wait. Collective."""
         self._node.Barrier()
         if self._node.rank == 0:
-            for values in self.arrays.values():
-                values[:: HEAD // values.itemsize] += 1
+            do()
         self._node.Barrier()
 
     def forget_names(self) -> None:

@@ -21,6 +21,8 @@ EXPLANATION = f"""\
   shards.
 - Ways that write while the caller goes on copy the state first. Their writing alone, from there to the commit, is set
   against the raw files as well.
+- Before each sample as much of the page cache is filled and freed as the files will take: a virtual machine may give
+  memory that is free for a second back to its host, and to get it again takes longer than to write to the disk.
 - Ours makes digests and renames, and has the disk begin while it still writes. The others do not.
 - Before each restore the kernel is asked to drop the files from its page cache (posix_fadvise); `cached` says how much
   of them was still there. A disk of a virtual machine may have a cache beneath that nobody here can drop.
