@@ -17,7 +17,9 @@ from hpcdist.transport.window import home_of, views
 class BouncedProgram(StageProgram):
     """A task bound to arrays anywhere in host memory, of ranks that share one node and have compiled flags."""
 
-    def __init__(self, task: Task, transport: MpiTransport, buffer: NDArray, out: NDArray) -> None:
+    def __init__(
+        self, task: Task, transport: MpiTransport, buffer: NDArray, out: NDArray, room: NDArray[np.uint8]
+    ) -> None:
         """Bind; collective the first time for a tag.
 
         Args:
@@ -25,25 +27,34 @@ class BouncedProgram(StageProgram):
             transport: the ranks.
             buffer: what is reduced; left as it is unless it is `out`.
             out: where the result goes.
+            room: this rank's bounce buffer, see `room_of`; that of the same number on all ranks. Tasks that share it
+                never run at the same time, and all ranks meet between them.
         """
-        super().__init__(task, transport, out.dtype, _stages(task, transport, buffer, out))
+        super().__init__(task, transport, out.dtype, _stages(task, transport, buffer, out, room))
 
 
-def _stages(task: Task, transport: MpiTransport, buffer: NDArray, out: NDArray) -> list[Stage]:
+def room_of(transport: MpiTransport, number: int, nbytes: int) -> NDArray[np.uint8]:
+    """Collective, unless it is there already: the bounce buffer of a number, for an array of `nbytes`."""
+    from hpcdist.transport.bounce import room_for
+
+    return home_of(transport).room(number, room_for(nbytes))
+
+
+def _stages(task: Task, transport: MpiTransport, buffer: NDArray, out: NDArray, room: NDArray[np.uint8]) -> list[Stage]:
     """One stage in compiled code, which wants aligned arrays: others are copied before and after."""
     if buffer.flags.aligned and out.flags.aligned:
-        return [_run(task, transport, buffer, out)]
+        return [_run(task, transport, buffer, out, room)]
     inner = np.empty(out.size, out.dtype)
     before, after = (partial(np.copyto, *pair) for pair in ((inner, buffer.reshape(-1)), (out.reshape(-1), inner)))
-    return [Do(before), _run(task, transport, inner, inner), Do(after)]
+    return [Do(before), _run(task, transport, inner, inner, room), Do(after)]
 
 
-def _run(task: Task, transport: MpiTransport, buffer: NDArray, out: NDArray) -> Compiled:
+def _run(task: Task, transport: MpiTransport, buffer: NDArray, out: NDArray, room: NDArray[np.uint8]) -> Compiled:
     """The whole run."""
     from hpcdist.transport import bounce  # where there are flags, there is Numba
 
     home, size = home_of(transport), transport.size
-    line, room = home.line(task.tag), home.room(task.room, bounce.room_for(out.nbytes))
+    line = home.line(task.tag)
     lines, rooms = (addresses(views(transport, mine, range(size))) for mine in (line, room))
     work = bounce.reduction(out.dtype, size, task.op)
     job = bounce.job(transport.rank, lines, rooms, work, buffer, out, home.crowded)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hpcdist import selection
 from hpcdist.agreement import address_of, schedule_of
-from hpcdist.bounced import BouncedProgram
+from hpcdist.bounced import BouncedProgram, room_of
 from hpcdist.choosing import Decision, is_shared
 from hpcdist.device import Accelerator, accelerator_of
 from hpcdist.device.paths import DIRECT, HOST, STAGED
@@ -130,7 +130,8 @@ class _BouncedPlan(BouncedProgram, Plan):
 
     def __init__(self, collective: Collective, buffer: NDArray, out: NDArray | None) -> None:
         self._tell(collective, buffer, out)
-        super().__init__(collective.task, collective.transport, buffer, buffer if out is None else out)
+        result = buffer if out is None else out
+        super().__init__(collective.task, collective.transport, buffer, result, collective.room)
 
 
 class _DirectPlan(DirectProgram, Plan):
@@ -157,7 +158,7 @@ class Collective:
         self.schedule = schedule_of(self.signature, transport.size, decision.topology)
         self.shared = is_shared(self.signature.algorithm)
         self.tag = transport.take_tag()
-        self._room = self.tag if own_room else COMMON_ROOM
+        self._room_number = self.tag if own_room else COMMON_ROOM
         self.number = -1  # of what all ranks said when it was made
         self.plans: OrderedDict[tuple[int, int], Plan] = OrderedDict()
         self._inboxes: dict[str, NDArray] = {}  # by device
@@ -185,7 +186,12 @@ class Collective:
     @property
     def task(self) -> Task:
         """What this rank does in shared memory."""
-        return Task(self.schedule, self.decision.topology, self.signature.op, self.tag, self._segment, self._room)
+        return Task(self.schedule, self.decision.topology, self.signature.op, self.tag, self._segment)
+
+    @cached_property
+    def room(self) -> NDArray[np.uint8]:
+        """The bounce buffer of all bindings; collective at the first of them."""
+        return room_of(self.transport, self._room_number, self.signature.count * self.dtype.itemsize)
 
     def bind(self, buffer: NDArray, out: NDArray | None) -> Plan:
         """A plan for these arrays."""

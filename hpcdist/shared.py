@@ -39,8 +39,6 @@ class Task:
         op: how to combine.
         tag: of messages and flags.
         segment: elements of a segment of a message between nodes.
-        room: which bounce buffer to pass through, if any; tasks that have one in common never run at the same time,
-            and all ranks meet between them.
     """
 
     schedule: Schedule
@@ -48,7 +46,6 @@ class Task:
     op: str
     tag: int
     segment: int
-    room: int = 0
 
 
 class StageProgram:

@@ -187,6 +187,18 @@ def test_one_line_calls_of_all_sizes_in_turn_have_one_bounce_buffer(comm):
     assert len(transport_of(comm).home.windows) == windows
 
 
+def test_a_larger_call_does_not_take_the_bounce_buffer_from_smaller_ones(comm):
+    """One rank binds the small call anew after that, to another array; the others go on with what they have."""
+    values = distinct(SIZE, 2000, "int64")
+    arrays = [np.zeros(2000, np.int64) for _ in range(2)]
+    for turn in range(6):
+        buffer = arrays[turn % 2 if RANK == 0 else 0]
+        buffer[:] = values[RANK] + turn
+        hpcdist.allreduce(comm, buffer)
+        np.testing.assert_array_equal(buffer, values.sum(axis=0) + SIZE * turn)
+        hpcdist.allreduce(comm, np.zeros(20_000 << turn))
+
+
 def test_a_closed_plan_leaves_its_bounce_buffer_to_the_next(comm):
     hpcdist.plan(comm, np.zeros(bounce.PIECE)).close()
     windows = len(transport_of(comm).home.windows)
