@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 import ml_dtypes
 import numpy as np
@@ -31,7 +32,7 @@ class Simulated:
     name = "simulated device"
 
     def __init__(self) -> None:
-        self._opened: dict[bytes, memory.Imported] = {}
+        self._opened: WeakValueDictionary[bytes, memory.Imported] = WeakValueDictionary()  # each has two files open
 
     def problem_with(self, name: str, array: GuardedArray, writable: bool) -> str | None:
         if self.dtype_of(array) not in DTYPES.values():
@@ -87,10 +88,10 @@ class Simulated:
         return GuardedArray(place, part.view(_stored(dtype)))
 
     def _foreign(self, allocation: bytes) -> memory.Imported:
-        if allocation not in self._opened:
-            self._opened[allocation] = memory.Imported(allocation)
-        self._opened[allocation].check()
-        return self._opened[allocation]
+        found = self._opened.get(allocation) or memory.Imported(allocation)
+        self._opened[allocation] = found
+        found.check()
+        return found
 
     def close(self) -> None:
         while self._opened:
