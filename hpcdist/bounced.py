@@ -42,6 +42,7 @@ def room_of(transport: MpiTransport, number: int, nbytes: int) -> NDArray[np.uin
 
 def _stages(task: Task, transport: MpiTransport, buffer: NDArray, out: NDArray, room: NDArray[np.uint8]) -> list[Stage]:
     """One stage in compiled code, which wants aligned arrays: others are copied before and after."""
+    home_of(transport).line(task.tag)  # which is collective, so before anything can go wrong on this rank alone
     if buffer.flags.aligned and out.flags.aligned:
         return [_run(task, transport, buffer, out, room)]
     inner = np.empty(out.size, out.dtype)

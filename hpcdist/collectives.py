@@ -23,12 +23,14 @@ from hpcdist.agreement import Signature, agree_on, problem_of, problem_of_buffer
 from hpcdist.choosing import Table, decide, where
 from hpcdist.device import accelerator_of
 from hpcdist.device.paths import AUTO, HOST, asked_for
-from hpcdist.plans import Collective, Plan, addresses_of
+from hpcdist.plans import COMMON_ROOM, Collective, Plan, addresses_of
 from hpcdist.sizes import format_bytes
 from hpcdist.transport.mpi import MpiTransport, transport_of
 from hpcdist.transport.window import home_of
 
 CACHED_PLANS = 64  # per communicator, for the one-line calls
+ORDINARY = (None, None)  # how arrays lie that are none of `empty`
+INTERRUPTED = "an earlier call like this one was interrupted, so that the ranks are out of step; let the job end"
 
 
 # --- plans ---
@@ -86,7 +88,7 @@ def plan(
     problem = no_topology or problem_of(signature, transport, buffer, out)
     lying = None if problem else where("allreduce", algorithm, buffer, out, device)
     everywhere = agree_on(transport, signature, problem, lying)
-    decision = decide(transport, signature, selection, buffer, out, everywhere)
+    decision = decide(transport, signature, selection, buffer, out, everywhere, transport.coming_tag)
     return Collective(transport, decision).bind_together(buffer, out)
 
 
@@ -131,7 +133,8 @@ def empty(shape: int | Sequence[int], dtype: DTypeLike, comm: MPI.Intracomm) -> 
 def release(comm: MPI.Intracomm) -> int:
     """Collective: give back the memory of arrays made by `empty` on `comm` to which no rank refers any more.
 
-    Delete what refers to them first (`del x`); a plan refers to its arrays until it is closed.
+    Delete what refers to them first (`del x`); a plan refers to its arrays until it is closed. The bounce buffers of
+    plans that were closed are given back, too.
 
     Returns: bytes given back on this rank.
     """
@@ -139,7 +142,9 @@ def release(comm: MPI.Intracomm) -> int:
     _forget_shared(transport)
     gc.collect()
     transport.exchange(None, "release arrays")
-    return home_of(transport).collect()
+    home = home_of(transport)
+    home.forget_rooms(transport.free_tags)
+    return home.collect()
 
 
 def _shape_and_dtype(shape: Any, dtype: Any) -> tuple[tuple[int, ...], np.dtype, str | None]:
@@ -159,7 +164,7 @@ def _shape_and_dtype(shape: Any, dtype: Any) -> tuple[tuple[int, ...], np.dtype,
 def _forget_shared(transport: MpiTransport) -> None:
     """Collective: drop the cached plans that keep arrays of `empty` alive."""
     for key, collective in list(transport.cache.items()):
-        if collective.shared:
+        if collective.shared and key[-1] != ORDINARY:
             transport.cache.pop(key).free()
         else:
             collective.forget_shared()
@@ -189,6 +194,7 @@ def _call(
     known = cache.get(key)
     if known:
         problem = None if out is None and _is_plain(call, buffer) else problem_of_buffers(call, buffer, out)
+        problem = INTERRUPTED if known.interrupted else problem
         number = known.number
     else:
         signature = signature_of(call, buffer, op, algorithm, root=root, path=path)
@@ -203,7 +209,7 @@ def _call(
     if known is None:
         if len(cache) == CACHED_PLANS:
             cache.popitem(last=False)[1].free()
-        decision = decide(transport, signature, None, buffer, out, everywhere)
+        decision = decide(transport, signature, None, buffer, out, everywhere, COMMON_ROOM)
         known = Collective(transport, decision, own_room=False)  # all ranks have met in the check
         known.number = number
         known.plans[addresses_of(buffer, out)] = known.bind_together(buffer, out)

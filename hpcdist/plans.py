@@ -249,6 +249,11 @@ class Collective:
         self.plans[key] = self.bind(buffer, out)
         return self.plans[key]
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a run of this rank was left before its end, so that it is out of step with the others."""
+        return self._spoiled or any(plan.running for plan in self.plans.values())
+
     def _drop(self, key: tuple[int, int]) -> None:
         """Free a binding of this rank."""
         plan = self.plans.pop(key)
@@ -256,7 +261,7 @@ class Collective:
         plan.free()
 
     def forget_shared(self) -> None:
-        """Drop the bindings of this rank that send messages from arrays in shared memory."""
+        """Drop the bindings of this rank to arrays of `empty`, in which the others do not work."""
         for key in [key for key, plan in self.plans.items() if plan.in_shared_memory]:
             self._drop(key)
 

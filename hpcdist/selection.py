@@ -180,12 +180,12 @@ def resolve(
     selection = table if isinstance(table, Selection) else Selection.load(table)
     nodes = len(set(topology))
     choice = selection.choose(size, nodes, dtype, nbytes, memory, path)
-    if choice and (choice.algorithm != SHARED or bounced or path == DIRECT):
+    if choice and (choice.algorithm.partition(":")[0] != SHARED or bounced or path == DIRECT):
         return choice
     other = _without_rule(size, topology, nbytes, selection.model or cost.DEFAULT, bounced)
     missing = f"{selection.path} has no rule for {size} ranks on {_nodes(nodes)} and {dtype}{_lying(memory, path)}"
     if choice:
-        missing = f"{selection.path} says {SHARED}, but there are no bounce buffers here"
+        missing = f"{selection.path} says {choice.algorithm}, but there are no bounce buffers here"
     return Choice(other.algorithm, other.segment_nbytes, f"{missing}; {other.why}")
 
 

@@ -1,7 +1,8 @@
-"""Runs an all-reduce in memory that ranks share: each reduces its own part from all, and writes it to all.
+"""Runs an all-reduce in memory that ranks share, as stages; here in arrays that themselves lie in such memory.
 
-On one node: all meet, so that every input is there; each rank reduces its part; all meet again, so that every result is
-there. With several nodes the owners of a part all-reduce it in between, by an ordinary program of messages.
+Each rank reduces its own part from all, and writes it to all. On one node: all meet, so that every input is there; each
+rank reduces its part; all meet again, so that every result is there. With several nodes the owners of a part all-reduce
+it in between, by an ordinary program of messages.
 """
 
 from __future__ import annotations
@@ -69,13 +70,20 @@ class StageProgram:
         """Run and block until the result is there."""
         if self._at_once is None or self._unusable or self._active:
             self._begin()
-        else:
+        elif self._run_at_once(self._at_once):
+            return
+        self.wait()
+
+    def _run_at_once(self, run: Callable[[int], bool]) -> bool:
+        """Begin and go on in one call; whether the result is there."""
+        try:
             self._active = True
             self._run += 1
-            if self._at_once(MANY_LOOKS):
-                self._active = False
-                return
-        self.wait()
+            self._active = not run(MANY_LOOKS)
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        return not self._active
 
     def start(self) -> None:
         """Begin a run; goes as far as it can without waiting."""
@@ -129,10 +137,13 @@ class StageProgram:
                 self._at += 1
                 stages[self._at].begin()
         except BaseException as error:
-            self._unusable = f"its last run ended with {error!r}"
-            _STARTED.add(self)  # others may still work in its memory
+            self._give_up(error)
             raise
         return False
+
+    def _give_up(self, error: BaseException) -> None:
+        self._unusable = f"its last run ended with {error!r}"
+        _STARTED.add(self)  # others may still work in its memory
 
     def _end(self) -> None:
         self._active = False

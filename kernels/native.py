@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -64,7 +65,6 @@ def _in_folder() -> Iterator[None]:
     """
     before = config.CACHE_DIR
     folder = _folder(before)
-    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -77,14 +77,22 @@ def _in_folder() -> Iterator[None]:
 
 @cache
 def _folder(chosen: str) -> Path:
-    """In the folder that NUMBA_CACHE_DIR has chosen, else beside the package, else in the user's cache."""
+    """The first that can be written: in the one that NUMBA_CACHE_DIR has chosen, or beside the package, or the user's.
+
+    Raises: OSError if none can.
+    """
     package = Path(__file__).parents[1]
     name = f"compiled-{_digest(package)}"
-    if chosen:
-        return Path(chosen) / f"hpcdist-{name}"
-    if os.access(package, os.W_OK):
-        return package / "__pycache__" / name
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hpcdist" / name
+    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folders = (
+        [Path(chosen) / f"hpcdist-{name}"] if chosen else [package / "__pycache__" / name, Path(user, "hpcdist", name)]
+    )
+    for folder in folders:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "lock").open("w").close()
+            return folder
+    raise OSError(errno.EACCES, "none of the folders for compiled code can be written", str(folders[-1]))
 
 
 def _digest(package: Path) -> str:

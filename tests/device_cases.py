@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from buffers import bits, check, distinct
+from buffers import bits, check, distinct, quiet_bits
 from collective_cases import COMM, LAST, RANK, SIZE, assert_same_bits, assert_same_error
 
 import hpcdist
@@ -194,11 +194,12 @@ def test_shared_reduces_in_the_order_of_the_ranks(comm, memory, dtype):
             shared[:] = values[RANK]
             hpcdist.plan(comm, shared, op=op, algorithm="shared")()
             if op == "avg" and shared.itemsize == 2:  # rounded before it is divided as well
-                check(memory.get(buffer), values, op)
+                if count < 1000:  # beyond, the values of a 16-bit type are no longer all finite
+                    check(memory.get(buffer), values, op)
                 assert_same_bits(memory.get(buffer), comm)
             else:
-                np.testing.assert_array_equal(bits(memory.get(buffer)), bits(shared))
-            np.testing.assert_array_equal(memory.get(out), memory.get(buffer))
+                np.testing.assert_array_equal(quiet_bits(memory.get(buffer)), quiet_bits(shared))
+            np.testing.assert_array_equal(bits(memory.get(out)), bits(memory.get(buffer)))
             plan.close()
 
 

@@ -65,6 +65,7 @@ def decide(
     buffer: NDArray,
     out: NDArray | None,
     lying: Sequence[Lying],
+    room: int,
 ) -> Decision:
     """Collective: all that is to be chosen.
 
@@ -75,6 +76,7 @@ def decide(
         buffer: the input.
         out: where the result goes; in place if None.
         lying: where the arrays of each rank lie, see `where`.
+        room: the number of the bounce buffer that it would have.
 
     Raises: ArgumentError, on all ranks alike, if what was asked for is not possible.
     """
@@ -82,7 +84,7 @@ def decide(
     arrays = [buffer] if out is None else [out, buffer]
     path, why_path = choose_path(transport, signature, arrays, lying)
     if path == HOST:
-        sharing = sharing_of_host_memory(transport, signature, arrays[0], lying, topology)
+        sharing = sharing_of_host_memory(transport, signature, arrays[0], lying, topology, room)
     else:
         sharing = Sharing(None if path == DIRECT else f"the path of the data is {path}: {why_path}")
     signature, segment, why = choose_algorithm(transport, signature, topology, table, sharing, path)

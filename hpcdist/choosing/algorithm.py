@@ -20,7 +20,7 @@ from hpcdist.transport.window import NOBODY, Place, home_of, obstacle
 LEAST_WITHOUT_FLAGS = 1 << 13  # bytes; less is better sent, unless waiting is compiled
 NOT_ASKED = "the call is none that could use it"
 NOT_ONE_NODE = "the ranks are not all on one node, or there is but one"
-NO_FLAGS = "bounce buffers need Numba (the extra hpcdist[fast]), and HPCDIST_COMPILED other than 0"
+NO_FLAGS = "they need compiled code on all ranks: see HPCDIST_COMPILED, and the extra hpcdist[fast] for Numba"
 
 Places = tuple[Place | None, Place | None]  # of the result, and of the input if that is another array
 Lying = Places | tuple[str | None, ...] | None  # of device memory: why each array cannot be opened by others
@@ -48,7 +48,12 @@ class Sharing:
 
 
 def sharing_of_host_memory(
-    transport: MpiTransport, signature: Signature, result: NDArray, lying: Sequence[Any], topology: Sequence[int]
+    transport: MpiTransport,
+    signature: Signature,
+    result: NDArray,
+    lying: Sequence[Any],
+    topology: Sequence[int],
+    room: int,
 ) -> Sharing:
     """Collective: how the ranks can share host memory; the same on all ranks.
 
@@ -58,6 +63,7 @@ def sharing_of_host_memory(
         result: this rank's array for the result.
         lying: where the arrays of each rank lie; None if that was not asked.
         topology: the node of each rank.
+        room: the number of the bounce buffer that it would have.
     """
     known = [place for place in lying if place is not None]
     if not known:
@@ -68,7 +74,7 @@ def sharing_of_host_memory(
     remark = None if not_in_arrays == NOBODY else remark
     if not not_in_arrays and not _is_small(transport, nbytes):
         return Sharing(None)
-    not_bounced = _hindrance_of_bouncing(transport, nbytes, topology)
+    not_bounced = _hindrance_of_bouncing(transport, nbytes, topology, room)
     if not not_bounced:
         return Sharing(None, bounced=True, remark=remark)
     if not not_in_arrays:
@@ -88,7 +94,7 @@ def _hindrance_of_arrays(
     return obstacle(transport, result, results, topology)
 
 
-def _hindrance_of_bouncing(transport: MpiTransport, nbytes: int, topology: Sequence[int]) -> str | None:
+def _hindrance_of_bouncing(transport: MpiTransport, nbytes: int, topology: Sequence[int], room: int) -> str | None:
     """Collective: why arrays of `nbytes` cannot pass through bounce buffers, or None."""
     if not len(set(topology)) == len(set(transport.topology)) == 1 < transport.size:
         return NOT_ONE_NODE
@@ -97,7 +103,7 @@ def _hindrance_of_bouncing(transport: MpiTransport, nbytes: int, topology: Seque
         return NO_FLAGS
     from hpcdist.transport.bounce import room_for  # where there are flags, there is Numba
 
-    return next(filter(None, home.shortages(room_for(nbytes), "a bounce buffer")), None)
+    return home.no_room(room, room_for(nbytes))
 
 
 def _is_small(transport: MpiTransport, nbytes: int) -> bool:

@@ -49,7 +49,7 @@ BEFORE, COST, TIME = OWN + 8, OWN + 9, OWN + 15  # pieces of earlier runs; see `
 
 EVERY, AT_FIRST = 1021, 127  # pieces, and those of a plan's first EVERY; primes, so that trials come anywhere in a run
 TRIALS = 6  # of them for each way; the first half is not timed, since it finds the caches as the other way left them
-IN, REDUCED, OUT = range(3)  # what is timed
+IN, REDUCE_PART, OUT = range(3)  # what is timed
 SLOTS = 3
 MONOTONIC = 1  # the clock, of Linux
 NEVER = 1 << 40  # nanoseconds
@@ -244,7 +244,7 @@ def _reduce_part(job: NDArray, piece: int) -> None:
     _reduce(job, piece, first, end)
     result = job[TARGET] + piece * job[LENGTH] + first
     _copy(job, piece, _slot(job, job[ME], piece) + first, result, end - first)
-    _note(job, piece, REDUCED, began)
+    _note(job, piece, REDUCE_PART, began)
 
 
 @njit
@@ -313,4 +313,5 @@ def run(job: NDArray, looks: int) -> bool:
 
 def awaited(job: NDArray[np.int64]) -> str:
     """What a rank must have done for which a job waits."""
-    return f"come to piece {job[MET] + 1} of {job[PIECES]}"
+    met, pieces = job[MET], job[PIECES]
+    return f"come to piece {met + 1} of {pieces}" if met < pieces else "reduced its part of the last piece"

@@ -3,7 +3,7 @@
 A flag is a number in a cache line of its own that one rank raises and others read. It is stored with release and
 loaded with acquire order, so that who has seen it sees all that was written before it, on Arm and POWER as well.
 
-All calls take a *job*: a row of 64-bit integers with the fields below, then the addresses of the flags. All is compiled
+All calls take a *job*: a row of 64-bit integers with the fields below, then the addresses of the flags. It is compiled
 by the import, and kept on disk where that is possible, so that only the first run on a machine waits for the compiler.
 """
 

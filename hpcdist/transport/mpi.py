@@ -32,7 +32,7 @@ class MpiTransport:
         self.topology = topology(self.comm)
         self.cache: OrderedDict[Any, Any] = OrderedDict()  # the plans of one-line calls
         self.home: Any = None  # the memory that ranks of a node share, once it is asked for
-        self._free_tags: list[int] = []
+        self.free_tags: list[int] = []
         self._next_tag = 0
         highest = int(MPI.COMM_WORLD.Get_attr(MPI.TAG_UB) or 32767)  # Open MPI knows it there only
         self._last_tag = highest // 2  # those above are for answers
@@ -69,8 +69,8 @@ class MpiTransport:
 
         Raises: RuntimeError when the MPI library has no more.
         """
-        if self._free_tags:
-            return self._free_tags.pop()
+        if self.free_tags:
+            return self.free_tags.pop()
         self._next_tag += 1
         if self._next_tag > self._last_tag:
             raise RuntimeError(
@@ -79,9 +79,14 @@ class MpiTransport:
             )
         return self._next_tag
 
+    @property
+    def coming_tag(self) -> int:
+        """The tag that will be taken next."""
+        return self.free_tags[-1] if self.free_tags else self._next_tag + 1
+
     def return_tag(self, tag: int) -> None:
         """Give a tag back, after all ranks have closed the plan."""
-        self._free_tags.append(tag)
+        self.free_tags.append(tag)
 
     def answering(self, tag: int) -> int:
         """The tag of answers to the messages of a plan."""

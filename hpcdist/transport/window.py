@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,6 +111,17 @@ class Home:
         if number not in self._rooms or self._rooms[number].nbytes < nbytes:
             self._rooms[number] = self.allocate(nbytes, "a bounce buffer")
         return self._rooms[number]
+
+    def forget_rooms(self, numbers: Iterable[int]) -> None:
+        """Refer no longer to these bounce buffers, which nobody uses."""
+        for number in numbers:
+            self._rooms.pop(number, None)
+
+    def no_room(self, number: int, nbytes: int) -> str | None:
+        """Collective: why there can be no bounce buffer of a number and size, with flags; the same on all ranks."""
+        has_room = number in self._rooms and self._rooms[number].nbytes >= nbytes
+        missing = (0 if has_room else nbytes) + (0 if self._pages else SLOTS * LINE)
+        return next(filter(None, self.shortages(missing, "a bounce buffer")), None) if missing else None
 
     def allocate(self, nbytes: int, what: str) -> NDArray[np.uint8]:
         """Collective: `nbytes` zeros on every rank, the same number on all; `what` says for whom, in errors.
@@ -285,8 +296,7 @@ def shortage(part: int, ranks: int, where: Path, what: str) -> str | None:
     return (
         f"{what} takes {format_bytes(part)} for each of {ranks} ranks on {socket.gethostname()}, together and with "
         f"what MPI adds {format_bytes(needed)} of shared memory, but {found}. Start fewer ranks per node, make room "
-        f"(mount -o remount,size=90% {where}; in a container: docker run --shm-size=8g), or do without shared memory: "
-        "with an ordinary NumPy array, and an algorithm of messages"
+        f"(mount -o remount,size=90% {where}; in a container: docker run --shm-size=8g), or do without shared memory"
     )
 
 

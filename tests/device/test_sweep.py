@@ -296,7 +296,7 @@ def test_a_wrong_element_fails_the_sweep_and_its_path_is_named(monkeypatch, caps
 def test_without_the_direct_path_shared_is_left_out_with_a_note(capsys):
     assert Sweep(WORLD, options(path=(STAGED,), max_bytes=8), DEVICE).run() == 0
     if WORLD.rank == 0:
-        assert "# note: shared is left out, as it knows the path direct only" in capsys.readouterr().out
+        assert "# note: shared is left out: it knows the path direct only" in capsys.readouterr().out
 
 
 def test_all_names_are_measured_on_a_device():

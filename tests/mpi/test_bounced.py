@@ -215,6 +215,43 @@ def test_a_closed_plan_leaves_its_bounce_buffer_to_the_next(comm):
 # --- when they are taken ---
 
 
+def test_what_closed_plans_have_left_is_given_back(comm):
+    hpcdist.release(comm)
+    plans = [hpcdist.plan(comm, np.zeros(count)) for count in (10, 5000, 200_000)]
+    assert hpcdist.release(comm) == 0
+    for plan in plans:
+        plan.close()
+    del plan, plans
+    assert hpcdist.release(comm) >= 3 * bounce.PIECE
+    assert len(transport_of(comm).home.windows) == 1  # of flags
+    hpcdist.allreduce(comm, np.zeros(5000))
+
+
+def test_a_call_that_was_interrupted_is_not_taken_up_again(comm, monkeypatch):
+    """The others are done, the last rank was stopped at its end; to bind another array would bring it out of step."""
+    values = distinct(SIZE, 5000, "int64")
+    buffer = values[RANK].copy()
+    hpcdist.allreduce(comm, buffer)
+    (plan,) = (plan for collective in transport_of(comm).cache.values() for plan in collective.plans.values())
+    if RANK == LAST:
+
+        def interrupted(looks):
+            run(looks)
+            raise KeyboardInterrupt
+
+        run = plan._at_once
+        monkeypatch.setattr(plan, "_at_once", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            hpcdist.allreduce(comm, buffer)
+    else:
+        hpcdist.allreduce(comm, buffer)
+    with pytest.raises(ArgumentError, match=f"rank {LAST}: an earlier call like this one was interrupted"):
+        hpcdist.allreduce(comm, values[RANK].copy())
+    other = np.ones(7)
+    hpcdist.allreduce(comm, other)
+    assert (other == SIZE).all()
+
+
 def test_auto_takes_them_on_one_node_and_says_so(comm):
     for count in (1, 5000):
         plan = hpcdist.plan(comm, np.zeros(count))
@@ -228,19 +265,33 @@ def test_without_numba_messages_are_sent(comm, monkeypatch):
     monkeypatch.setenv(SWITCH, "0")
     plan = hpcdist.plan(comm, np.zeros(5000))
     assert plan.algorithm in algorithms.ALLREDUCE
-    assert "not through bounce buffers: bounce buffers need Numba" in plan.why
-    with pytest.raises(ArgumentError, match=r"cannot pass through bounce buffers: .* need Numba"):
+    assert "not through bounce buffers: they need compiled code on all ranks" in plan.why
+    with pytest.raises(ArgumentError, match="cannot pass through bounce buffers: they need compiled code"):
         hpcdist.plan(comm, np.zeros(5000), algorithm="shared")
 
 
-def test_without_room_messages_are_sent(comm, monkeypatch):
+def test_without_room_messages_are_sent_but_a_buffer_that_is_there_is_used(comm, monkeypatch):
+    hpcdist.plan(comm, np.zeros(5000)).close()
     monkeypatch.setattr(window, "room", lambda where: (1000, 1 << 40))
+    plan = hpcdist.plan(comm, np.zeros(5000))
+    assert plan.algorithm == "shared"
+    plan()
     plan = hpcdist.plan(comm, np.zeros(5000))
     assert plan.algorithm in algorithms.ALLREDUCE
     assert "not through bounce buffers: a bounce buffer takes" in plan.why
     assert comm.allgather(plan.why) == [plan.why] * SIZE
     with pytest.raises(ArgumentError, match="/dev/shm has 1000 B free"):
         hpcdist.plan(comm, np.zeros(5000), algorithm="shared")
+
+
+@pytest.mark.parametrize("bytes_free", [1000, 200_000])
+def test_without_room_for_flags_messages_are_sent(comm, monkeypatch, bytes_free):
+    """Whether it is lacking for both, or for the flags beside the buffer."""
+    monkeypatch.setattr(window, "room", lambda where: (bytes_free * SIZE, 1 << 40))
+    plan = hpcdist.plan(comm, np.zeros(8000))
+    assert plan.algorithm in algorithms.ALLREDUCE
+    assert "not through bounce buffers: a bounce buffer takes" in plan.why
+    plan()
 
 
 def table(algorithm):
@@ -257,11 +308,12 @@ def test_a_table_may_prefer_messages(comm):
     assert (plan.algorithm, "no rule for" in plan.why) == ("shared", True)
 
 
-def test_a_table_of_another_day_may_ask_for_what_cannot_be_had(comm, monkeypatch):
+@pytest.mark.parametrize("name", ["shared", "shared:ring"])
+def test_a_table_of_another_day_may_ask_for_what_cannot_be_had(comm, monkeypatch, name):
     monkeypatch.setenv(SWITCH, "0")
-    plan = hpcdist.plan(comm, np.zeros(5000), selection=table("shared"))
+    plan = hpcdist.plan(comm, np.zeros(5000), selection=table(name))
     assert plan.algorithm in algorithms.ALLREDUCE
-    assert "a table says shared, but there are no bounce buffers here; lowest predicted time" in plan.why
+    assert f"a table says {name}, but there are no bounce buffers here; lowest predicted time" in plan.why
 
 
 # --- the watchdog ---
