@@ -21,11 +21,11 @@ def bits(array):
 
 
 def quiet_bits(array):
-    """The same, with the NaNs of 16-bit types as they are after float32: quiet, and of bfloat16 only the sign is left."""
+    """The same, with NaNs of 16-bit types as they are after float32: quiet, and of bfloat16 only the sign is left."""
     found = bits(array)
     if array.dtype == np.float16:
-        return np.where(np.isnan(array), found | 0x0200, found)
-    return np.where(np.isnan(array), found & 0x8000 | 0x7FC0, found) if array.itemsize == 2 else found
+        return np.where(found & 0x7FFF > 0x7C00, found | 0x0200, found)
+    return np.where(found & 0x7FFF > 0x7F80, found & 0x8000 | 0x7FC0, found) if array.itemsize == 2 else found
 
 
 def distinct(size, count, dtype, op="sum", seed=0):
