@@ -13,7 +13,6 @@ import random
 import struct
 import threading
 import weakref
-from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -75,8 +74,10 @@ class Allocation:
         """What other processes call it; no other allocation ever has the same."""
         return struct.pack(_FORMAT, os.getpid(), self.arena.file, self.slot, self.nbytes, self.number)
 
-    def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:  # by then the module may be gone
-        if self.arena.pid == getpid():  # not in a forked child, which dies with the same objects
+    def __del__(self) -> None:
+        if np is None:  # the process ends, and has taken the modules away already
+            return
+        if self.arena.pid == os.getpid():  # not in a forked child, which dies with the same objects
             self.arena.header(self.slot)[0] = 0
             self.bytes.fill(FREED)
             self.arena.take_back(self)
