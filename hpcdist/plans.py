@@ -97,6 +97,7 @@ class Plan(ABC):
             transport.return_tag(self._collective.tag)
         self._closed = True
         self.free()
+        self._collective.forget_room()
 
 
 class _MessagePlan(BoundProgram, Plan):
@@ -192,6 +193,10 @@ class Collective:
     def room(self) -> NDArray[np.uint8]:
         """The bounce buffer of all bindings; collective at the first of them."""
         return room_of(self.transport, self._room_number, self.signature.count * self.dtype.itemsize)
+
+    def forget_room(self) -> None:
+        """Refer no longer to the bounce buffer, which may then be given back."""
+        self.__dict__.pop("room", None)
 
     def bind(self, buffer: NDArray, out: NDArray | None) -> Plan:
         """A plan for these arrays."""

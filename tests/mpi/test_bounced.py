@@ -221,7 +221,6 @@ def test_what_closed_plans_have_left_is_given_back(comm):
     assert hpcdist.release(comm) == 0
     for plan in plans:
         plan.close()
-    del plan, plans
     assert hpcdist.release(comm) >= 3 * bounce.PIECE
     assert len(transport_of(comm).home.windows) == 1  # of flags
     hpcdist.allreduce(comm, np.zeros(5000))

@@ -434,7 +434,7 @@ def test_a_loop_that_allocates_and_forgets_does_not_leak(comm):
 
 
 def test_a_plan_keeps_its_array_until_it_is_closed(comm):
-    buffer = hpcdist.empty(100, "int64", comm)
+    buffer = hpcdist.empty(1000, "int64", comm)
     plan = hpcdist.plan(comm, buffer, algorithm="shared")
     buffer[:] = 1
     del buffer
@@ -443,7 +443,7 @@ def test_a_plan_keeps_its_array_until_it_is_closed(comm):
     plan.close()
     with pytest.raises(RuntimeError, match="it was closed"):
         plan()
-    assert hpcdist.release(comm) == 4096
+    assert hpcdist.release(comm) == 8192
 
 
 def test_arrays_outlive_their_communicator_and_garbage_is_collected_alone(waiting):
