@@ -7,14 +7,14 @@ import time
 
 import numpy as np
 import pytest
-from buffers import check, distinct, quiet_bits, special
+from buffers import check, distinct, in_order, quiet_bits, special
 from mpi4py import MPI
 
 import hpcdist
 from hpcdist import algorithms, selection
 from hpcdist.bounced import BouncedProgram
 from hpcdist.errors import ArgumentError
-from hpcdist.kernels.reduce import DTYPES, OPS, average, binary
+from hpcdist.kernels.reduce import DTYPES, OPS, binary
 from hpcdist.transport import window
 from hpcdist.transport.mpi import transport_of
 from hpcdist.transport.switch import SWITCH
@@ -37,18 +37,6 @@ def comm():
     duplicate = COMM.Dup()
     yield duplicate
     duplicate.Free()
-
-
-def in_order(values, op):
-    """What the ranks' rows make one after the other, 16-bit types in float32 and rounded once."""
-    wide = np.dtype(np.float32) if values.itemsize == 2 else values.dtype
-    with np.errstate(all="ignore"):
-        total = values[0].astype(wide)
-        for row in values[1:]:
-            total = binary(op)(total, row.astype(wide))
-        if op == "avg":
-            average(total, len(values))
-        return total.astype(values.dtype)
 
 
 def around(nbytes, itemsize):

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from buffers import bits, check, distinct, quiet_bits, special
+from buffers import bits, check, distinct, in_order, quiet_bits, special
 from mpi4py import MPI
 
 import hpcdist
@@ -18,7 +18,7 @@ from hpcdist.bounced import BouncedProgram
 from hpcdist.choosing.algorithm import LEAST_WITHOUT_FLAGS
 from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.execute import BoundProgram
-from hpcdist.kernels.reduce import DTYPES, OPS, average, binary
+from hpcdist.kernels.reduce import DTYPES, OPS
 from hpcdist.transport import window
 from hpcdist.transport.mpi import transport_of
 from hpcdist.transport.switch import SWITCH
@@ -60,18 +60,6 @@ def filled(comm, values):
     array = hpcdist.empty(values[0].shape, values.dtype, comm)
     array[...] = values[comm.rank]
     return array
-
-
-def in_order(values, op):
-    """What one rank computes for all: the rows one after the other, 16-bit types in float32, rounded once."""
-    wide = np.dtype(np.float32) if values.itemsize == 2 else values.dtype
-    with np.errstate(all="ignore"):
-        total = values[0].astype(wide)
-        for row in values[1:]:
-            total = binary(op)(total, row.astype(wide))
-        if op == "avg":
-            average(total, len(values))
-        return total.astype(values.dtype)
 
 
 def same_everywhere(array, comm):

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from buffers import bits, distinct, special
+from buffers import bits, distinct, in_order, special
 
 from hpcdist import algorithms, cost, verify
 from hpcdist.algorithms.shared import between_nodes, own_chunks
-from hpcdist.kernels.reduce import DTYPES, OPS, average, binary
+from hpcdist.kernels.reduce import DTYPES, OPS
 from hpcdist.schedule import Layout
 
 SHAPES = [[0], [0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1], [0, 1, 0, 1, 2], [0, 1, 2], list(range(7)) * 3 + [0] * 20]
@@ -52,17 +52,6 @@ def test_messages_go_between_nodes_only_and_from_the_owners_part(topology):
             assert topology[row.src] != topology[row.dst]
             assert first <= row.src_chunk
             assert row.src_chunk + row.count <= end
-
-
-def in_order(values, op):
-    wide = np.dtype(np.float32) if values.itemsize == 2 else values.dtype
-    with np.errstate(all="ignore"):
-        total = values[0].astype(wide)
-        for row in values[1:]:
-            total = binary(op)(total, row.astype(wide))
-        if op == "avg":
-            average(total, len(values))
-        return total.astype(values.dtype)
 
 
 @pytest.mark.parametrize("op", OPS)
