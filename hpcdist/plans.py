@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +20,7 @@ from hpcdist.direct import DirectProgram
 from hpcdist.errors import AgreedError
 from hpcdist.execute import BoundProgram, boxes_for
 from hpcdist.program import Program, lower
+from hpcdist.progress import AUTO, Helped
 from hpcdist.schedule import Layout
 from hpcdist.shared import SharedProgram, Task
 from hpcdist.transport import Transport
@@ -39,6 +41,7 @@ class Plan(ABC):
         algorithm: the algorithm's name, never "auto".
         segment_nbytes: bytes of a segment.
         topology: the node of every rank, as the algorithm was told.
+        accelerator: the device of the buffers; None for host memory.
         why: why this algorithm.
         schedule: what is run.
         in_shared_memory: whether an array of this rank is one of `empty`.
@@ -46,8 +49,11 @@ class Plan(ABC):
         why_path: why on this path.
     """
 
+    topology: Sequence[int]
+
     def _tell(self, collective: Collective, *arrays: NDArray | None) -> None:
         self._collective = collective
+        self.accelerator = next(filter(None, map(accelerator_of, arrays)), None)
         self.in_shared_memory = any(map(memory_of, arrays))
         self._closed = False
         decision = collective.decision
@@ -63,8 +69,17 @@ class Plan(ABC):
         """Run and block until the result is there."""
 
     @abstractmethod
-    def start(self) -> None:
-        """Begin a run; goes as far as it can without waiting."""
+    def start(self, progress: str = AUTO) -> None:
+        """Begin a run; goes as far as it can without waiting.
+
+        Args:
+            progress: who goes on with it: "calls", that is your calls of `test` and `wait`; "thread", a thread beside
+                you, which looks at it ten thousand times a second; or "auto", a thread if messages travel between
+                nodes and MPI allows one, else your calls.
+
+        Raises: ValueError if `progress` is something else; RuntimeError if the plan is running or was closed, or if MPI
+        was not started with MPI_THREAD_MULTIPLE, which a thread needs.
+        """
 
     @abstractmethod
     def test(self) -> bool:
@@ -100,7 +115,7 @@ class Plan(ABC):
         self._collective.forget_room()
 
 
-class _MessagePlan(BoundProgram, Plan):
+class _MessagePlan(Helped, BoundProgram, Plan):
     """A plan that sends messages."""
 
     def __init__(self, collective: Collective, buffer: NDArray, out: NDArray | None) -> None:
@@ -118,7 +133,7 @@ class _MessagePlan(BoundProgram, Plan):
         )
 
 
-class _SharedPlan(SharedProgram, Plan):
+class _SharedPlan(Helped, SharedProgram, Plan):
     """A plan whose ranks work in each other's host memory."""
 
     def __init__(self, collective: Collective, buffer: NDArray, out: NDArray | None) -> None:
@@ -126,7 +141,7 @@ class _SharedPlan(SharedProgram, Plan):
         super().__init__(collective.task, collective.transport, buffer, buffer if out is None else out)
 
 
-class _BouncedPlan(BouncedProgram, Plan):
+class _BouncedPlan(Helped, BouncedProgram, Plan):
     """A plan whose arrays pass through memory that ranks share."""
 
     def __init__(self, collective: Collective, buffer: NDArray, out: NDArray | None) -> None:
@@ -135,7 +150,7 @@ class _BouncedPlan(BouncedProgram, Plan):
         super().__init__(collective.task, collective.transport, buffer, result, collective.room)
 
 
-class _DirectPlan(DirectProgram, Plan):
+class _DirectPlan(Helped, DirectProgram, Plan):
     """A plan whose ranks work in each other's device memory."""
 
     def __init__(self, collective: Collective, buffer: NDArray, out: NDArray | None) -> None:

@@ -27,14 +27,6 @@ FLOATS = [name for name, dtype in DTYPES.items() if dtype.kind != "i"]
 SCATTERING = ["ring", "direct"] + ["halving_doubling", "binary_blocks"] * (SIZE & (SIZE - 1) == 0)
 
 
-@pytest.fixture
-def comm():
-    """A communicator that no other test has plans on."""
-    duplicate = COMM.Dup()
-    yield duplicate
-    duplicate.Free()
-
-
 def assert_same_bits(array, comm=COMM):
     first = comm.bcast(bits(array))
     np.testing.assert_array_equal(bits(array), first)

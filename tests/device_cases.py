@@ -1,10 +1,11 @@
 """What is special to buffers in device memory: cases for the folders whose fixture `memory` is that of a device."""
 
 import os
+import time
 
 import numpy as np
 import pytest
-from buffers import bits, check, distinct, quiet_bits
+from buffers import bits, bits_of_numbers, check, distinct
 from collective_cases import COMM, LAST, RANK, SIZE, assert_same_bits, assert_same_error
 
 import hpcdist
@@ -46,6 +47,20 @@ def reduced(comm, memory, buffer, **how):
     plan()
     np.testing.assert_array_equal(memory.get(buffer), values.sum(axis=0))
     return plan
+
+
+def test_a_thread_goes_on_with_runs(comm, memory):
+    values = distinct(SIZE, 30_000, "int64")
+    for algorithm in ("ring", "auto"):
+        buffer = memory.zeros(30_000, "int64")
+        plan = hpcdist.plan(comm, buffer, algorithm=algorithm, segment_nbytes=8192)
+        for _ in range(3):
+            memory.fill(buffer, values[RANK])
+            plan.start(progress="thread")
+            while plan.running:
+                time.sleep(0.001)
+            np.testing.assert_array_equal(memory.get(buffer), values.sum(axis=0))
+        plan.close()
 
 
 # --- which path ---
@@ -198,7 +213,7 @@ def test_shared_reduces_in_the_order_of_the_ranks(comm, memory, dtype):
                     check(memory.get(buffer), values, op)
                 assert_same_bits(memory.get(buffer), comm)
             else:
-                np.testing.assert_array_equal(quiet_bits(memory.get(buffer)), quiet_bits(shared))
+                np.testing.assert_array_equal(bits_of_numbers(memory.get(buffer)), bits_of_numbers(shared))
             np.testing.assert_array_equal(bits(memory.get(out)), bits(memory.get(buffer)))
             plan.close()
 

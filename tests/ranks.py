@@ -3,6 +3,8 @@
 Each runs the same tests, and after every phase of a test they agree on how it went. A test that fails on one rank fails
 on all, with the reports of the ranks that failed. If the others do not come to hear of it, they are stuck in the test:
 the job is aborted with the report.
+
+They have the fixture `comm`.
 """
 
 import os
@@ -22,6 +24,14 @@ GRACE = 5.0  # seconds in which the other ranks come to hear of a failure
 OUTCOMES = ("passed", "skipped", "failed")
 
 pytest.register_assert_rewrite("collective_cases")
+
+
+@pytest.fixture
+def comm():
+    """A communicator that no other test has plans or bounce buffers on."""
+    duplicate = WORLD.Dup()
+    yield duplicate
+    duplicate.Free()
 
 
 @pytest.hookimpl(tryfirst=True)

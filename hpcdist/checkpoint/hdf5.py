@@ -12,13 +12,12 @@ import ctypes
 import errno
 import io
 import os
-import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import h5py
@@ -31,7 +30,8 @@ OPTIONS: dict[str, Any] = {
 }
 ALIGNED: dict[str, Any] = {"alignment_threshold": ALIGNMENT >> 4, "alignment_interval": ALIGNMENT}
 CHUNK = 1 << 20  # bytes of a chunk that is compressed as a whole, or one row
-BLOCK = 8 << 20  # bytes written by one call: in the cache still if they were just read, and few calls
+BLOCK = 4 << 20  # bytes written by one call: in the processor's cache still if they were just read, and few calls
+WINDOW = 4  # blocks of a file on their way to the disk, enough to keep it busy
 
 
 class Structures(io.RawIOBase):
@@ -152,10 +152,10 @@ def write_blocks(path: Path, layout: Layout, blocks: Iterable[Block]) -> None:
     with _named(path, layout.nbytes):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            with _written_early(descriptor) as written:
-                for offset, raw in blocks:
-                    _write_at(descriptor, offset, raw)
-                    written((offset, len(raw)))
+            window = _Window(descriptor)
+            for offset, raw in blocks:
+                _write_at(descriptor, offset, raw)
+                window.add(offset, offset + len(raw))
             for offset, structure in layout.structures.items():
                 _write_at(descriptor, offset, memoryview(structure))
             os.ftruncate(descriptor, layout.nbytes)
@@ -164,30 +164,42 @@ def write_blocks(path: Path, layout: Layout, blocks: Iterable[Block]) -> None:
             os.close(descriptor)
 
 
-Range = tuple[int, int]  # offset in a file, bytes
+Range = tuple[int, int]  # first byte of a file, and the first behind
 
 
-@contextmanager
-def _written_early(descriptor: int) -> Iterator[Callable[[Range], None]]:
-    """Have the disk begin with ranges that have been written, while others are; by itself it would at the fsync.
+class _Window:
+    """The last of what was written of a file is on its way to the disk, and what came before has left the page cache.
 
-    A thread asks for it, since whoever does has to wait while the disk is busy.
+    So the disk is busy all the time; by itself it would begin at the fsync. And the cache holds little of a file that
+    nobody is going to read: to find memory for all of it can take longer than to write it.
     """
-    ranges: SimpleQueue[Range | None] = SimpleQueue()
-    thread = threading.Thread(target=_begin_with, args=(descriptor, ranges), name="hpcdist writeback", daemon=True)
-    thread.start()
-    try:
-        yield ranges.put
-    finally:
-        ranges.put(None)
-        thread.join()
 
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._collected: Range | None = None  # of small arrays
+        self._on_their_way: deque[Range] = deque()
 
-def _begin_with(descriptor: int, ranges: SimpleQueue[Range | None]) -> None:
-    """Have the disk begin with the ranges that come, until None does."""
-    while (found := ranges.get()) is not None:
-        # No more than a hint: a file system may not know it, and if the disk fails, it is fsync that says so.
-        _sync_file_range(descriptor, *found, SYNC_FILE_RANGE_WRITE)
+    def add(self, first: int, end: int) -> None:
+        """Let the disk begin with bytes that were written, and wait for those of some time ago."""
+        if self._collected:
+            first, end = min(first, self._collected[0]), max(end, self._collected[1])
+        self._collected = None if end - first >= BLOCK else (first, end)
+        if self._collected:
+            return
+        self._sync((first, end), SYNC_FILE_RANGE_WRITE)
+        self._on_their_way.append((first, end))
+        if len(self._on_their_way) > WINDOW:
+            first, end = self._on_their_way.popleft()
+            self._sync((first, end), SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER)
+            os.posix_fadvise(self._descriptor, first, end - first, os.POSIX_FADV_DONTNEED)
+
+    def _sync(self, part: Range, how: int) -> None:
+        first, end = part
+        if _sync_file_range(self._descriptor, first, end - first, how) == 0:
+            return
+        number = ctypes.get_errno()
+        if number not in UNKNOWN:  # what went wrong with the disk is told once: not again by fsync
+            raise OSError(number, os.strerror(number))
 
 
 def _write_at(descriptor: int, offset: int, raw: memoryview) -> None:
@@ -196,8 +208,9 @@ def _write_at(descriptor: int, offset: int, raw: memoryview) -> None:
         done += os.pwrite(descriptor, raw[done:], offset + done)
 
 
-SYNC_FILE_RANGE_WRITE = 2  # begin to write what is not on its way yet, and do not wait for it
-_sync_file_range = ctypes.CDLL(None).sync_file_range
+SYNC_FILE_RANGE_WAIT_BEFORE, SYNC_FILE_RANGE_WRITE, SYNC_FILE_RANGE_WAIT_AFTER = 1, 2, 4
+UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.ESPIPE)  # the kernel, or the file system, has no sync_file_range
+_sync_file_range = ctypes.CDLL(None, use_errno=True).sync_file_range
 _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 

@@ -77,6 +77,9 @@ class Accelerator(Protocol):
     identity: str
     name: str
 
+    def use(self) -> None:
+        """Make it the current device of this thread, as MPI wants it that is handed its memory."""
+
     def problem_with(self, name: str, array: DeviceArray, writable: bool) -> str | None:
         """Why `array` cannot be a communication buffer, in words; None if it can."""
 

@@ -138,6 +138,11 @@ class CudaAccelerator:
         self._names: dict[cuda_driver.Allocation, bytes] = {}  # of this process's allocations, for others
         self._opened = Opened(self._open, self._close)
 
+    def use(self) -> None:
+        """Make it the current device of this thread, as MPI wants it that is handed its memory."""
+        self._device.use()
+        self._runtime.setDevice(self.number)  # for a context, which CuPy does not make where it is current already
+
     def problem_with(self, name: str, array: DeviceArray, writable: bool) -> str | None:
         """Why `array` cannot be a communication buffer, in words; None if it can. All of CuPy's arrays are writable."""
         if self._runtime.is_hip:

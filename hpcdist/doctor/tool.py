@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 
+from hpcdist.transport.loaded import start_tool_interface
+
 LONG = 1 << 16  # bytes; longer than any value of a variable
 
 
@@ -13,8 +15,7 @@ def _library(path: str) -> ctypes.CDLL | None:
     """The loaded MPI library, with its tool interface started; None if it has none."""
     try:
         library = ctypes.CDLL(path)
-        provided = ctypes.c_int()
-        return library if library.MPI_T_init_thread(0, ctypes.byref(provided)) == 0 else None
+        return library if start_tool_interface(library) == 0 else None
     except (OSError, AttributeError):
         return None
 

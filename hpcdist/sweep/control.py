@@ -10,6 +10,8 @@ from functools import cache
 
 from mpi4py import MPI
 
+from hpcdist.transport.loaded import start_tool_interface
+
 TEXT = 1 << 14  # bytes of the longest description
 
 
@@ -17,7 +19,7 @@ TEXT = 1 << 14  # bytes of the longest description
 def _library() -> ctypes.CDLL:
     """The library that mpi4py has loaded, its MPI_T interface started."""
     loaded = ctypes.CDLL(MPI.__file__)  # names are looked for in what it was linked with
-    _check(loaded.MPI_T_init_thread(MPI.THREAD_SINGLE, byref(c_int())), "MPI_T_init_thread")
+    _check(start_tool_interface(loaded), "MPI_T_init_thread")
     return loaded
 
 

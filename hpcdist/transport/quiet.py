@@ -15,6 +15,8 @@ from pathlib import Path
 
 from mpi4py import MPI
 
+from hpcdist.transport.loaded import start_tool_interface
+
 _SWITCH = b"opal_common_ucx_verbose"
 _SILENT = -1
 
@@ -45,7 +47,7 @@ def _open_switch() -> tuple[ctypes.CDLL, ctypes.c_void_p] | None:
         return None
     library = ctypes.CDLL(found[0])
     number, count, handle = ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p()
-    if library.MPI_T_init_thread(0, ctypes.byref(ctypes.c_int())):
+    if start_tool_interface(library):
         return None
     if library.MPI_T_cvar_get_index(_SWITCH, ctypes.byref(number)) or library.MPI_T_cvar_handle_alloc(
         number, None, ctypes.byref(handle), ctypes.byref(count)

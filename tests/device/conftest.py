@@ -6,11 +6,11 @@ With GUARDED_AWARE=1 MPI is handed that memory, which it can then read; without,
 import guarded
 import pytest
 from memories import on_path
-from ranks import pytest_collection_finish, pytest_configure, pytest_runtest_makereport
+from ranks import comm, pytest_collection_finish, pytest_configure, pytest_runtest_makereport
 
 from hpcdist.device.paths import AWARE, DIRECT, STAGED
 
-__all__ = ["pytest_collection_finish", "pytest_configure", "pytest_runtest_makereport"]
+__all__ = ["comm", "pytest_collection_finish", "pytest_configure", "pytest_runtest_makereport"]
 
 DEVICE = guarded.install()
 

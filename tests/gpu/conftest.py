@@ -4,13 +4,13 @@ import os
 
 import pytest
 from memories import on_path
-from ranks import pytest_collection_finish, pytest_configure, pytest_runtest_makereport
+from ranks import comm, pytest_collection_finish, pytest_configure, pytest_runtest_makereport
 
 from hpcdist.device import awareness, paths
 from hpcdist.device.kinds import by_name
 from hpcdist.transport.loaded import libraries
 
-__all__ = ["pytest_collection_finish", "pytest_configure", "pytest_runtest_makereport"]
+__all__ = ["comm", "pytest_collection_finish", "pytest_configure", "pytest_runtest_makereport"]
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,9 @@ class Simulated:
     def __init__(self) -> None:
         self._opened: WeakValueDictionary[bytes, memory.Imported] = WeakValueDictionary()  # each has two files open
 
+    def use(self) -> None:
+        pass
+
     def problem_with(self, name: str, array: GuardedArray, writable: bool) -> str | None:
         if self.dtype_of(array) not in DTYPES.values():
             return f"{name} has dtype {array.dtype}; supported are {', '.join(DTYPES)}, with uint16 for bfloat16"

@@ -2,9 +2,9 @@
 
 import pytest
 from memories import HostMemory
-from ranks import pytest_collection_finish, pytest_configure, pytest_runtest_makereport
+from ranks import comm, pytest_collection_finish, pytest_configure, pytest_runtest_makereport
 
-__all__ = ["pytest_collection_finish", "pytest_configure", "pytest_runtest_makereport"]
+__all__ = ["comm", "pytest_collection_finish", "pytest_configure", "pytest_runtest_makereport"]
 
 
 @pytest.fixture

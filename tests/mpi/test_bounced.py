@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from buffers import check, distinct, in_order, quiet_bits, special
+from buffers import bits_of_numbers, check, distinct, in_order, special
 from mpi4py import MPI
 
 import hpcdist
@@ -29,14 +29,6 @@ COMM = MPI.COMM_WORLD
 RANK, SIZE = COMM.rank, COMM.size
 LAST = SIZE - 1
 SEVERAL = list(range(SIZE))  # a topology of a node for each rank
-
-
-@pytest.fixture
-def comm():
-    """A communicator of which no other test has bounce buffers."""
-    duplicate = COMM.Dup()
-    yield duplicate
-    duplicate.Free()
 
 
 def around(nbytes, itemsize):
@@ -61,7 +53,7 @@ def test_the_result_is_that_of_the_ranks_in_order_bit_for_bit(comm, dtype):
             for _ in range(4):  # the slots are taken in turn
                 buffer[:] = values[RANK]
                 plan()
-                np.testing.assert_array_equal(quiet_bits(buffer), quiet_bits(in_order(values, op)))
+                np.testing.assert_array_equal(bits_of_numbers(buffer), bits_of_numbers(in_order(values, op)))
             assert not framed[[0, -1]].astype(bool).any()
             if count < 1000:  # beyond, the values of a 16-bit type are no longer all finite
                 check(buffer, values, op)

@@ -26,14 +26,6 @@ EXECUTORS = {"python": "0", "compiled": "1"}
 BY_MESSAGES = [name for name in algorithms.ALLREDUCE if name != "shared"]
 
 
-@pytest.fixture
-def comm():
-    """A communicator that no other test has plans on."""
-    duplicate = COMM.Dup()
-    yield duplicate
-    duplicate.Free()
-
-
 @pytest.fixture(autouse=True)
 def need_numba(request):
     if "without_numba" not in request.node.name:

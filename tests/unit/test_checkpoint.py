@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -178,6 +179,58 @@ def test_arrays_start_on_stripes(tmp_path: Path) -> None:
     path = save(claim(tmp_path), 1, state={"large": np.ones(1 << 20), "larger": np.ones(1 << 21)})
     with h5py.File(path / STATE) as file:
         assert [file[name].id.get_offset() % hdf5.ALIGNMENT for name in ("large", "larger")] == [0, 0]
+
+
+def written(path: Path) -> dict[str, np.ndarray]:
+    """A file of many small arrays and large ones is written; what was put in."""
+    state = {f"small{number}": np.arange(number + 1.0) for number in range(200)}
+    state["large"] = np.random.default_rng(0).normal(size=(7 * hdf5.BLOCK + 12_345) // 8)
+    hdf5.write(path, hdf5.lay_out(state), state)
+    return state
+
+
+def test_the_disk_gets_every_block_and_is_waited_for_within_a_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[int, int]] = []
+    waited: list[tuple[int, int]] = []
+    sync = hdf5._sync_file_range
+
+    def note(descriptor: int, offset: int, nbytes: int, how: int) -> int:
+        (begun if how == hdf5.SYNC_FILE_RANGE_WRITE else waited).append((offset, nbytes))
+        assert len(begun) - len(waited) <= hdf5.WINDOW + 1
+        return sync(descriptor, offset, nbytes, how)
+
+    monkeypatch.setattr(hdf5, "_sync_file_range", note)
+    state = written(tmp_path / "file.h5")
+    assert len(begun) >= 7
+    assert all(nbytes >= hdf5.BLOCK for _, nbytes in begun)  # small arrays are not waited for one by one
+    assert waited == begun[: -hdf5.WINDOW]
+    with h5py.File(tmp_path / "file.h5") as file:
+        for name, values in state.items():
+            np.testing.assert_array_equal(file[name][:], values)
+
+
+def failing(code: int) -> Callable[..., int]:
+    def fail(*_: int) -> int:
+        ctypes.set_errno(code)
+        return -1
+
+    return fail
+
+
+def test_a_disk_that_fails_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5, "_sync_file_range", failing(errno.EIO))
+    with pytest.raises(OSError, match="could not be written") as caught:
+        written(tmp_path / "file.h5")
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(tmp_path / "file.h5"))
+
+
+def test_a_file_system_without_sync_file_range_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5, "_sync_file_range", failing(errno.ENOSYS))
+    state = written(tmp_path / "file.h5")
+    with h5py.File(tmp_path / "file.h5") as file:
+        np.testing.assert_array_equal(file["large"][:], state["large"])
 
 
 def test_a_part_that_never_comes_is_not_waited_for_once_the_save_is_given_up(tmp_path: Path) -> None:
