@@ -17,8 +17,11 @@ PATIENCE = 3 * 10**8  # rows; to look at more takes minutes
 class Model:
     """The price of a message: alpha [s] + beta [s/byte] * bytes, and gamma [s/byte] for each byte reduced.
 
-    `alpha` and `beta` hold between nodes, `node_alpha` and `node_beta` inside one (the same if None). The ranks of a
-    node share its link to the others. The defaults are those of a 100 Gbit/s network; `hpcdist sweep` fits them.
+    `alpha` and `beta` hold between nodes, `node_alpha` and `node_beta` inside one (the same if None). `pair_beta` is
+    that of a byte between two ranks on different nodes that send to each other in the same step, as partners do in
+    halving and doubling: more than `beta` where a connection does not carry both ways at once, as Open MPI's over TCP;
+    the same if None. The ranks of a node share its link to the others. The defaults are those of a 100 Gbit/s network;
+    `hpcdist sweep` fits them.
     """
 
     alpha: float = 5e-6
@@ -26,6 +29,7 @@ class Model:
     gamma: float = 5e-12
     node_alpha: float | None = None
     node_beta: float | None = None
+    pair_beta: float | None = None
 
     def as_dict(self) -> dict[str, float | None]:
         """The fields by name."""
@@ -35,6 +39,11 @@ class Model:
         """The prices where all ranks share one node."""
         alpha = self.alpha if self.node_alpha is None else self.node_alpha
         return Model(alpha, self.beta if self.node_beta is None else self.node_beta, self.gamma)
+
+    @property
+    def for_a_pair(self) -> float:
+        """What a byte costs more between two that send to each other [s]."""
+        return 0.0 if self.pair_beta is None else self.pair_beta - self.beta
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Model:
@@ -62,6 +71,7 @@ class Counts(NamedTuple):
     sent: Ints
     received: Ints
     reduced: Ints
+    exchanged: Ints  # sent to a rank that sends to this one in the same step
 
     def sent_bytes(self, nbytes: int, chunks: int) -> NDArray:
         """Bytes each rank sends for a buffer of `nbytes` cut in `chunks` equal parts."""
@@ -75,25 +85,33 @@ def count(schedule: Schedule) -> Counts:
     """
     size = schedule.size
     if schedule.alike:
-        totals = sum((_of_rank_0(step.rows_of(0)) for step in schedule.steps), np.zeros(4, np.int64))
+        totals = sum((_of_rank_0(step.rows_of(0)) for step in schedule.steps), np.zeros(5, np.int64))
         return Counts(len(schedule.steps), *(np.full(size, total) for total in totals))
     _check_patience(schedule)
-    columns = np.zeros((4, size), np.int64)
+    columns = np.zeros((5, size), np.int64)
     for step in schedule.steps:
         rows = _messages(step.rows())
         columns[0] += np.bincount(rows.src, minlength=size)
         columns[1] += _total(rows.src, rows.count, size)
         columns[2] += _total(rows.dst, rows.count, size)
         columns[3] += _total(rows.dst, rows.count * rows.reduce, size)
+        columns[4] += _total(rows.src, rows.count * _mutual(rows), size)
     return Counts(len(schedule.steps), *columns)
 
 
 def _of_rank_0(rows: Rows) -> NDArray:
-    """What rank 0 does in a step: messages and chunks sent, chunks received and reduced."""
+    """What rank 0 does in a step: messages and chunks sent, chunks received, reduced and exchanged."""
     rows = _messages(rows)
     into = rows.dst == 0
     sent, received = rows.count[~into], rows.count[into]
-    return np.array([len(sent), sent.sum(), received.sum(), (received * rows.reduce[into]).sum()])
+    reduced, exchanged = received * rows.reduce[into], sent * _mutual(rows)[~into]
+    return np.array([len(sent), sent.sum(), received.sum(), reduced.sum(), exchanged.sum()])
+
+
+def _mutual(rows: Rows) -> NDArray[np.bool_]:
+    """Which rows are between two ranks that send to each other in this step."""
+    size = 1 + max(rows.src.max(), rows.dst.max()) if len(rows) else 1
+    return np.isin(rows.src * size + rows.dst, rows.dst * size + rows.src)
 
 
 def predict(
@@ -127,6 +145,7 @@ def predict(
         return float(
             model.alpha * counts.messages[0]
             + per_chunk * (model.beta * counts.sent[0] + model.gamma * counts.reduced[0])
+            + per_chunk * model.for_a_pair * counts.exchanged[0]
         )
     _check_patience(schedule)
     clock = np.zeros(schedule.size)
@@ -165,11 +184,12 @@ def _advance(clock: NDArray, rows: Rows, per_chunk: float, model: Model, node: I
     nbytes = rows.count * per_chunk
     inside = node[rows.src] == node[rows.dst]
     node_price = model.inside()
+    between = model.beta + model.for_a_pair * _mutual(rows)
 
     def busy(rank: Ints) -> NDArray:
         """Seconds each rank sends (or receives), the link of its node shared with the node's other ranks."""
         alone = np.bincount(rank, np.where(inside, node_price.alpha + node_price.beta * nbytes, model.alpha), size)
-        shared = np.bincount(node[rank], np.where(inside, 0.0, model.beta * nbytes), int(node.max()) + 1)
+        shared = np.bincount(node[rank], np.where(inside, 0.0, between * nbytes), int(node.max()) + 1)
         crosses = np.bincount(rank, ~inside, size) > 0
         return alone + np.where(crosses, shared[node], 0.0)
 

@@ -3,10 +3,10 @@
     hpcdist run -n 2 -- python -m hpcdist.bench.overlap --out results/overlap/one-node
     hpcdist cluster run -n 4 -- python -m hpcdist.bench.overlap --out results/overlap/200mbit
 
-Work is matrix products of one thread on each rank, in pieces, that take together about as long as the all-reduce.
-A round takes one sample of the all-reduce alone, of the work alone, and of both at once in each way, in an order that
-is rotated. What is hidden is the time by which both at once are shorter than one after the other, as a share of the
-shorter of the two.
+Work is matrix products of one thread on each rank, in pieces, that take together about as long as the all-reduce. A
+round takes one sample of ours and of the MPI library's alone, of the work alone, and of both at once in each way, in an
+order that is rotated. What is hidden is the time by which both at once are shorter than one after the other, as a share
+of the shorter of the two.
 """
 
 from __future__ import annotations
@@ -37,34 +37,26 @@ from hpcdist.sweep.measure import collector_paused
 from hpcdist.transport import mpi
 from hpcdist.transport.startup import world
 
-SIZES = "64KiB,1MiB,4MiB,16MiB"
-ALONE, WORK = "all-reduce alone", "work alone"
-SIDE = 96  # of the matrices: a product takes some tens of microseconds
+SIZES = "256KiB,1MiB,4MiB,16MiB"
+OURS, LIBRARY, WORK = "ours alone", "MPI_Iallreduce alone", "work alone"
+SIDE = 64  # of the matrices: a product takes some ten microseconds
 WARM_UP = 5  # calls
 
 
 class Work:
-    """Products of matrices, in pieces."""
+    """Products of matrices."""
 
-    def __init__(self, comm: MPI.Intracomm, seconds: float) -> None:
-        """Pieces of about so many seconds on rank 0; collective."""
+    def __init__(self, comm: MPI.Intracomm) -> None:
+        """Collective, since all ranks are to do as much."""
         self._left, self._right, self._out = (np.ones((SIDE, SIDE), np.float32) for _ in range(3))
-        self._products = 100
-        self.piece()
-        self._products = max(1, round(seconds / (_seconds(self.piece) / self._products)))
-        self._products = comm.bcast(self._products)
-        self.seconds = comm.bcast(min(_seconds(self.piece) for _ in range(WARM_UP)))  # of a piece
+        once = min(_seconds(partial(self.do, 1000, 1000)) for _ in range(WARM_UP)) / 1000
+        self.seconds = comm.bcast(once)  # of a product
 
-    def piece(self) -> None:
-        """One piece."""
-        for _ in range(self._products):
+    def do(self, products: int, piece: int, look: Callable[[], object] | None = None) -> None:
+        """So many products; `look` is called after each piece of some."""
+        for done in range(1, products + 1):
             np.matmul(self._left, self._right, out=self._out)
-
-    def do(self, pieces: int, look: Callable[[], object] | None = None) -> None:
-        """So many pieces; `look` is called after each."""
-        for _ in range(pieces):
-            self.piece()
-            if look:
+            if look and done % piece == 0:
                 look()
 
 
@@ -76,9 +68,10 @@ def _seconds(call: Callable[[], object]) -> float:
 
 @dataclass(frozen=True)
 class Way:
-    """How an all-reduce is begun, gone on with between pieces of work if it is, and waited for."""
+    """How an all-reduce is begun, gone on with between pieces of work if it is, and waited for; the same alone."""
 
     name: str
+    alone: str
     start: Callable[[], object]
     wait: Callable[[], object]
     look: Callable[[], object] | None = None
@@ -104,11 +97,11 @@ def ways(comm: MPI.Intracomm, buffer: NDArray, plan: hpcdist.Plan) -> list[Way]:
     """All that are measured, ours first."""
     library = _OfLibrary(comm, buffer)
     return [
-        Way("calls before and after the work", partial(plan.start, CALLS), plan.wait),
-        Way("test() after each piece", partial(plan.start, CALLS), plan.wait, plan.test),
-        Way("thread", partial(plan.start, THREAD), plan.wait),
-        Way("MPI_Iallreduce", library.start, library.wait),
-        Way("MPI_Iallreduce, MPI_Test after each piece", library.start, library.wait, library.test),
+        Way("calls before and after the work", OURS, partial(plan.start, CALLS), plan.wait),
+        Way("test() after each piece", OURS, partial(plan.start, CALLS), plan.wait, plan.test),
+        Way("thread", OURS, partial(plan.start, THREAD), plan.wait),
+        Way("MPI_Iallreduce", LIBRARY, library.start, library.wait),
+        Way("MPI_Iallreduce, MPI_Test after each piece", LIBRARY, library.start, library.wait, library.test),
     ]
 
 
@@ -119,18 +112,16 @@ class Found:
     Attributes:
         nbytes: Of the buffer.
         algorithm: Of ours.
-        pieces: Of work.
-        alone: Seconds of the all-reduce alone.
-        work: Seconds of the work alone.
-        hidden: Way -> share of the all-reduce that was hidden, by round.
+        products: Of work.
+        seconds: Case -> of the slowest rank.
+        hidden: Way -> share of the shorter one, of the all-reduce and the work, that was hidden, by round.
         wrong: Elements, on all ranks.
     """
 
     nbytes: int
     algorithm: str
-    pieces: int
-    alone: Spread
-    work: Spread
+    products: int
+    seconds: dict[str, Spread]
     hidden: dict[str, Spread]
     wrong: int
 
@@ -141,13 +132,14 @@ def hidden(alone: Sequence[float], work: Sequence[float], both: Sequence[float])
     return Spread.of([(first + second - together) / min(first, second) for first, second, together in rows])
 
 
-def measure(comm: MPI.Intracomm, nbytes: int, work: Work, rounds: int, seconds: float, **how: Any) -> Found:
+def measure(comm: MPI.Intracomm, nbytes: int, work: Work, looks: int, rounds: int, seconds: float, **how: Any) -> Found:
     """All ways at one size, float32 maxima in place, which stay the same run after run; collective.
 
     Args:
         comm: the ranks.
         nbytes: of the buffer.
         work: what is done meanwhile.
+        looks: pieces of the work.
         rounds: at most.
         seconds: for all rounds, about.
         how: of the plan.
@@ -156,21 +148,31 @@ def measure(comm: MPI.Intracomm, nbytes: int, work: Work, rounds: int, seconds: 
     buffer = np.arange(count, dtype=np.float32) + comm.rank
     plan = hpcdist.plan(comm, buffer, op="max", **how)
     each = comm.bcast(min(_together(comm, plan) for _ in range(WARM_UP)))
-    pieces = max(1, round(each / work.seconds))
-    cases: dict[str, Callable[[], object]] = {ALONE: plan, WORK: partial(work.do, pieces)}
-    cases |= {way.name: partial(_both, work, pieces, way) for way in ways(comm, buffer, plan)}
+    products = max(1, round(each / work.seconds))
+    piece = -(-products // looks)
+    found = ways(comm, buffer, plan)
+    cases: dict[str, Callable[[], object]] = {
+        OURS: plan,
+        LIBRARY: partial(_alone, next(way for way in found if way.alone == LIBRARY)),
+        WORK: partial(work.do, products, piece),
+        **{way.name: partial(_both, work, products, piece, way) for way in found},
+    }
     rounds = max(3, min(rounds, int(seconds / (2 * each * len(cases)))))
     times = _rounds(comm, cases, rounds)
     wrong = comm.allreduce(int(np.count_nonzero(buffer != np.arange(count, dtype=np.float32) + (comm.size - 1))))
     plan.close()
-    alone, alone_work = times.pop(ALONE), times.pop(WORK)
-    shares = {name: hidden(alone, alone_work, both) for name, both in times.items()}
-    return Found(nbytes, plan.algorithm, pieces, Spread.of(alone), Spread.of(alone_work), shares, wrong)
+    shares = {way.name: hidden(times[way.alone], times[WORK], times[way.name]) for way in found}
+    return Found(nbytes, plan.algorithm, products, {name: Spread.of(t) for name, t in times.items()}, shares, wrong)
 
 
-def _both(work: Work, pieces: int, way: Way) -> None:
+def _alone(way: Way) -> None:
     way.start()
-    work.do(pieces, way.look)
+    way.wait()
+
+
+def _both(work: Work, products: int, piece: int, way: Way) -> None:
+    way.start()
+    work.do(products, piece, way.look)
     way.wait()
 
 
@@ -196,7 +198,6 @@ def _together(comm: MPI.Intracomm, call: Callable[[], object]) -> float:
 
 def text(command: str, where: dict[str, Any], found: Sequence[Found]) -> str:
     """The report as Markdown."""
-    names = list(found[0].hidden)
     hosts = len(where["hosts"])
     lines = [
         "# How much of an all-reduce is hidden",
@@ -207,17 +208,22 @@ def text(command: str, where: dict[str, Any], found: Sequence[Found]) -> str:
         f"{where['cores_per_host']} cores of {where['cpu']}. float32; work of one thread on each rank, about as long "
         "as the all-reduce. Share of the shorter of the two that was hidden: 100 % if both together take as long as "
         "the longer one, 0 % if one comes after the other, less if they get in each other's way. Median over rounds, "
-        "and the range of the middle 80 %.",
+        "and the range of the middle 80 %; in the second row the milliseconds that it took.",
         "",
         "| | " + " | ".join(format_bytes(each.nbytes) for each in found) + " |",
         "|---|" + "---|" * len(found),
         "| algorithm | " + " | ".join(each.algorithm for each in found) + " |",
-        "| rounds | " + " | ".join(str(each.alone.count) for each in found) + " |",
-        "| all-reduce alone [ms] | " + " | ".join(f"{1e3 * each.alone.median:.3g}" for each in found) + " |",
-        "| work alone [ms] | " + " | ".join(f"{1e3 * each.work.median:.3g}" for each in found) + " |",
+        "| rounds | " + " | ".join(str(each.seconds[WORK].count) for each in found) + " |",
     ]
-    lines += [f"| {name} | " + " | ".join(percent(each.hidden[name]) for each in found) + " |" for name in names]
+    for name in found[0].seconds:
+        if name in found[0].hidden:
+            lines.append(f"| {name} | " + " | ".join(percent(each.hidden[name]) for each in found) + " |")
+        lines.append(f"| {'' if name in found[0].hidden else name} | " + " | ".join(_ms(found, name)) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _ms(found: Sequence[Found], name: str) -> list[str]:
+    return [f"{1e3 * each.seconds[name].median:.3g} ms" for each in found]
 
 
 def percent(share: Spread) -> str:
@@ -229,12 +235,12 @@ def percent(share: Spread) -> str:
 @click.option("--sizes", default=SIZES, show_default=True, help="Of the buffer.")
 @click.option("--algorithm", default="auto", show_default=True)
 @click.option("--segment-bytes", type=BYTES, help="Of a pipeline segment.")
-@click.option("--piece", type=click.FloatRange(min=1e-6), default=1e-3, show_default=True, help="Seconds of work.")
+@click.option("--looks", type=click.IntRange(min=1), default=20, show_default=True, help="Pieces of the work.")
 @click.option("--rounds", type=click.IntRange(min=1), default=41, show_default=True, help="At most, for each size.")
 @click.option("--seconds", type=click.FloatRange(min=0), default=60, show_default=True, help="For each size, about.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write OUT.json and OUT.md.")
 def main(
-    sizes: str, algorithm: str, segment_bytes: int | None, piece: float, rounds: int, seconds: float, out: Path | None
+    sizes: str, algorithm: str, segment_bytes: int | None, looks: int, rounds: int, seconds: float, out: Path | None
 ) -> None:
     """Measure how much of an all-reduce is hidden behind its caller's work. Exits with 1 if an element is wrong."""
     try:
@@ -245,8 +251,8 @@ def main(
     where = machine.describe(comm, mpi.topology(comm))
     how = {"algorithm": algorithm, "segment_nbytes": segment_bytes}
     with threadpool_limits(1, "blas"):
-        work = Work(comm, piece)
-        found = [measure(comm, nbytes, work, rounds, seconds, **how) for nbytes in wanted]
+        work = Work(comm)
+        found = [measure(comm, nbytes, work, looks, rounds, seconds, **how) for nbytes in wanted]
     if comm.rank == 0:
         command = f"python -m hpcdist.bench.overlap {shlex.join(sys.argv[1:])}".rstrip()
         words = text(command, where, found)

@@ -20,7 +20,7 @@ def fit(comm: MPI.Intracomm, topology: Sequence[int]) -> Model:
 
     All ranks of a node exchange at the same time, as they do in a step of an all-reduce, so that shared
     cores have their price. Between nodes one rank of each exchanges, since the model itself shares out a
-    node's link. The slowest rank counts.
+    node's link: first with both neighbours, then in pairs. The slowest rank counts.
 
     Args:
         comm: the communicator.
@@ -29,30 +29,45 @@ def fit(comm: MPI.Intracomm, topology: Sequence[int]) -> Model:
     nodes = len(set(topology))
     node = comm.Split(topology[comm.rank], comm.rank)
     heads = comm.Split(min(node.rank, 1), comm.rank)
-    inside = _exchange(node)
-    between = _exchange(heads) if node.rank == 0 else (0.0, 0.0)
-    gamma = _seconds(comm, _addition()) / LARGE
+    among = node.rank == 0 and nodes > 1
+    found = (
+        *_exchange(node, _neighbours(node)),
+        *(_exchange(heads, _neighbours(heads)) if among else (0.0, 0.0)),
+        _exchange(heads, _partners(heads))[1] if among else 0.0,
+        _seconds(comm, _addition()) / LARGE,
+    )
     node.Free()
     heads.Free()
-    (node_alpha, node_beta), (alpha, beta), (gamma, _) = (
-        np.max(comm.allgather(prices), axis=0).tolist() for prices in (inside, between, (gamma, 0.0))
-    )
+    node_alpha, node_beta, alpha, beta, pair_beta, gamma = np.max(comm.allgather(found), axis=0).tolist()
     if nodes == 1:
         return Model(node_alpha, node_beta, gamma)
     if nodes == comm.size:
-        return Model(alpha, beta, gamma)
-    return Model(alpha, beta, gamma, node_alpha, node_beta)
+        return Model(alpha, beta, gamma, pair_beta=max(beta, pair_beta))
+    return Model(alpha, beta, gamma, node_alpha, node_beta, max(beta, pair_beta))
 
 
-def _exchange(comm: MPI.Comm) -> tuple[float, float]:
-    """(alpha, beta) of sending to the next rank while receiving from the one before."""
-    small, large = (_seconds(comm, _neighbours(comm, nbytes)) for nbytes in (SMALL, LARGE))
+Peers = tuple[int, int]  # to whom, from whom
+
+
+def _neighbours(comm: MPI.Comm) -> Peers:
+    return (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+
+
+def _partners(comm: MPI.Comm) -> Peers:
+    """Pairs; a last one alone exchanges with nobody."""
+    partner = comm.rank ^ 1
+    return (partner, partner) if partner < comm.size else (MPI.PROC_NULL, MPI.PROC_NULL)
+
+
+def _exchange(comm: MPI.Comm, peers: Peers) -> tuple[float, float]:
+    """(alpha, beta) of sending to one rank while receiving from one."""
+    small, large = (_seconds(comm, _messages(comm, peers, nbytes)) for nbytes in (SMALL, LARGE))
     return small, max(0.0, large - small) / (LARGE - SMALL)
 
 
-def _neighbours(comm: MPI.Comm, nbytes: int) -> Callable[[], object]:
+def _messages(comm: MPI.Comm, peers: Peers, nbytes: int) -> Callable[[], object]:
     out, into = np.zeros(nbytes, np.uint8), np.zeros(nbytes, np.uint8)
-    after, before = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+    after, before = peers
     return lambda: comm.Sendrecv(out, after, 0, into, before, 0)
 
 

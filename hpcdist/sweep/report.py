@@ -52,7 +52,7 @@ def prices(model: dict[str, float | None]) -> str:
     units = {"alpha": (1e6, "us/message"), "beta": (1e9, "ns/B"), "gamma": (1e9, "ns/B reduced")}
     texts = []
     for name, seconds in model.items():
-        factor, unit = units[name.removeprefix("node_")]
+        factor, unit = units[name.split("_")[-1]]
         if seconds is not None:
             texts.append(f"{name} {seconds * factor:.3g} {unit}")
     return ", ".join(texts)

@@ -113,7 +113,7 @@ def test_without_ranks_to_talk_to_nothing_costs_anything():
 def test_ranks_that_are_alike_are_priced_and_counted_as_if_each_were_looked_at(name, size, topology):
     nodes = {None: None, "one node": (0,) * size, "a node each": tuple(range(size))}[topology]
     schedule = algorithms.allreduce(name, size)
-    model = Model(5e-6, 1e-10, 1e-11, node_alpha=1e-6, node_beta=3e-11)
+    model = Model(5e-6, 1e-10, 1e-11, node_alpha=1e-6, node_beta=3e-11, pair_beta=2e-10)
     one_by_one = replace(schedule, alike=False)
     assert cost.predict(schedule, 10**6, model, nodes) == pytest.approx(cost.predict(one_by_one, 10**6, model, nodes))
     for short, long in zip(cost.count(schedule), cost.count(one_by_one), strict=True):
@@ -125,6 +125,23 @@ def test_messages_inside_a_node_have_prices_of_their_own():
     exchange = algorithms.recursive_doubling(2)
     assert cost.predict(exchange, 1000, model, (0, 1)) == pytest.approx(2.0)
     assert cost.predict(exchange, 1000, model, (0, 0)) == pytest.approx(0.251)
+
+
+@pytest.mark.parametrize("size", [3, 4, 7, 8])
+def test_bytes_between_two_that_send_to_each_other_have_a_price_of_their_own(size):
+    model = Model(0.0, 1e-9, 0.0, pair_beta=3e-9)
+    share = 2 * (size - 1) / size * 10**6
+    assert cost.predict(algorithms.ring(size), 10**6, model) == pytest.approx(1e-9 * share)
+    assert cost.predict(algorithms.direct(size), 10**6, model) == pytest.approx(3e-9 * share)
+    assert cost.predict(algorithms.recursive_doubling(4), 10**6, model) == pytest.approx(2 * 3e-3)
+    assert cost.predict(algorithms.recursive_doubling(4), 10**6, model, (0, 0, 0, 0)) == pytest.approx(2 * 1e-3)
+
+
+def test_what_is_exchanged_is_counted():
+    assert (cost.count(algorithms.ring(5)).exchanged == 0).all()
+    np.testing.assert_array_equal(cost.count(algorithms.ring(2)).exchanged, [2, 2])
+    folded = cost.count(algorithms.halving_doubling(6))  # two of six send all they have to a neighbour, one way
+    assert sorted(folded.exchanged) == [0, 0, 6, 6, 6, 6]
 
 
 def test_the_ranks_of_a_node_share_its_link():

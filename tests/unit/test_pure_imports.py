@@ -12,6 +12,7 @@ NEED_MPI = (
     "agreement",
     "bench.cases",
     "bench.gloo",  # it needs torch
+    "bench.overlap",
     "bench.ranks",
     "bounced",
     "checkpoint",
@@ -21,6 +22,7 @@ NEED_MPI = (
     "doctor",
     "gpus",
     "plans",
+    "progress",
     "shared",
     "stages",
     "sweep",
