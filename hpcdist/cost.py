@@ -41,9 +41,9 @@ class Model:
         return Model(alpha, self.beta if self.node_beta is None else self.node_beta, self.gamma)
 
     @property
-    def for_a_pair(self) -> float:
+    def pair_surcharge(self) -> float:
         """What a byte costs more between two that send to each other [s]."""
-        return 0.0 if self.pair_beta is None else self.pair_beta - self.beta
+        return 0.0 if self.pair_beta is None else max(0.0, self.pair_beta - self.beta)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Model:
@@ -145,7 +145,7 @@ def predict(
         return float(
             model.alpha * counts.messages[0]
             + per_chunk * (model.beta * counts.sent[0] + model.gamma * counts.reduced[0])
-            + per_chunk * model.for_a_pair * counts.exchanged[0]
+            + per_chunk * model.pair_surcharge * counts.exchanged[0]
         )
     _check_patience(schedule)
     clock = np.zeros(schedule.size)
@@ -184,7 +184,7 @@ def _advance(clock: NDArray, rows: Rows, per_chunk: float, model: Model, node: I
     nbytes = rows.count * per_chunk
     inside = node[rows.src] == node[rows.dst]
     node_price = model.inside()
-    between = model.beta + model.for_a_pair * _mutual(rows)
+    between = model.beta + (model.pair_surcharge * _mutual(rows) if model.pair_surcharge else 0.0)
 
     def busy(rank: Ints) -> NDArray:
         """Seconds each rank sends (or receives), the link of its node shared with the node's other ranks."""

@@ -74,8 +74,8 @@ class Plan(ABC):
 
         Args:
             progress: who goes on with it: "calls", that is your calls of `test` and `wait`; "thread", a thread beside
-                you, which looks at it ten thousand times a second; or "auto", a thread if messages travel between
-                nodes and MPI allows one, else your calls.
+                you, which looks at it up to ten thousand times a second, and whose errors your next `test` or `wait`
+                raises; or "auto", a thread if messages travel between nodes and MPI allows one, else your calls.
 
         Raises: ValueError if `progress` is something else; RuntimeError if the plan is running or was closed, or if MPI
         was not started with MPI_THREAD_MULTIPLE, which a thread needs.

@@ -7,6 +7,7 @@ the caller looks at his plans between pieces of his work, or a thread does.
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,58 +20,87 @@ AUTO, CALLS, THREAD = "auto", "calls", "thread"  # who goes on with a run: its c
 INTERVAL = 1e-4  # seconds in which the thread lets others have its core
 
 
-class ProgressThread:
-    """Looks at all that it is given, in turn, until each is complete or given back.
+class Left:
+    """A run that is left to the thread.
 
     Attributes:
-        lock: held while it looks, and to be held by whoever looks beside it.
+        lock: held by who looks at the run.
+        over: whether the thread is to look no more.
+        error: with which it ended in the thread.
     """
 
+    def __init__(self, look: Callable[[], bool]) -> None:
+        self.lock = threading.Lock()
+        self.over = False
+        self.error: BaseException | None = None
+        self._look = look
+
+    def go_on(self) -> None:
+        """What the thread does, unless the caller is at it."""
+        if not self.lock.acquire(blocking=False):
+            return
+        try:
+            self.over = self.over or self._look()
+        except BaseException as error:
+            self.over, self.error = True, error  # for the caller
+        finally:
+            self.lock.release()
+
+
+class ProgressThread:
+    """Looks at all runs that are left to it, in turn."""
+
     def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self._given = threading.Condition(self.lock)
-        self._looks: list[Callable[[], bool]] = []
+        self._change = threading.Condition()
+        self._runs: list[Left] = []
         self._thread: threading.Thread | None = None
         self._ended = False
 
-    def take(self, look: Callable[[], bool]) -> None:
-        """Call `look` again and again until it answers that all is done. It must not raise."""
-        with self._given:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="hpcdist progress", daemon=True)
-                self._thread.start()
-                atexit.register(self._end)  # before MPI is finalized, which no thread may call then
-            self._looks.append(look)
-            self._given.notify()
+    def begin(self) -> None:
+        """See that there is a thread.
 
-    def give_back(self, look: Callable[[], bool]) -> None:
-        """Do not call it any more from now on."""
-        with self.lock:
-            if look in self._looks:
-                self._looks.remove(look)
+        Raises: RuntimeError if the system has none to give.
+        """
+        if self._thread is None:
+            thread = threading.Thread(target=self._go_on, name="hpcdist progress", daemon=True)
+            thread.start()
+            self._thread = thread
+            atexit.register(self._end, os.getpid())  # before MPI is finalized, which no thread may call then
 
-    def _run(self) -> None:
-        while True:
-            with self._given:
-                self._given.wait_for(lambda: self._looks or self._ended)
-                if self._ended:
-                    return
-                self._looks = [look for look in self._looks if not look()]
+    def take(self, run: Left) -> None:
+        """Look at a run until it is over."""
+        with self._change:
+            self._runs.append(run)
+            self._change.notify()
+
+    def _go_on(self) -> None:
+        while runs := self._next():
+            for run in runs:
+                run.go_on()
+            del runs, run  # nothing is kept while the thread sleeps
             time.sleep(INTERVAL)
 
-    def _end(self) -> None:
-        with self._given:
+    def _next(self) -> list[Left]:
+        """The runs that are not over, as soon as there are any; none at the end."""
+        with self._change:
+            self._runs = [run for run in self._runs if not run.over]
+            self._change.wait_for(lambda: self._runs or self._ended)
+            return [] if self._ended else list(self._runs)
+
+    def _end(self, process: int) -> None:
+        if self._thread is None or process != os.getpid():  # a child that was forked has no such thread
+            return
+        with self._change:
             self._ended = True
-            self._given.notify()
-        if self._thread:
-            self._thread.join()
+            self._change.notify()
+        self._thread.join()
 
 
 PROGRESS = ProgressThread()
 
 
 def chosen(progress: str, topology: Sequence[int]) -> str:
-    """CALLS or THREAD; by itself, a thread only where messages travel between nodes, which costs it next to nothing.
+    """CALLS or THREAD; by itself a thread where messages travel between nodes, as it has little to do for them.
 
     Raises: ValueError if `progress` is neither nor "auto"; RuntimeError if this MPI does not allow a thread.
     """
@@ -90,6 +120,8 @@ def chosen(progress: str, topology: Sequence[int]) -> str:
 class Helped:
     """Mixed in before a program: what `start` begins may be left to the thread.
 
+    Only one of caller and thread looks at a run at a time, and the thread never does once the caller has seen its end.
+
     Attributes:
         topology: the node of every rank.
         accelerator: the device of its buffers; None for host memory.
@@ -97,44 +129,48 @@ class Helped:
 
     topology: Sequence[int]
     accelerator: Accelerator | None
-    _left_to_the_thread = False
-    _error: BaseException | None = None  # with which it ended in the thread
+    _left: Left | None = None  # the run in hand, if the caller has not taken it back
 
     def start(self, progress: str = AUTO) -> None:
         """Begin a run."""
         who = chosen(progress, self.topology)
+        if who == THREAD:
+            PROGRESS.begin()
+        if self._left:
+            with self._left.lock:  # the thread has left its last look
+                self._left = None if self._left.over else self._left
         super().start()  # type: ignore[misc]
-        self._left_to_the_thread = who == THREAD and self.running  # type: ignore[attr-defined]
-        if self._left_to_the_thread:
-            PROGRESS.take(self._look)
+        if who == THREAD and self.running:  # type: ignore[attr-defined]
+            self._left = Left(self._look)
+            PROGRESS.take(self._left)
 
     def _look(self) -> bool:
         """What the thread does."""
-        try:
-            if self.accelerator:
-                self.accelerator.use()
-            return super().test()  # type: ignore[misc]
-        except BaseException as error:
-            self._error = error  # for the caller
-            return True
+        if self.accelerator:
+            self.accelerator.use()
+        return super().test()  # type: ignore[misc]
 
     def test(self) -> bool:
         """Go on as far as possible without waiting; whether the result is there."""
-        if not self._left_to_the_thread:
+        left = self._left
+        if left is None:
             return super().test()  # type: ignore[misc]
-        with PROGRESS.lock:
-            self._raise()
-            return super().test()  # type: ignore[misc]
+        with left.lock:
+            self._raise(left)
+            left.over = super().test()  # type: ignore[misc]
+            return left.over
 
     def wait(self) -> None:
         """Block until the run that was begun is complete."""
-        if self._left_to_the_thread:
-            PROGRESS.give_back(self._look)
-            self._left_to_the_thread = False
-            self._raise()
+        left, self._left = self._left, None
+        if left:
+            with left.lock:
+                left.over = True
+            self._raise(left)
         super().wait()  # type: ignore[misc]
 
-    def _raise(self) -> None:
-        error, self._error = self._error, None
+    def _raise(self, left: Left) -> None:
+        """Tell the caller, once, what went wrong in the thread."""
+        error, left.error = left.error, None
         if error:
             raise error

@@ -154,6 +154,7 @@ def _sizes(text: str) -> list[int]:
 @click.option("--beta", type=float, help="Seconds for a byte between nodes.")
 @click.option("--gamma", type=float, help="Seconds to reduce a byte.")
 @click.option("--node-alpha", type=float, help="Seconds for a message inside a node (--alpha if not given).")
+@click.option("--pair-beta", type=float, help="The same where two nodes send to each other (--beta if not given).")
 @click.option("--node-beta", type=float, help="Seconds for a byte inside a node (--beta if not given).")
 @click.option("--model", type=click.Path(exists=True, path_type=Path), help="JSON of a sweep, for its fitted prices.")
 @click.option("--explain", is_flag=True, help='Say what algorithm="auto" would choose here, and why.')
@@ -173,7 +174,10 @@ def predict(
     try:
         table = selection.Selection.load(path) if path else None
         base = _model_in(model) if model else (table and table.model) or cost.DEFAULT
-        fitted = cost.Model.from_dict({**base.as_dict(), **{k: v for k, v in prices.items() if v is not None}})
+        asked = {name: price for name, price in prices.items() if price is not None}
+        if "beta" in asked:
+            asked.setdefault("pair_beta", asked["beta"])  # the model's would be of another network
+        fitted = cost.Model.from_dict({**base.as_dict(), **asked})
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(_prices_in_words(fitted))
@@ -227,7 +231,8 @@ def _model_in(path: Path) -> cost.Model:
 def _prices_in_words(model: cost.Model) -> str:
     inside = model.inside()
     return (
-        f"alpha {model.alpha * 1e6:.3g} us, beta {model.beta * 1e12:.3g} ps/B, gamma {model.gamma * 1e12:.3g} ps/B; "
+        f"alpha {model.alpha * 1e6:.3g} us, beta {model.beta * 1e12:.3g} ps/B, between two that send to each other "
+        f"{(model.beta + model.pair_surcharge) * 1e12:.3g} ps/B, gamma {model.gamma * 1e12:.3g} ps/B; "
         f"inside a node alpha {inside.alpha * 1e6:.3g} us, beta {inside.beta * 1e12:.3g} ps/B"
     )
 

@@ -305,7 +305,7 @@ def test_a_plan_closed_twice_gives_its_tag_back_once(comm, memory):
 def test_a_started_plan_that_is_dropped_finishes_in_memory_that_is_kept(comm, memory):
     plan = hpcdist.plan(comm, memory.zeros(1 << 16), algorithm="ring")
     kept = weakref.ref(plan)
-    plan.start()
+    plan.start(progress="calls")
     running = plan.running
     del plan
     gc.collect()

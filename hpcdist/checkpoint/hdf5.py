@@ -15,7 +15,7 @@ import os
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,9 +155,10 @@ def write_blocks(path: Path, layout: Layout, blocks: Iterable[Block]) -> None:
             window = _Window(descriptor)
             for offset, raw in blocks:
                 _write_at(descriptor, offset, raw)
-                window.add(offset, offset + len(raw))
-            for offset, structure in layout.structures.items():
+                window.add(offset, len(raw))
+            for offset, structure in layout.structures.items():  # in which is what was compressed
                 _write_at(descriptor, offset, memoryview(structure))
+                window.add(offset, len(structure))
             os.ftruncate(descriptor, layout.nbytes)
             os.fsync(descriptor)
         finally:
@@ -168,7 +169,7 @@ Range = tuple[int, int]  # first byte of a file, and the first behind
 
 
 class _Window:
-    """The last of what was written of a file is on its way to the disk, and what came before has left the page cache.
+    """The last of what was written of a file is on its way to the disk; what came before has left the page cache.
 
     So the disk is busy all the time; by itself it would begin at the fsync. And the cache holds little of a file that
     nobody is going to read: to find memory for all of it can take longer than to write it.
@@ -176,21 +177,26 @@ class _Window:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._collected: Range | None = None  # of small arrays
+        self._collected: Range | None = None  # written, but too little to begin with
         self._on_their_way: deque[Range] = deque()
 
-    def add(self, first: int, end: int) -> None:
+    def add(self, offset: int, nbytes: int) -> None:
         """Let the disk begin with bytes that were written, and wait for those of some time ago."""
-        if self._collected:
-            first, end = min(first, self._collected[0]), max(end, self._collected[1])
-        self._collected = None if end - first >= BLOCK else (first, end)
+        first, end = self._collected or (offset, offset)
+        part = min(first, offset), max(end, offset + nbytes)
+        self._collected = part if part[1] - part[0] < BLOCK else None
         if self._collected:
             return
-        self._sync((first, end), SYNC_FILE_RANGE_WRITE)
-        self._on_their_way.append((first, end))
+        self._sync(part, SYNC_FILE_RANGE_WRITE)
+        self._on_their_way.append(part)
         if len(self._on_their_way) > WINDOW:
-            first, end = self._on_their_way.popleft()
-            self._sync((first, end), SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER)
+            self._finish(self._on_their_way.popleft())
+
+    def _finish(self, part: Range) -> None:
+        """Wait until a part is on the disk, and drop it from the cache."""
+        self._sync(part, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER)
+        first, end = part
+        with suppress(OSError):  # it is no more than advice
             os.posix_fadvise(self._descriptor, first, end - first, os.POSIX_FADV_DONTNEED)
 
     def _sync(self, part: Range, how: int) -> None:
@@ -198,7 +204,7 @@ class _Window:
         if _sync_file_range(self._descriptor, first, end - first, how) == 0:
             return
         number = ctypes.get_errno()
-        if number not in UNKNOWN:  # what went wrong with the disk is told once: not again by fsync
+        if number in OF_THE_DISK:  # which is told once: not again by fsync
             raise OSError(number, os.strerror(number))
 
 
@@ -209,7 +215,7 @@ def _write_at(descriptor: int, offset: int, raw: memoryview) -> None:
 
 
 SYNC_FILE_RANGE_WAIT_BEFORE, SYNC_FILE_RANGE_WRITE, SYNC_FILE_RANGE_WAIT_AFTER = 1, 2, 4
-UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.ESPIPE)  # the kernel, or the file system, has no sync_file_range
+OF_THE_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT)  # and not of a system where sync_file_range cannot be called
 _sync_file_range = ctypes.CDLL(None, use_errno=True).sync_file_range
 _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 

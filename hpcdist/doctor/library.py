@@ -41,7 +41,7 @@ def _look() -> tuple[int, dict[str, str]]:
 
 
 def judge_threads(level: int, environment: Mapping[str, str]) -> Finding:
-    """All of hpcdist calls MPI from one thread, but for the watchdog, which may have to end the job."""
+    """Two threads of hpcdist's own may call MPI: the watchdog, to end the job, and the one that runs started plans."""
     name = LEVELS[level]
     if level >= MPI.THREAD_MULTIPLE:
         return Finding(OK, "threads", f"MPI_THREAD_{name}: any thread may call MPI")
@@ -55,7 +55,12 @@ def judge_threads(level: int, environment: Mapping[str, str]) -> Finding:
             "use an MPI built for MPI_THREAD_MULTIPLE (Open MPI 5, MPICH 4 and Intel MPI are), and leave "
             "mpi4py.rc.thread_level as it is",
         )
-    return Finding(OK, "threads", f"MPI_THREAD_{name}: enough for hpcdist; threads of your own must not call MPI")
+    return Finding(
+        OK,
+        "threads",
+        f"MPI_THREAD_{name}: enough for hpcdist; threads of your own must not call MPI, and what plan.start() begins "
+        "moves in your calls of test() and wait() only",
+    )
 
 
 def transports(path: str) -> dict[str, str]:

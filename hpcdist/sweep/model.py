@@ -20,7 +20,8 @@ def fit(comm: MPI.Intracomm, topology: Sequence[int]) -> Model:
 
     All ranks of a node exchange at the same time, as they do in a step of an all-reduce, so that shared
     cores have their price. Between nodes one rank of each exchanges, since the model itself shares out a
-    node's link: first with both neighbours, then in pairs. The slowest rank counts.
+    node's link: first with both neighbours, then in pairs; of two nodes the neighbours are a pair. The slowest rank
+    counts.
 
     Args:
         comm: the communicator.
@@ -41,9 +42,10 @@ def fit(comm: MPI.Intracomm, topology: Sequence[int]) -> Model:
     node_alpha, node_beta, alpha, beta, pair_beta, gamma = np.max(comm.allgather(found), axis=0).tolist()
     if nodes == 1:
         return Model(node_alpha, node_beta, gamma)
+    for_a_pair = max(beta, pair_beta) if nodes > 2 else None
     if nodes == comm.size:
-        return Model(alpha, beta, gamma, pair_beta=max(beta, pair_beta))
-    return Model(alpha, beta, gamma, node_alpha, node_beta, max(beta, pair_beta))
+        return Model(alpha, beta, gamma, pair_beta=for_a_pair)
+    return Model(alpha, beta, gamma, node_alpha, node_beta, for_a_pair)
 
 
 Peers = tuple[int, int]  # to whom, from whom

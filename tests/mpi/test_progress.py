@@ -64,9 +64,10 @@ def test_runs_by_the_thread_by_calls_and_at_once_in_any_order(comm):
             else:
                 plan.start(progress="thread" if how else "calls")
                 if how == 2:
-                    while not plan.test():
+                    while not plan.test():  # and no wait()
                         pass
-                plan.wait()
+                else:
+                    plan.wait()
             np.testing.assert_array_equal(buffer, total)
         plan.close()
 

@@ -194,7 +194,13 @@ def test_the_disk_gets_every_block_and_is_waited_for_within_a_window(
 ) -> None:
     begun: list[tuple[int, int]] = []
     waited: list[tuple[int, int]] = []
+    dropped: list[tuple[int, int]] = []
     sync = hdf5._sync_file_range
+
+    def drop(descriptor: int, offset: int, nbytes: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_DONTNEED
+        dropped.append((offset, nbytes))
+        raise OSError(errno.ENOSYS, "no such advice here")
 
     def note(descriptor: int, offset: int, nbytes: int, how: int) -> int:
         (begun if how == hdf5.SYNC_FILE_RANGE_WRITE else waited).append((offset, nbytes))
@@ -202,35 +208,55 @@ def test_the_disk_gets_every_block_and_is_waited_for_within_a_window(
         return sync(descriptor, offset, nbytes, how)
 
     monkeypatch.setattr(hdf5, "_sync_file_range", note)
+    monkeypatch.setattr(os, "posix_fadvise", drop)
     state = written(tmp_path / "file.h5")
     assert len(begun) >= 7
     assert all(nbytes >= hdf5.BLOCK for _, nbytes in begun)  # small arrays are not waited for one by one
-    assert waited == begun[: -hdf5.WINDOW]
+    assert dropped == waited == begun[: -hdf5.WINDOW]
     with h5py.File(tmp_path / "file.h5") as file:
         for name, values in state.items():
             np.testing.assert_array_equal(file[name][:], values)
 
 
-def failing(code: int) -> Callable[..., int]:
-    def fail(*_: int) -> int:
+def failing(code: int, in_what: int) -> Callable[..., int]:
+    sync = hdf5._sync_file_range
+
+    def fail(descriptor: int, offset: int, nbytes: int, how: int) -> int:
+        if not how & in_what:
+            return sync(descriptor, offset, nbytes, how)
         ctypes.set_errno(code)
         return -1
 
     return fail
 
 
-def test_a_disk_that_fails_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hdf5, "_sync_file_range", failing(errno.EIO))
+@pytest.mark.parametrize("in_what", [hdf5.SYNC_FILE_RANGE_WRITE, hdf5.SYNC_FILE_RANGE_WAIT_AFTER])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_disk_that_fails_meanwhile_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, in_what: int
+) -> None:
+    monkeypatch.setattr(hdf5, "_sync_file_range", failing(code, in_what))
     with pytest.raises(OSError, match="could not be written") as caught:
         written(tmp_path / "file.h5")
-    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(tmp_path / "file.h5"))
+    assert (caught.value.errno, caught.value.filename) == (code, str(tmp_path / "file.h5"))
 
 
-def test_a_file_system_without_sync_file_range_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hdf5, "_sync_file_range", failing(errno.ENOSYS))
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM])
+def test_a_system_without_sync_file_range_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr(hdf5, "_sync_file_range", failing(code, hdf5.SYNC_FILE_RANGE_WRITE))
     state = written(tmp_path / "file.h5")
     with h5py.File(tmp_path / "file.h5") as file:
         np.testing.assert_array_equal(file["large"][:], state["large"])
+
+
+def test_what_is_compressed_goes_through_the_window_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, offset, nbytes, advice: dropped.append(nbytes))
+    state = {"noise": np.random.default_rng(0).integers(0, 256, 9 * hdf5.BLOCK, dtype=np.uint8)}
+    hdf5.write(tmp_path / "file.h5", hdf5.lay_out(state, "gzip"), state)
+    assert sum(dropped) >= (9 - 1 - 2 * hdf5.WINDOW // 2) * hdf5.BLOCK // 2 > 0
+    with h5py.File(tmp_path / "file.h5") as file:
+        np.testing.assert_array_equal(file["noise"][:], state["noise"])
 
 
 def test_a_part_that_never_comes_is_not_waited_for_once_the_save_is_given_up(tmp_path: Path) -> None:

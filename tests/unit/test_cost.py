@@ -137,6 +137,11 @@ def test_bytes_between_two_that_send_to_each_other_have_a_price_of_their_own(siz
     assert cost.predict(algorithms.recursive_doubling(4), 10**6, model, (0, 0, 0, 0)) == pytest.approx(2 * 1e-3)
 
 
+def test_a_pair_never_costs_less_than_one_way():
+    assert Model(beta=2e-9, pair_beta=1e-9).pair_surcharge == 0
+    assert Model(beta=2e-9).pair_surcharge == 0
+
+
 def test_what_is_exchanged_is_counted():
     assert (cost.count(algorithms.ring(5)).exchanged == 0).all()
     np.testing.assert_array_equal(cost.count(algorithms.ring(2)).exchanged, [2, 2])

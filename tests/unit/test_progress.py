@@ -1,5 +1,6 @@
 """The thread that goes on with runs, on its own."""
 
+import os
 import threading
 import time
 
@@ -10,28 +11,32 @@ from hpcdist import progress
 from hpcdist.progress import AUTO, CALLS, THREAD, Helped, ProgressThread, chosen
 
 ONE_NODE, TWO_NODES = (0, 0), (0, 1)
+ENDLESS = 10**9
+ITS_NAME = "hpcdist progress"
 
 
 class Program:
-    """Complete after some looks; notes who looked."""
+    """Complete after some looks; notes who looked. `in_a_look` is called in each."""
 
-    def __init__(self, looks=3, error=None):
-        self.left, self.error, self.lookers, self.running = looks, error, [], False
+    def __init__(self, looks=3, in_a_look=lambda: None):
+        self.looks, self.in_a_look, self.lookers, self.running = looks, in_a_look, [], False
 
     def start(self):
-        self.running = True
+        assert not self.running
+        self.left, self.running = self.looks, True
 
     def test(self):
+        if not self.running:
+            return True
         self.lookers.append(threading.current_thread().name)
-        if self.error and self.left == 0:
-            raise self.error
+        self.in_a_look()
         self.left -= 1
         self.running = self.left > 0
         return not self.running
 
     def wait(self):
-        while not self.test():
-            pass
+        while self.running:
+            Program.test(self)
 
 
 class Plan(Helped, Program):
@@ -48,14 +53,18 @@ def thread(monkeypatch):
     made = ProgressThread()
     monkeypatch.setattr(progress, "PROGRESS", made)
     yield made
-    made._end()
+    made._end(os.getpid())
+
+
+def failing():
+    raise OSError("the link is down")
 
 
 def test_the_thread_looks_until_all_is_done():
     plan = Plan(looks=5)
     plan.start(THREAD)
     until(lambda: not plan.running)
-    assert plan.lookers == ["hpcdist progress"] * 5
+    assert plan.lookers == [ITS_NAME] * 5
 
 
 def test_it_goes_on_with_several_in_turn_and_those_that_come_later():
@@ -77,40 +86,69 @@ def test_by_calls_nobody_else_looks():
     assert set(plan.lookers) == {"MainThread"}
 
 
-def test_what_is_waited_for_is_taken_from_the_thread(thread):
-    plan = Plan(looks=10**9)
+def test_what_is_waited_for_is_taken_from_the_thread():
+    plan = Plan(looks=ENDLESS)
     plan.start(THREAD)
     until(lambda: plan.lookers)
-    plan.left = 10**9
-    with thread.lock:
-        plan.left = 2
-        plan.lookers.clear()
-        plan.wait()
-    time.sleep(0.05)
-    assert plan.lookers == ["MainThread"] * 2
+    threading.Timer(0.1, setattr, (plan, "left", 2)).start()
+    plan.wait()
+    ours = plan.lookers.index("MainThread")
+    assert set(plan.lookers[ours:]) == {"MainThread"}
+    time.sleep(0.01)
+    assert plan.lookers[-1] == "MainThread"
 
 
 def test_the_caller_may_look_beside_the_thread():
     plan = Plan(looks=1000)
     plan.start(THREAD)
     until(plan.test)
-    assert len(plan.lookers) >= 1000
-    assert len(set(plan.lookers)) == 2
+    assert len(plan.lookers) == 1000
+    assert set(plan.lookers) == {"MainThread", ITS_NAME}
+
+
+@pytest.mark.parametrize("again", [CALLS, THREAD])
+def test_once_the_caller_has_seen_the_end_the_thread_does_not_look_at_the_next_run(again):
+    for _ in range(100):
+        plan = Plan(looks=50)
+        plan.start(THREAD)
+        while not plan.test():
+            pass
+        plan.lookers.clear()
+        plan.looks = ENDLESS
+        plan.start(again)
+        if again == THREAD:
+            run = plan._left
+            run.over = True
+            with run.lock:
+                plan.lookers.clear()
+        time.sleep(5 * progress.INTERVAL)
+        assert plan.lookers == []
+
+
+def test_a_plan_is_begun_and_ended_while_the_thread_is_busy_with_another():
+    busy, go = threading.Event(), threading.Event()
+    slow = Plan(in_a_look=lambda: (busy.set(), go.wait(60)))
+    slow.start(THREAD)
+    assert busy.wait(60)
+    quick = Plan()
+    quick.start(THREAD)
+    quick.wait()
+    assert quick.lookers == ["MainThread"] * 3
+    go.set()
 
 
 @pytest.mark.parametrize("ask", ["wait", "test"])
 def test_what_goes_wrong_in_the_thread_is_raised_to_the_caller(ask):
-    wrong = OSError("the link is down")
-    plan = Plan(looks=0, error=wrong)
+    plan = Plan(in_a_look=failing)
     plan.start(THREAD)
-    until(lambda: plan._error)
+    until(lambda: plan._left.over)
+    assert plan.lookers == [ITS_NAME]
     with pytest.raises(OSError, match="link is down"):
         getattr(plan, ask)()
-    assert plan._error is None
 
 
 def test_others_go_on_when_one_goes_wrong():
-    bad, good = Plan(looks=0, error=OSError("gone")), Plan(looks=50)
+    bad, good = Plan(in_a_look=failing), Plan(looks=50)
     bad.start(THREAD)
     good.start(THREAD)
     until(lambda: not good.running)
@@ -120,9 +158,33 @@ def test_nothing_is_kept_and_nothing_looks_when_all_is_done(thread):
     plan = Plan()
     plan.start(THREAD)
     until(lambda: not plan.running)
-    until(lambda: not thread._looks)
-    thread._end()
+    until(lambda: not thread._runs)
+    thread._end(os.getpid())
     assert not thread._thread.is_alive()
+
+
+def test_a_child_that_was_forked_does_not_wait_for_a_thread_it_does_not_have(thread):
+    plan = Plan(looks=ENDLESS)
+    plan.start(THREAD)
+    with thread._change:  # as the thread may hold it at any time
+        thread._end(os.getpid() + 1)
+    assert not thread._ended
+
+
+def test_without_a_thread_to_be_had_nothing_is_begun_and_the_next_start_tries_again(thread, monkeypatch):
+    plan = Plan()
+    monkeypatch.setattr(threading.Thread, "start", lambda self: no_thread())
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        plan.start(THREAD)
+    assert not plan.running
+    monkeypatch.undo()
+    monkeypatch.setattr(progress, "PROGRESS", thread)
+    plan.start(THREAD)
+    until(lambda: not plan.running)
+
+
+def no_thread():
+    raise RuntimeError("can't start new thread")
 
 
 def test_by_itself_a_thread_is_for_messages_between_nodes():

@@ -62,7 +62,9 @@ def run(comm: MPI.Intracomm, link: Link, asked: Settings, interface: str, json: 
     mpi.agree(comm, comm.size > 1, "a lone rank sends nothing; start at least 2")
     crowded = f"{comm.size} ranks on {len(set(topology))} hosts; a share of a link needs one rank per host"
     mpi.agree(comm, len(set(topology)) == comm.size, crowded)
-    model = replace(prices.fit(comm, topology), beta=8 / link.rate)
+    fitted = prices.fit(comm, topology)
+    slowdown = fitted.pair_beta / fitted.beta if fitted.pair_beta and fitted.beta else 1.0
+    model = replace(fitted, beta=8 / link.rate, pair_beta=slowdown * 8 / link.rate)
     report = Report(sys.argv, now(), {**asdict(link), **asdict(asked)})
     report.machine = {**machine.describe(comm, topology), "tcp": congestion_control()}
     report.models.append({"rate": link.rate, "ranks": comm.size, **model.as_dict()})
