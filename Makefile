@@ -16,7 +16,7 @@ STAMP   := $(VENV)/.installed-$(MPI)
 DEMO    := demo
 
 .PHONY: help demo test check-kernels test-unit test-mpi test-device test-gpu test-jobs test-cluster test-slurm parallel-hdf5 test-mpio lint \
-        bench bench-network bench-checkpoints crash-report clean
+        bench bench-network bench-overlap bench-checkpoints crash-report clean
 
 help:
 	@echo "make demo    install into $(VENV) and run the main job: train, resume, sweep"
@@ -33,6 +33,7 @@ help:
 	@echo "             about BENCH_SECONDS; installs them all; writes to results/bench/"
 	@echo "make bench-gpu  measure all-reduces of device buffers on this machine's GPUs; writes to results/gpu/"
 	@echo "make bench-network  measure all algorithms on virtual hosts, 20 minutes; writes to results/"
+	@echo "make bench-overlap  measure how much of an all-reduce is hidden behind its caller's work, 10 minutes, as root"
 	@echo "make bench-checkpoints  measure checkpoints beside h5py, torch and plain files, 40 minutes; writes to results/"
 	@echo "make crash-report  kill training runs 300 times and resume them, 40 minutes; writes to results/"
 	@echo "make clean   remove what the others made"
@@ -183,6 +184,14 @@ bench: $(STAMP)
 bench-network: $(STAMP)
 	$(call debian,tc,iproute2)
 	$(HPCDIST) cluster report --seconds 90
+
+bench-overlap: $(STAMP)
+	$(call debian,tc,iproute2)
+	$(HPCDIST) run -n 2 -- python -m hpcdist.bench.overlap --out results/overlap/one-node
+	$(HPCDIST) cluster up --name overlap --hosts 4 --rate 200mbit
+	trap '$(HPCDIST) cluster down --name overlap' EXIT; set -e; for n in 2 4; do \
+	    $(HPCDIST) cluster run --name overlap -n $$n -- python -m hpcdist.bench.overlap \
+	        --out results/overlap/200mbit-$$n; done
 
 # On a machine with a GPU, in an environment that has CuPy: pip install '.[cuda]'. GPU names the report.
 GPU ?= report
