@@ -158,7 +158,9 @@ class Helped:
         with left.lock:
             self._raise(left)
             left.over = super().test()  # type: ignore[misc]
-            return left.over
+        if left.over:
+            self._left = None  # which refers to this plan: memory is to go when the last plan goes
+        return left.over
 
     def wait(self) -> None:
         """Block until the run that was begun is complete."""

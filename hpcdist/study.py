@@ -152,9 +152,9 @@ def _sizes(text: str) -> list[int]:
 @_nodes
 @click.option("--alpha", type=float, help="Seconds for a message between nodes.")
 @click.option("--beta", type=float, help="Seconds for a byte between nodes.")
+@click.option("--pair-beta", type=float, help="The same for two nodes that send to each other (--beta if not given).")
 @click.option("--gamma", type=float, help="Seconds to reduce a byte.")
 @click.option("--node-alpha", type=float, help="Seconds for a message inside a node (--alpha if not given).")
-@click.option("--pair-beta", type=float, help="The same where two nodes send to each other (--beta if not given).")
 @click.option("--node-beta", type=float, help="Seconds for a byte inside a node (--beta if not given).")
 @click.option("--model", type=click.Path(exists=True, path_type=Path), help="JSON of a sweep, for its fitted prices.")
 @click.option("--explain", is_flag=True, help='Say what algorithm="auto" would choose here, and why.')

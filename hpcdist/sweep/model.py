@@ -34,7 +34,7 @@ def fit(comm: MPI.Intracomm, topology: Sequence[int]) -> Model:
     found = (
         *_exchange(node, _neighbours(node)),
         *(_exchange(heads, _neighbours(heads)) if among else (0.0, 0.0)),
-        _exchange(heads, _partners(heads))[1] if among else 0.0,
+        _exchange(heads, _partners(heads))[1] if among and nodes > 2 else 0.0,
         _seconds(comm, _addition()) / LARGE,
     )
     node.Free()

@@ -75,6 +75,7 @@ def test_it_goes_on_with_several_in_turn_and_those_that_come_later():
     later = Plan()
     later.start(THREAD)
     until(lambda: not later.running)
+    assert [len(plan.lookers) for plan in (*plans, later)] == [20, 20, 20, 3]
 
 
 def test_by_calls_nobody_else_looks():
@@ -152,6 +153,7 @@ def test_others_go_on_when_one_goes_wrong():
     bad.start(THREAD)
     good.start(THREAD)
     until(lambda: not good.running)
+    assert (bad.lookers, good.lookers) == ([ITS_NAME], [ITS_NAME] * 50)
 
 
 def test_nothing_is_kept_and_nothing_looks_when_all_is_done(thread):
