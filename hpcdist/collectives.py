@@ -60,8 +60,9 @@ def plan(
             ranks are on one node, "shared" or "shared:OUTER" for arrays of `empty` and for device memory on the path
             "direct", or "auto".
         op: "sum", "max", "min", "prod" or "avg" (the sum divided by the number of ranks; integers toward zero).
-        segment_nbytes: bytes of the pieces in which a message travels while others are reduced; 0 for whole messages,
-            None for the table's or the default.
+        segment_nbytes: bytes of the pieces in which a message travels while others are reduced, between nodes if there
+            are several; 0 for whole messages, None for the table's or the default, which between nodes is what Open MPI
+            sends at once over TCP.
         topology: the node of each rank; found out from MPI if None.
         selection: the table that "auto" reads, or its path; None for HPCDIST_SELECTION, and without that the price
             model.

@@ -39,7 +39,7 @@ class Plan(ABC):
 
     Attributes:
         algorithm: the algorithm's name, never "auto".
-        segment_nbytes: bytes of a segment.
+        segment_nbytes: bytes of a segment; of messages between nodes, if there are several.
         topology: the node of every rank, as the algorithm was told.
         accelerator: the device of the buffers; None for host memory.
         why: why this algorithm.
@@ -180,17 +180,19 @@ class Collective:
         self._inboxes: dict[str, NDArray] = {}  # by device
         self._spoiled = False  # a binding was dropped whose messages or flags may still come
 
-    @property
-    def _segment(self) -> int:
-        """Elements of a segment."""
-        return max(1, self.decision.segment_nbytes // self.dtype.itemsize)
+    def _elements(self, nbytes: int) -> int:
+        """Elements of a segment of so many bytes."""
+        return max(1, nbytes // self.dtype.itemsize)
 
     @cached_property
     def program(self) -> Program:
         """What this rank does, in messages."""
         schedule, count = self.schedule, self.signature.count
         layout = Layout.near_equal(schedule, count, count if schedule.input_chunks else 0)
-        return lower(schedule, self.transport.rank, layout, self._segment, staged=self.decision.path == STAGED)
+        topology, rank = self.transport.topology, self.transport.rank
+        between, inside = map(self._elements, (self.decision.segment_nbytes, self.decision.node_segment_nbytes))
+        segments = [inside if node == topology[rank] else between for node in topology]
+        return lower(schedule, rank, layout, segments, staged=self.decision.path == STAGED)
 
     def inbox(self, buffer: NDArray, device: Accelerator | None) -> NDArray:
         """Memory for messages, for all bindings of the program to buffers on the same device."""
@@ -202,7 +204,8 @@ class Collective:
     @property
     def task(self) -> Task:
         """What this rank does in shared memory."""
-        return Task(self.schedule, self.decision.topology, self.signature.op, self.tag, self._segment)
+        segment = self._elements(self.decision.segment_nbytes)
+        return Task(self.schedule, self.decision.topology, self.signature.op, self.tag, segment)
 
     @cached_property
     def room(self) -> NDArray[np.uint8]:

@@ -136,17 +136,17 @@ class _Message:
     dst_start: int
     count: int
 
-    def segments(self, size: int) -> Iterator[tuple[int, int]]:
+    def cut(self, segment: int) -> Iterator[tuple[int, int]]:
         """(offset, count) of each segment; both ends cut alike, since both know the count."""
-        for offset in range(0, self.count, size):
-            yield offset, min(size, self.count - offset)
+        for offset in range(0, self.count, segment):
+            yield offset, min(segment, self.count - offset)
 
 
 class _Lowering:
     """Builds the operations of one rank, step by step."""
 
-    def __init__(self, schedule: Schedule, rank: int, layout: Layout, segment: int, staged: bool) -> None:
-        self.rank, self.layout, self.segment, self.staged = rank, layout, segment, staged
+    def __init__(self, schedule: Schedule, rank: int, layout: Layout, segments: Sequence[int], staged: bool) -> None:
+        self.rank, self.layout, self.segments, self.staged = rank, layout, segments, staged
         self.steps = [(number, self._messages(rows)) for number, rows in schedule.rows_of(rank)]
         self.incoming = [self._incoming(messages) for _, messages in self.steps]
         self.outgoing = [self._outgoing(messages) for _, messages in self.steps]
@@ -217,14 +217,18 @@ class _Lowering:
         for m in sent:
             self._send(step, m, places.get((m.src_start, m.count), m.src_start))
 
+    def _cut(self, m: _Message) -> Iterator[tuple[int, int]]:
+        """(offset, count) of each segment, as its peer has them; a copy of its own is cut as any."""
+        return m.cut(self.segments[m.row.dst if m.row.src == self.rank else m.row.src])
+
     def _send(self, step: int, m: _Message, place: int) -> None:
-        for offset, count in m.segments(self.segment):
+        for offset, count in self._cut(m):
             start = place + offset
             before = self.hazards.read(len(self.operations), start, start + count)
             self._add(Kind.SEND, step, start, count, before, peer=m.row.dst)
 
     def _receive(self, step: int, m: _Message, place: int) -> None:
-        for offset, count in m.segments(self.segment):
+        for offset, count in self._cut(m):
             start = place + offset
             before = self.hazards.write(len(self.operations), start, start + count)
             self._add(Kind.RECV, step, start, count, before, peer=m.row.src)
@@ -235,7 +239,7 @@ class _Lowering:
 
     def _work(self, kind: Kind, step: int, m: _Message, place: int, operand: int, peer: int) -> None:
         """Put the elements at `operand` into, or add them to, those at `place`."""
-        for offset, count in m.segments(self.segment):
+        for offset, count in self._cut(m):
             start, taken = place + offset, operand + offset
             number = len(self.operations)
             before = self.hazards.read(number, taken, taken + count)
@@ -263,14 +267,15 @@ def _places(wanted: dict[T, int], boxes: Iterator[int]) -> dict[T, int]:
     return places
 
 
-def lower(schedule: Schedule, rank: int, layout: Layout, segment: int, staged: bool = False) -> Program:
+def lower(schedule: Schedule, rank: int, layout: Layout, segment: int | Sequence[int], staged: bool = False) -> Program:
     """The program of `rank`.
 
     Args:
         schedule: a verified schedule.
         rank: whose part to take.
         layout: where the chunks lie.
-        segment: elements of a segment; messages are cut into segments of this size.
+        segment: elements of a segment; messages are cut into segments of this size. One for each peer, if there are
+            several, and what two ranks send each other must be cut alike by both.
         staged: whether every message goes through inbox and outbox: what is sent is copied out first, and what is
             received is copied, or reduced, from the inbox.
 
@@ -278,9 +283,10 @@ def lower(schedule: Schedule, rank: int, layout: Layout, segment: int, staged: b
     """
     if not 0 <= rank < schedule.size:
         raise ValueError(f"{schedule.name} is for ranks 0..{schedule.size - 1}; there is no rank {rank} in it.")
-    if segment < 1:
-        raise ValueError(f"a segment needs at least 1 element, not {segment}.")
-    lowering = _Lowering(schedule, rank, layout, segment, staged)
+    segments = [segment] * schedule.size if isinstance(segment, int) else segment
+    if min(segments) < 1:
+        raise ValueError(f"a segment needs at least 1 element, not {min(segments)}.")
+    lowering = _Lowering(schedule, rank, layout, segments, staged)
     inbox, outbox = sum(lowering.inboxes), sum(lowering.outboxes)
     return Program(schedule, rank, layout, inbox, lowering.run(), outbox, staged)
 

@@ -8,7 +8,7 @@ order in which messages arrive.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 
 import numpy as np
@@ -90,14 +90,19 @@ class _Player:
 
 
 def rehearse(
-    schedule: Schedule, count: int, segment: int, seed: int = 0, driver: str = "any", staged: bool = False
+    schedule: Schedule,
+    count: int,
+    segment: int | Sequence[Sequence[int]],
+    seed: int = 0,
+    driver: str = "any",
+    staged: bool = False,
 ) -> None:
     """Play all ranks' programs once.
 
     Args:
         schedule: an all-reduce.
         count: elements of the buffer.
-        segment: elements of a segment.
+        segment: elements of a segment; or those of each rank for each peer.
         seed: of the order and the values.
         driver: "any" takes any order that the dependencies allow, "in_order" the one of `program.in_order`.
         staged: whether the programs are staged.
@@ -109,7 +114,7 @@ def rehearse(
     values = numbers.integers(1, 1 << 40, (schedule.size, count))
     players = []
     for rank in range(schedule.size):
-        program = lower(schedule, rank, layout, segment, staged)
+        program = lower(schedule, rank, layout, segment if isinstance(segment, int) else segment[rank], staged)
         memory = np.concatenate([values[rank], np.full(program.inbox + program.outbox, -1)])
         players.append(_Player(program, memory, driver))
     flights: dict[tuple[int, int], tuple[deque[int], deque[int]]] = {}

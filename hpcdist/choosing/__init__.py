@@ -27,10 +27,10 @@ from hpcdist.transport.window import place_of
 
 __all__ = ["LARGEST_MESSAGE", "SEGMENTS", "Decision", "Lying", "Table", "decide", "is_shared", "where"]
 
-# Bytes of a segment unless told otherwise; networks like smaller ones, which a sweep finds. Staged data crosses three
-# links one after the other, which overlap by segments only, and the first and the last segment are alone on theirs: so
-# they are small, though large enough that a copy takes much longer than to submit it. Direct data crosses one link, the
-# fastest there is, and each segment costs two messages of MPI beside it.
+# Bytes of a segment unless told otherwise, or unless less is sent at once between hosts, see `transport.eager`.
+# Staged data crosses three links one after the other, which overlap by segments only, and the first and the last
+# segment are alone on theirs: so they are small, though large enough that a copy takes much longer than to submit it.
+# Direct data crosses one link, the fastest there is, and each segment costs two messages of MPI beside it.
 SEGMENTS = {HOST: 1 << 22, STAGED: 1 << 20, AWARE: 1 << 22, DIRECT: 1 << 24}
 LARGEST_MESSAGE = 1 << 30  # bytes; MPI counts of many libraries end at 2**31 - 1
 
@@ -42,7 +42,8 @@ class Decision:
     Attributes:
         signature: of the call, with the algorithm's name.
         topology: the node of every rank, as the algorithm is told.
-        segment_nbytes: bytes of a segment.
+        segment_nbytes: bytes of a segment; of messages between nodes, if there are several.
+        node_segment_nbytes: bytes of a segment of messages inside a node.
         why: why this algorithm.
         path: how the data travels, one of `SEGMENTS`.
         why_path: why on this path.
@@ -52,6 +53,7 @@ class Decision:
     signature: Signature
     topology: Sequence[int]
     segment_nbytes: int
+    node_segment_nbytes: int
     why: str
     path: str
     why_path: str
@@ -88,10 +90,22 @@ def decide(
     else:
         sharing = Sharing(None if path == DIRECT else f"the path of the data is {path}: {why_path}")
     signature, segment, why = choose_algorithm(transport, signature, topology, table, sharing, path)
-    nbytes = SEGMENTS[path] if segment is None else min(segment or LARGEST_MESSAGE, LARGEST_MESSAGE)
-    return Decision(
-        signature, topology, nbytes, why, path, why_path, sharing.bounced and is_shared(signature.algorithm)
-    )
+    bounced = sharing.bounced and is_shared(signature.algorithm)
+    return Decision(signature, topology, *_segments(transport, path, segment), why, path, why_path, bounced)
+
+
+def _segments(transport: MpiTransport, path: str, asked: int | None) -> tuple[int, int]:
+    """Bytes of a segment of messages between nodes, and inside one.
+
+    What is asked for, 0 being whole messages, is for the network where there is one: memory likes larger pieces.
+    """
+    inside = between = SEGMENTS[path]
+    if path == HOST and transport.sent_at_once:
+        between = transport.sent_at_once
+    if asked is not None:
+        between = min(asked or LARGEST_MESSAGE, LARGEST_MESSAGE)
+    one_node = len(set(transport.topology)) == 1
+    return between, between if one_node else inside
 
 
 def where(call: str, algorithm: str, buffer: NDArray, out: NDArray | None, device: Accelerator | None) -> Lying:

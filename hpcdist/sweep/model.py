@@ -9,8 +9,13 @@ import numpy as np
 from mpi4py import MPI
 
 from hpcdist.cost import Model
+from hpcdist.execute import BoundProgram
+from hpcdist.program import lower
+from hpcdist.schedule import Ints, Layout, Rows, Schedule, Step
+from hpcdist.transport.mpi import transport_of
 
 SMALL, LARGE = 8, 1 << 20  # bytes: the first is all latency, the second nearly all bandwidth
+STEPS = 8  # of small messages, one after the other, so that the start of a plan weighs little
 BATCHES = 5
 SECONDS = 0.02  # how long a batch shall run
 
@@ -20,21 +25,21 @@ def fit(comm: MPI.Intracomm, topology: Sequence[int]) -> Model:
 
     All ranks of a node exchange at the same time, as they do in a step of an all-reduce, so that shared
     cores have their price. Between nodes one rank of each exchanges, since the model itself shares out a
-    node's link: first with both neighbours, then in pairs; of two nodes the neighbours are a pair. The slowest rank
-    counts.
+    node's link: first with both neighbours, then in pairs; of two nodes the neighbours are a pair. What
+    exchanges is a program like that of a plan. The slowest rank counts.
 
     Args:
         comm: the communicator.
         topology: node number of each rank.
     """
     nodes = len(set(topology))
-    node = comm.Split(topology[comm.rank], comm.rank)
-    heads = comm.Split(min(node.rank, 1), comm.rank)
+    node = MPI.Intracomm(comm.Split(topology[comm.rank], comm.rank))
+    heads = MPI.Intracomm(comm.Split(min(node.rank, 1), comm.rank))
     among = node.rank == 0 and nodes > 1
     found = (
-        *_exchange(node, _neighbours(node)),
-        *(_exchange(heads, _neighbours(heads)) if among else (0.0, 0.0)),
-        _exchange(heads, _partners(heads))[1] if among and nodes > 2 else 0.0,
+        *_exchange(node, _neighbours(node.size)),
+        *(_exchange(heads, _neighbours(heads.size)) if among else (0.0, 0.0)),
+        _exchange(heads, _partners(heads.size))[1] if among and nodes > 2 else 0.0,
         _seconds(comm, _addition()) / LARGE,
     )
     node.Free()
@@ -48,29 +53,35 @@ def fit(comm: MPI.Intracomm, topology: Sequence[int]) -> Model:
     return Model(alpha, beta, gamma, node_alpha, node_beta, for_a_pair)
 
 
-Peers = tuple[int, int]  # to whom, from whom
+def _neighbours(size: int) -> Ints:
+    """To whom each rank sends: around the circle."""
+    return (np.arange(size) + 1) % size
 
 
-def _neighbours(comm: MPI.Comm) -> Peers:
-    return (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+def _partners(size: int) -> Ints:
+    """To whom each rank sends: to each other in pairs; a last one alone sends to nobody, -1."""
+    partner = np.arange(size) ^ 1
+    return np.where(partner < size, partner, -1)
 
 
-def _partners(comm: MPI.Comm) -> Peers:
-    """Pairs; a last one alone exchanges with nobody."""
-    partner = comm.rank ^ 1
-    return (partner, partner) if partner < comm.size else (MPI.PROC_NULL, MPI.PROC_NULL)
-
-
-def _exchange(comm: MPI.Comm, peers: Peers) -> tuple[float, float]:
+def _exchange(comm: MPI.Intracomm, receivers: Ints) -> tuple[float, float]:
     """(alpha, beta) of sending to one rank while receiving from one."""
-    small, large = (_seconds(comm, _messages(comm, peers, nbytes)) for nbytes in (SMALL, LARGE))
+    small = _seconds(comm, _passing_on(comm, receivers, SMALL, STEPS)) / STEPS
+    large = _seconds(comm, _passing_on(comm, receivers, LARGE, 1))
     return small, max(0.0, large - small) / (LARGE - SMALL)
 
 
-def _messages(comm: MPI.Comm, peers: Peers, nbytes: int) -> Callable[[], object]:
-    out, into = np.zeros(nbytes, np.uint8), np.zeros(nbytes, np.uint8)
-    after, before = peers
-    return lambda: comm.Sendrecv(out, after, 0, into, before, 0)
+def _passing_on(comm: MPI.Intracomm, receivers: Ints, nbytes: int, steps: int) -> Callable[[], object]:
+    """Send what came in the step before, and nothing else, as plans do it."""
+    transport = transport_of(comm)
+    senders = np.flatnonzero(receivers >= 0)
+    chunks = [(step % 2, 1 - step % 2) for step in range(steps)]
+    rows = [Rows.of(senders, receivers[senders], old, dst_chunk=new, reduce=False) for old, new in chunks]
+    schedule = Schedule("passing on", comm.size, 2, tuple(map(Step.of, rows)))
+    buffer = np.zeros(2 * nbytes // 4, np.float32)
+    segment = (transport.sent_at_once or LARGE) // 4
+    program = lower(schedule, comm.rank, Layout.near_equal(schedule, buffer.size), segment)
+    return BoundProgram(program, transport, buffer, tag=transport.take_tag())
 
 
 def _addition() -> Callable[[], object]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hpcdist import watch
 from hpcdist.errors import AgreedError
 from hpcdist.transport import Library, Native, TransferError
+from hpcdist.transport.eager import sent_at_once
 from hpcdist.transport.startup import abort_on_error
 
 LARGEST_COUNT = 2**31 - 1  # a C int, which counts are in the calls of compiled code
@@ -30,6 +31,7 @@ class MpiTransport:
         self.comm = comm.Dup()
         self.rank, self.size = comm.rank, comm.size
         self.topology = topology(self.comm)
+        self.sent_at_once = sent_at_once(self.comm) if len(set(self.topology)) > 1 else None
         self.cache: OrderedDict[Any, Any] = OrderedDict()  # the plans of one-line calls
         self.home: Any = None  # the memory that ranks of a node share, once it is asked for
         self.free_tags: list[int] = []

@@ -6,9 +6,9 @@ from mpi4py import MPI
 
 from hpcdist.errors import AgreedError
 from hpcdist.sweep import library
-from hpcdist.sweep.control import Control, setting
 from hpcdist.sweep.measure import Bench, Effort, Point, distinct
 from hpcdist.sweep.record import FIXED, LIBRARY
+from hpcdist.transport.control import Control, setting
 
 pytestmark = pytest.mark.mpi
 

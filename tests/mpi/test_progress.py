@@ -11,7 +11,7 @@ from mpi4py import MPI
 
 import hpcdist
 from hpcdist.doctor import tool
-from hpcdist.sweep.control import Control
+from hpcdist.transport.control import Control
 from hpcdist.transport.loaded import libraries
 
 pytestmark = pytest.mark.mpi

@@ -19,12 +19,12 @@ from hpcdist.kernels.reduce import DTYPES, OPS
 from hpcdist.selection import Selection
 from hpcdist.sweep import inputs, measure, memory, model, record
 from hpcdist.sweep.command import sweep
-from hpcdist.sweep.control import Control
 from hpcdist.sweep.interrupt import Interrupt
 from hpcdist.sweep.measure import Bench, Effort, Point
 from hpcdist.sweep.options import Options
 from hpcdist.sweep.record import LIBRARY
 from hpcdist.sweep.run import Sweep
+from hpcdist.transport.control import Control
 
 pytestmark = pytest.mark.mpi
 

@@ -49,6 +49,23 @@ def test_larger_worlds_are_rehearsed_too(name, driver, staged):
     play(algorithms.allreduce(name, 13, [rank // 4 for rank in range(13)]), 40, 3, driver=driver, staged=staged)
 
 
+@STAGED
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("name", algorithms.ALLREDUCE)
+def test_messages_to_each_peer_may_be_cut_in_their_own_way(name, driver, staged):
+    """As they are between nodes and inside one; at 1 and at 7 elements, and at more than there are."""
+    nodes = [0, 0, 1, 1, 1, 2]
+    between_and_inside = ((1, 7), (7, 1), (2, 100))
+    for seed, (between, inside) in enumerate(between_and_inside):
+        segments = [[inside if here == there else between for there in nodes] for here in nodes]
+        play(algorithms.allreduce(name, len(nodes), nodes), 41, segments, seed, driver, staged)
+
+
+def test_what_two_ranks_cut_in_different_ways_is_found_out():
+    with pytest.raises(ScheduleError):
+        play(algorithms.ring(3), 12, [[2, 2, 2], [2, 2, 2], [3, 3, 3]])
+
+
 def swapping():
     """An all-reduce of two ranks that then exchange their results, each receiving over what it sends."""
     schedule = algorithms.recursive_doubling(2)

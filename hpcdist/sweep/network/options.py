@@ -77,7 +77,7 @@ _OPTIONS: Sequence[Callable] = (
         show_default=True,
         help="Ours to measure, beside the library's and raw TCP.",
     ),
-    click.option("--segment-bytes", type=BYTES, default="64KiB", show_default=True, help="Of a pipeline segment."),
+    click.option("--segment-bytes", type=BYTES, default="60KiB", show_default=True, help="Of a pipeline segment."),
     click.option("--rounds", type=click.IntRange(min=1), default=30, show_default=True, help="At most so many."),
     click.option(
         "--seconds",
