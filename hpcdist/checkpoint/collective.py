@@ -34,6 +34,7 @@ from hpcdist.checkpoint.hdf5 import ALIGNMENT, Layout
 from hpcdist.checkpoint.part import Part
 from hpcdist.checkpoint.shares import Share, row_nbytes, shares
 from hpcdist.durable import fsync
+from hpcdist.errors import AgreedError
 from hpcdist.transport.loaded import libraries
 from hpcdist.transport.together import on_all, on_root
 
@@ -86,8 +87,9 @@ def write_collective(
         This rank's pieces; rank 0's part has the size of the file.
 
     Raises:
-        AgreedError: on all ranks, if there is no room, or one cannot open the file or read its rows back. A transfer
-            that fails on one of several ranks ends the job instead, and the file is part of no checkpoint.
+        AgreedError: on all ranks, if there is no room, or one cannot open the file or read its rows back; on a rank
+            alone, if a transfer fails. One that fails on one of several ends the job, and the file is part of no
+            checkpoint.
     """
     with _info(hints or {}) as info:
         placed: Layout = on_root(comm, lambda: _prepare(path, hdf5.lay_out(arrays), info))
@@ -141,7 +143,7 @@ def _ending_job(comm: MPI.Intracomm, path: Path) -> Iterator[None]:
     except Exception as error:
         text = f"{path} cannot be written: {error}; earlier checkpoints are as they were"
         if comm.size == 1:
-            raise OSError(text) from error
+            raise AgreedError(text) from error
         print(f"hpcdist: rank {comm.rank} ends the job, as others wait for it: {text}", file=sys.stderr, flush=True)
         MPI.COMM_WORLD.Abort(1)
 

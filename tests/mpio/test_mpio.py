@@ -234,6 +234,27 @@ def test_a_transfer_that_fails_ends_the_job_and_earlier_checkpoints_are_as_they_
     assert_same(read(checkpoint))
 
 
+LISTED = """
+import os, sys
+from hpcdist.errors import AgreedError
+try:
+    save(*sys.argv[1:])
+except AgreedError as error:
+    print("raised", error)
+print("left", *sorted(os.listdir(sys.argv[1])))
+"""
+
+
+def test_a_rank_alone_raises_and_leaves_nothing(tmp_path):
+    assert job(1, "save.py", tmp_path, 1, "collective")[0] == 0
+    before = sorted(os.listdir(tmp_path))
+    failing = FAILING.format(fault="1 / 0").replace("save(*sys.argv[1:])\n", LISTED)
+    code, output = job(1, "-c", failing, tmp_path, 2, "collective")
+    assert code == 0, output
+    assert "cannot be written: division by zero; earlier checkpoints are as they were" in output
+    assert f"left {' '.join(before)}" in output
+
+
 # --- two MPI libraries ---
 
 LOADED = "; from hpcdist.transport.loaded import libraries; print(len(libraries()))"
