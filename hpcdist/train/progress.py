@@ -37,6 +37,10 @@ class Display:
                 soft_wrap=True,
             )
 
+    def note(self, text: str) -> None:
+        """Say what there is to know."""
+        self._console.print(f"note: {text}", highlight=False, soft_wrap=True, markup=False)
+
     def close(self) -> None:
         """Take the bar away."""
         self._bar.stop()

@@ -52,6 +52,10 @@ class Results:
         self._log.append(row)
         self._display.show(row)
 
+    def note(self, text: str) -> None:
+        """Say what there is to know."""
+        self._display.note(text)
+
     @property
     def failed(self) -> bool:
         """Whether a step could not be logged; `sync` then raises why."""

@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 
 from hpcdist.checkpoint.frequency import Frequency
-from hpcdist.errors import AgreedError
+from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.train.results import Results
 from hpcdist.train.setup import Run
 from hpcdist.transport.together import on_all
@@ -55,16 +55,25 @@ class Saver:
         trainer = self._trainer
         began = time.perf_counter()
         self._store.save(trainer.done, trainer.arrays(), trainer.facts())
-        self._note(began)
+        self._measure(began)
 
     def copy(self, stopping: bool) -> None:
-        """Copy the state to the memory of the nodes, if that is wanted and due, or if it is the last before a stop."""
+        """Copy the state to the memory of the nodes, if that is wanted and due, or if it is the last before a stop.
+
+        Where there is no room, or a node's memory cannot be written, that is said, and the run goes on: it has lost
+        nothing, the copies before are kept, and the next are tried again.
+        """
         trainer = self._trainer
         due = trainer.config.partner_every and trainer.done >= self._copied + trainer.config.partner_every
         if self._copies and (due or (stopping and trainer.done > self._copied)):
             self._prepare()
-            self._copies.save(trainer.done, trainer.arrays(), trainer.facts())
             self._copied = trainer.done
+            try:
+                self._copies.save(trainer.done, trainer.arrays(), trainer.facts())
+            except ArgumentError:
+                raise
+            except AgreedError as error:
+                self._note(f"partner copies of step {trainer.done} failed: {error}")
 
     def _prepare(self) -> None:
         """See that the state is worth saving, and that the log is not the older of the two."""
@@ -72,7 +81,11 @@ class Saver:
         self._trainer.check_parameters()  # from a diverged state there would be no going on
         on_all(self._trainer.comm, lambda: results.sync() if results else None)
 
-    def _note(self, began: float) -> None:
+    def _note(self, text: str) -> None:
+        if self._results:
+            self._results.note(text)
+
+    def _measure(self, began: float) -> None:
         """Let the frequency know what was measured, by rank 0, as all must choose the same."""
         now, (step, since) = time.perf_counter(), self._since
         done = self._trainer.done

@@ -25,6 +25,7 @@ from hpcdist import gpus
 from hpcdist.algorithms import ALLREDUCE, SHARED
 from hpcdist.checkpoint import Fence, committed, look, read
 from hpcdist.checkpoint.fence import OWNER
+from hpcdist.checkpoint.partner import PartnerCopies
 from hpcdist.checkpoint.writer import claim
 from hpcdist.data.dataset import Dataset
 from hpcdist.device import local
@@ -437,6 +438,33 @@ def test_a_newer_state_in_the_memory_of_the_nodes_is_taken(shared: Path, memory:
     assert json.loads((out / "summary.json").read_text())["resumed_from"] == 15
     COMM.Barrier()
     assert not list(memory.rglob("manifest.json"))  # all is forgotten when the run is complete
+
+
+def test_copies_that_fail_are_said_and_the_run_goes_on(
+    shared: Path, memory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(shared / "whole")
+    fill, out, steps = PartnerCopies._fill, shared / "out", []
+
+    def fail(self: PartnerCopies, order: Any, *arguments: Any) -> None:
+        """On one rank, from the second copy on."""
+        steps.append(order.step)
+        if COMM.rank == COMM.size - 1 and len(steps) > 1:
+            raise OSError(28, "no room left", "memory")
+        fill(self, order, *arguments)
+
+    monkeypatch.setattr(PartnerCopies, "_fill", fail)
+    settings = {"checkpoint_every": 10, "partner_every": 3, "partner_dir": str(memory), "checkpoint_mode": "wait"}
+    die_after(8, out, **settings)
+    resumed = train(out, console=Console(), resume="auto", **settings)
+    assert resumed == whole
+    assert steps == [3, 6, 3, *range(6, 31, 3)]  # what came from memory is copied again
+    if COMM.rank == 0:
+        summary = json.loads((out / "summary.json").read_text())
+        assert summary["resumed_from"] == 3
+        said = capsys.readouterr().out
+        assert f"note: partner copies of step 6 failed: rank {COMM.size - 1}: OSError" in said
+        assert "note: partner copies of step 27 failed" in said
 
 
 def test_an_older_state_in_memory_is_not_taken(shared: Path, memory: Path) -> None:
