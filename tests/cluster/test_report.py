@@ -85,7 +85,7 @@ def test_a_report_is_complete(tmp_path):
         assert each["samples"] == 2
         assert 0 < each["time_us_p10"] <= each["time_us_p50"] <= each["time_us_p90"]
         assert each["wrong"] == (None if each["case"] == "raw TCP" else 0)
-        assert each["segment_nbytes"] == {"ring": 65536, "tree": 65536, "ring, whole messages": 0}.get(each["case"])
+        assert each["segment_nbytes"] == {"ring": 61440, "tree": 61440, "ring, whole messages": 0}.get(each["case"])
     assert len(list(csv.DictReader((out / "network.csv").read_text().splitlines()))) == len(everything)
     text = (out / "network.txt").read_text()
     assert "2 Gbit/s, 3 ranks: share of the link" in text

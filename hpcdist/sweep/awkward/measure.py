@@ -67,7 +67,7 @@ def place(comm: MPI.Intracomm, racks: int) -> tuple[int, ...]:
     return racks_of(comm.size, racks)
 
 
-def bind(bench: Bench, topology: Sequence[int], model: cost.Model, segment_nbytes: int) -> None:
+def bind(bench: Bench, topology: Sequence[int], model: cost.Model, segment_nbytes: int | None) -> None:
     """Add our algorithms to a bench that has the library's; collective. The bench closes their plans."""
     for name in names(topology):
         plan = hpcdist.plan(
@@ -99,7 +99,7 @@ def record(bench: Bench, case: Case, topology: Sequence[int], model: cost.Model)
     )
 
 
-def measure(comm: MPI.Intracomm, nbytes: int, run: Run, effort: Effort, segment_nbytes: int) -> list[Record]:
+def measure(comm: MPI.Intracomm, nbytes: int, run: Run, effort: Effort, segment_nbytes: int | None) -> list[Record]:
     """The results of all cases at one size, float32 sums in place; collective."""
     model = cost.Model.from_dict(run.model)
     point = Point(max(1, nbytes // 4), np.dtype(np.float32), "sum")
@@ -117,12 +117,12 @@ def measure(comm: MPI.Intracomm, nbytes: int, run: Run, effort: Effort, segment_
 @click.option(
     "--racks", type=click.IntRange(min=1), default=1, show_default=True, help="As of `hpcdist cluster up`, all used."
 )
-@click.option("--segment-bytes", type=BYTES, default="64KiB", show_default=True, help="Of a pipeline segment.")
+@click.option("--segment-bytes", type=BYTES, help="Of a pipeline segment.  [default: the executor's]")
 @click.option(
     "--seconds", type=click.FloatRange(0, 3600), default=2.0, show_default=True, help="For each case and size."
 )
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the results to this file.")
-def main(sizes: str, racks: int, segment_bytes: int, seconds: float, out: Path | None) -> None:
+def main(sizes: str, racks: int, segment_bytes: int | None, seconds: float, out: Path | None) -> None:
     """Measure all-reduce algorithms on this number of ranks, beside the MPI library's and the price model.
 
     It exits with 1 if any element is wrong.
@@ -145,7 +145,7 @@ def main(sizes: str, racks: int, segment_bytes: int, seconds: float, out: Path |
 
 
 def _measured(
-    comm: MPI.Intracomm, sizes: Sequence[int], racks: int, effort: Effort, segment_nbytes: int, out: Path | None
+    comm: MPI.Intracomm, sizes: Sequence[int], racks: int, effort: Effort, segment_nbytes: int | None, out: Path | None
 ) -> Run:
     """Measure all sizes; rank 0 writes what there is after each, and says at last what was found. Collective."""
     topology = place(comm, racks)
