@@ -1,30 +1,18 @@
 """Awkward numbers of ranks on real virtual hosts in racks: what is slow to reach is a rack, not a host."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from virtual_hosts import missing
+from virtual_hosts import Cluster, missing
 
 from hpcdist.sweep.awkward.record import Run
 
-HPCDIST = str(Path(sys.executable).with_name("hpcdist"))
-NAME = f"awkward-{os.getpid()}"
-
+cluster = Cluster("awkward")
 MISSING = missing("--net")
 pytestmark = [
     pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
     pytest.mark.limit(180),
 ]
-
-
-def cluster(verb, *arguments, check=True):
-    command = [HPCDIST, "cluster", verb, "--name", NAME, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture

@@ -4,33 +4,20 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from virtual_hosts import missing
+from virtual_hosts import HPCDIST, Cluster, missing
 
 from hpcdist.cluster import namespaces, state
 
-HPCDIST = str(Path(sys.executable).with_name("hpcdist"))
-NAME = f"doctor-{os.getpid()}"
-
-
+cluster = Cluster("doctor")
 MISSING = missing("--net", "--mount") if os.geteuid() == 0 else "mounts inside of hosts need root"
 pytestmark = [
     pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
     pytest.mark.limit(120),
 ]
-
-
-def cluster(verb, *arguments, check=True, timeout=60):
-    """Run `hpcdist cluster ...` on our cluster."""
-    command = [HPCDIST, "cluster", verb, "--name", NAME, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,7 +38,7 @@ def doctor(ranks, file, *options):
 @contextmanager
 def mounted(point, command):
     """Mount something on every host, in which HOST stands for its name, in the host's own namespace only."""
-    hosts = state.load(NAME).hosts
+    hosts = state.load(cluster.name).hosts
     for name, first in hosts.items():
         inside = namespaces.enter(first, "--mount", "--pid")
         subprocess.run([*inside, *(word.replace("HOST", name) for word in command), str(point)], check=True)

@@ -1,17 +1,14 @@
 """The MPI library's own algorithms on several nodes, where Open MPI would leave them to another of its components."""
 
 import json
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from virtual_hosts import missing
+from virtual_hosts import HPCDIST, Cluster, missing
 
-HPCDIST = str(Path(sys.executable).with_name("hpcdist"))
-NAME = f"library-{os.getpid()}"
+cluster = Cluster("library")
 MISSING = missing("--net")
 pytestmark = [
     pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
@@ -37,16 +34,10 @@ def hosts():
     cluster("down")
 
 
-def cluster(verb, *arguments, **variables):
-    command = [HPCDIST, "cluster", verb, "--name", NAME, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False, env=os.environ | variables)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def bits(**variables):
     """What tells in which order the library adds."""
-    return re.search(r"BITS (\d+)", cluster("run", "-n", RANKS, sys.executable, "-c", BITS, **variables))[1]
+    done = cluster("run", "-n", RANKS, sys.executable, "-c", BITS, **variables)
+    return re.search(r"BITS (\d+)", done.stdout)[1]
 
 
 def test_each_algorithm_is_really_run_and_a_file_of_ours_is_obeyed(tmp_path):

@@ -1,15 +1,11 @@
 """Between hosts messages are as large as Open MPI sends at once over TCP; inside a host they stay large."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from virtual_hosts import missing
+from virtual_hosts import Cluster, missing
 
-HPCDIST = str(Path(sys.executable).with_name("hpcdist"))
-NAME = f"segments-{os.getpid()}"
+cluster = Cluster("segments")
 MISSING = missing("--net")
 pytestmark = [
     pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
@@ -43,17 +39,10 @@ def hosts():
     cluster("down")
 
 
-def cluster(verb, *arguments, **variables):
-    command = [HPCDIST, "cluster", verb, "--name", NAME, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False, env=os.environ | variables)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def cut(asked=-1, ppn=2, **variables):
     """For each rank, the segment that its plan tells, and the bytes of the largest message that it sends."""
     said = cluster("run", "-n", RANKS, "--ppn", ppn, "--", sys.executable, "-c", CUT, asked, **variables)
-    lines = sorted(line.split()[1:] for line in said.splitlines() if line.startswith("CUT"))
+    lines = sorted(line.split()[1:] for line in said.stdout.splitlines() if line.startswith("CUT"))
     return [tuple(map(int, line[1:])) for line in lines]
 
 
