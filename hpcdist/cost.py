@@ -19,9 +19,15 @@ class Model:
 
     `alpha` and `beta` hold between nodes, `node_alpha` and `node_beta` inside one (the same if None). `pair_beta` is
     that of a byte between two ranks on different nodes that send to each other in the same step, as partners do in
-    halving and doubling: more than `beta` where a connection does not carry both ways at once, as Open MPI's over TCP;
-    the same if None. The ranks of a node share its link to the others. The defaults are those of a 100 Gbit/s network;
-    `hpcdist sweep` fits them.
+    halving and doubling: more than `beta` where a connection does not carry both ways at once, as Open MPI's over TCP
+    in large messages; the same if None. The ranks of a node share its link to the others.
+
+    Two more say what some networks do. `lone_alpha` [s] is the price of a message while no other is on its way: less
+    than `alpha`, which holds while every node sends one, where nodes share cores, as virtual ones do; the same if None.
+    `burst` [bytes] is what a link that was idle lets through at once before its rate counts, as the token buckets of
+    virtual machines do; then time without traffic is not lost.
+
+    The defaults are those of a 100 Gbit/s network; `hpcdist sweep` fits all of them.
     """
 
     alpha: float = 5e-6
@@ -30,6 +36,13 @@ class Model:
     node_alpha: float | None = None
     node_beta: float | None = None
     pair_beta: float | None = None
+    lone_alpha: float | None = None
+    burst: float = 0.0
+
+    def alpha_beside(self, others: float) -> float:
+        """The price of a message [s] beside as many others as that part of the nodes can send one each."""
+        lone = self.alpha if self.lone_alpha is None else min(self.lone_alpha, self.alpha)
+        return lone + (self.alpha - lone) * min(1.0, others)
 
     def as_dict(self) -> dict[str, float | None]:
         """The fields by name."""
@@ -56,7 +69,8 @@ class Model:
             raise ValueError(f"a price model has no {', '.join(sorted(unknown))}; it has {', '.join(asdict(cls()))}.")
         for name, price in fields.items():
             if price is not None and not (isinstance(price, int | float) and 0 <= price < float("inf")):
-                raise ValueError(f"the model's {name} must be a number of seconds >= 0, not {price!r}.")
+                unit = "bytes" if name == "burst" else "seconds"
+                raise ValueError(f"the model's {name} must be a number of {unit} >= 0, not {price!r}.")
         return cls(**fields)
 
 
@@ -125,7 +139,8 @@ def predict(
 
     Every rank has a clock. In a step it waits for those it hears from, then spends alpha for each message and beta
     for each byte, sending and receiving at the same time, and gamma for each byte it reduces. Ranks that take no part
-    do not wait, so that the blocks of binary_blocks run at their own pace.
+    do not wait, so that the blocks of binary_blocks run at their own pace. Links that let bursts through begin with
+    none to spare, as in one all-reduce after the other.
 
     Args:
         schedule: what to price.
@@ -141,17 +156,53 @@ def predict(
     nodes = len(np.unique(node))
     if schedule.alike and nodes in (1, schedule.size):
         # all ranks send and receive the same in each step, so none ever waits
-        model, counts = model if nodes == schedule.size else model.inside(), counts or count(schedule)
+        model = model if nodes == schedule.size else model.inside()
+        if model.burst:
+            return _alike_with_bursts(schedule, per_chunk, model)
+        counts = counts or count(schedule)
         return float(
             model.alpha * counts.messages[0]
             + per_chunk * (model.beta * counts.sent[0] + model.gamma * counts.reduced[0])
             + per_chunk * model.pair_surcharge * counts.exchanged[0]
         )
     _check_patience(schedule)
-    clock = np.zeros(schedule.size)
+    node = np.unique(node, return_inverse=True)[1]
+    clock, ways = np.zeros(schedule.size), (_Links(model, nodes), _Links(model, nodes))
     for step in schedule.steps:
-        clock = _advance(clock, _messages(step.rows()), per_chunk, model, node)
+        clock = _advance(clock, _messages(step.rows()), per_chunk, model, node, ways)
     return float(clock.max())
+
+
+class _Links:
+    """The nodes' links, in one direction: each carries `burst` bytes at once if it was idle for long enough."""
+
+    def __init__(self, model: Model, nodes: int) -> None:
+        self.beta, self.burst = model.beta, model.burst
+        self.left = np.zeros(nodes)  # bytes that may go at once
+        self.since = np.zeros(nodes)  # when that was so [s]
+
+    def carry(self, start: NDArray, nbytes: NDArray) -> NDArray:
+        """Seconds in which each link carries so many bytes, which are there from `start` [s] on."""
+        if not (self.burst and self.beta):
+            return nbytes * self.beta
+        ready = np.minimum(self.burst, self.left + np.maximum(0.0, start - self.since) / self.beta)
+        at_once = np.minimum(nbytes, ready)
+        seconds = (nbytes - at_once) * self.beta
+        used = nbytes > 0
+        self.left = np.where(used, ready - at_once, self.left)
+        self.since = np.where(used, start + seconds, self.since)
+        return seconds
+
+
+def _alike_with_bursts(schedule: Schedule, per_chunk: float, model: Model) -> float:
+    """The time [s] of ranks on nodes of their own that do the same in each step."""
+    clock, link = np.zeros(1), _Links(model, 1)
+    for step in schedule.steps:
+        messages, sent, _, reduced, exchanged = _of_rank_0(step.rows_of(0)).tolist()
+        clock = clock + model.alpha * messages
+        clock = clock + link.carry(clock, np.array([per_chunk * sent]))
+        clock = clock + per_chunk * (model.pair_surcharge * exchanged + model.gamma * reduced)
+    return float(clock[0])
 
 
 def _check_patience(schedule: Schedule) -> None:
@@ -174,8 +225,10 @@ def _total(rank: Ints, amount: NDArray, size: int) -> NDArray:
     return np.bincount(rank, weights=amount, minlength=size).astype(np.int64)
 
 
-def _advance(clock: NDArray, rows: Rows, per_chunk: float, model: Model, node: Ints) -> NDArray:
-    """The ranks' clocks [s] after one step."""
+def _advance(
+    clock: NDArray, rows: Rows, per_chunk: float, model: Model, node: Ints, ways: tuple[_Links, _Links]
+) -> NDArray:
+    """The ranks' clocks [s] after one step; `ways` are the links out of the nodes and into them."""
     if not len(rows):
         return clock
     size = len(clock)
@@ -183,15 +236,20 @@ def _advance(clock: NDArray, rows: Rows, per_chunk: float, model: Model, node: I
     np.maximum.at(ready, rows.dst, clock[rows.src])
     nbytes = rows.count * per_chunk
     inside = node[rows.src] == node[rows.dst]
-    node_price = model.inside()
-    between = model.beta + (model.pair_surcharge * _mutual(rows) if model.pair_surcharge else 0.0)
+    crossing = np.where(inside, 0.0, nbytes)
+    node_price, nodes = model.inside(), len(ways[0].left)
+    alpha = model.alpha_beside((np.count_nonzero(~inside) - 1) / max(1, nodes - 1))
+    surcharge = model.pair_surcharge * (crossing * _mutual(rows)) if model.pair_surcharge else 0.0 * crossing
 
-    def busy(rank: Ints) -> NDArray:
+    def busy(rank: Ints, links: _Links) -> NDArray:
         """Seconds each rank sends (or receives), the link of its node shared with the node's other ranks."""
-        alone = np.bincount(rank, np.where(inside, node_price.alpha + node_price.beta * nbytes, model.alpha), size)
-        shared = np.bincount(node[rank], np.where(inside, 0.0, between * nbytes), int(node.max()) + 1)
+        alone = np.bincount(rank, np.where(inside, node_price.alpha + node_price.beta * nbytes, alpha), size)
         crosses = np.bincount(rank, ~inside, size) > 0
+        start = np.zeros(nodes)
+        np.maximum.at(start, node[crosses], (ready + alone)[crosses])
+        shared = links.carry(start, np.bincount(node[rank], crossing, nodes))
+        shared = shared + np.bincount(node[rank], surcharge, nodes)
         return alone + np.where(crosses, shared[node], 0.0)
 
     reducing = np.bincount(rows.dst, model.gamma * nbytes * rows.reduce, size)
-    return ready + np.maximum(busy(rows.src), busy(rows.dst)) + reducing
+    return ready + np.maximum(busy(rows.src, ways[0]), busy(rows.dst, ways[1])) + reducing

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from time import perf_counter
+from dataclasses import replace
+from time import perf_counter, sleep
 
 import numpy as np
 from mpi4py import MPI
@@ -18,15 +20,17 @@ SMALL, LARGE = 8, 1 << 20  # bytes: the first is all latency, the second nearly 
 STEPS = 8  # of small messages, one after the other, so that the start of a plan weighs little
 BATCHES = 5
 SECONDS = 0.02  # how long a batch shall run
+LONGEST_IDLE = 0.2  # seconds in which a link may become ready for a burst
 
 
 def fit(comm: MPI.Intracomm, topology: Sequence[int]) -> Model:
-    """Fit the price model by exchanges between neighbours and a local sum, in half a second; collective.
+    """Fit the price model by exchanges and a local sum, in a second; collective.
 
     All ranks of a node exchange at the same time, as they do in a step of an all-reduce, so that shared
     cores have their price. Between nodes one rank of each exchanges, since the model itself shares out a
-    node's link: first with both neighbours, then in pairs; of two nodes the neighbours are a pair. What
-    exchanges is a program like that of a plan. The slowest rank counts.
+    node's link: first with both neighbours, then in pairs; of two nodes the neighbours are a pair. Then
+    one message travels alone, and links are left idle before a large one. What exchanges is a program
+    like that of a plan. The slowest rank counts.
 
     Args:
         comm: the communicator.
@@ -35,22 +39,37 @@ def fit(comm: MPI.Intracomm, topology: Sequence[int]) -> Model:
     nodes = len(set(topology))
     node = MPI.Intracomm(comm.Split(topology[comm.rank], comm.rank))
     heads = MPI.Intracomm(comm.Split(min(node.rank, 1), comm.rank))
-    among = node.rank == 0 and nodes > 1
-    found = (
-        *_exchange(node, _neighbours(node.size)),
-        *(_exchange(heads, _neighbours(heads.size)) if among else (0.0, 0.0)),
-        _exchange(heads, _partners(heads.size))[1] if among and nodes > 2 else 0.0,
-        _seconds(comm, _addition()) / LARGE,
-    )
+    node_alpha, node_beta = _exchange(node, _neighbours(node.size))
+    found = _between(heads) if node.rank == 0 and nodes > 1 else Model(0.0, 0.0, 0.0, burst=math.inf)
+    gamma = _seconds(comm, _addition()) / LARGE
     node.Free()
     heads.Free()
-    node_alpha, node_beta, alpha, beta, pair_beta, gamma = np.max(comm.allgather(found), axis=0).tolist()
+    prices = [node_alpha, node_beta, gamma, found.alpha, found.beta, found.pair_beta or 0.0, found.lone_alpha or 0.0]
+    node_alpha, node_beta, gamma, alpha, beta, pair_beta, lone_alpha = np.max(comm.allgather(prices), axis=0).tolist()
+    burst = comm.allreduce(found.burst, MPI.MIN)
     if nodes == 1:
         return Model(node_alpha, node_beta, gamma)
-    for_a_pair = max(beta, pair_beta) if nodes > 2 else None
-    if nodes == comm.size:
-        return Model(alpha, beta, gamma, pair_beta=for_a_pair)
-    return Model(alpha, beta, gamma, node_alpha, node_beta, for_a_pair)
+    between = Model(alpha, beta, gamma, pair_beta=pair_beta or None, lone_alpha=lone_alpha, burst=burst)
+    return between if nodes == comm.size else replace(between, node_alpha=node_alpha, node_beta=node_beta)
+
+
+def _between(heads: MPI.Intracomm) -> Model:
+    """The prices between nodes, of which one rank each calls this; those of a pair are None if there is but one."""
+    alpha, beta = _exchange(heads, _neighbours(heads.size))
+    pair_beta = max(beta, _exchange(heads, _partners(heads.size))[1]) if heads.size > 2 else None
+    lone_alpha = min(alpha, _seconds(heads, _passing_on(heads, STEPS // 2 * _to_and_fro(heads.size), SMALL)) / STEPS)
+    burst = _burst(heads, alpha, beta) if beta else 0.0
+    return Model(alpha, beta, 0.0, pair_beta=pair_beta, lone_alpha=lone_alpha, burst=burst)
+
+
+def _burst(heads: MPI.Intracomm, alpha: float, beta: float) -> float:
+    """Bytes that links let through at once after they were idle; 0 if it is a small part of what is sent."""
+    call, seconds = _passing_on(heads, [_neighbours(heads.size)], LARGE), []
+    for _ in range(BATCHES):
+        sleep(min(LONGEST_IDLE, 2 * LARGE * beta))
+        seconds.append(_batch(heads, call, 1))
+    saved = LARGE - (float(np.median(seconds)) - alpha) / beta
+    return saved if saved > LARGE / 16 else 0.0
 
 
 def _neighbours(size: int) -> Ints:
@@ -64,20 +83,27 @@ def _partners(size: int) -> Ints:
     return np.where(partner < size, partner, -1)
 
 
+def _to_and_fro(size: int) -> list[Ints]:
+    """To whom each rank sends in two steps: rank 0 to rank 1, then rank 1 to rank 0; the others to nobody."""
+    nobody = np.full(size - 1, -1)
+    return [np.insert(nobody, 0, 1), np.insert(nobody, 1, 0)]
+
+
 def _exchange(comm: MPI.Intracomm, receivers: Ints) -> tuple[float, float]:
     """(alpha, beta) of sending to one rank while receiving from one."""
-    small = _seconds(comm, _passing_on(comm, receivers, SMALL, STEPS)) / STEPS
-    large = _seconds(comm, _passing_on(comm, receivers, LARGE, 1))
+    small = _seconds(comm, _passing_on(comm, STEPS * [receivers], SMALL)) / STEPS
+    large = _seconds(comm, _passing_on(comm, [receivers], LARGE))
     return small, max(0.0, large - small) / (LARGE - SMALL)
 
 
-def _passing_on(comm: MPI.Intracomm, receivers: Ints, nbytes: int, steps: int) -> Callable[[], object]:
-    """Send what came in the step before, and nothing else, as plans do it."""
+def _passing_on(comm: MPI.Intracomm, receivers: Sequence[Ints], nbytes: int) -> Callable[[], object]:
+    """Send what came in the step before, and nothing else, as plans do it; `receivers` are to whom in each step."""
     transport = transport_of(comm)
-    senders = np.flatnonzero(receivers >= 0)
-    chunks = [(step % 2, 1 - step % 2) for step in range(steps)]
-    rows = [Rows.of(senders, receivers[senders], old, dst_chunk=new, reduce=False) for old, new in chunks]
-    schedule = Schedule("passing on", comm.size, 2, tuple(map(Step.of, rows)))
+    steps = []
+    for number, to in enumerate(receivers):
+        senders, old = np.flatnonzero(to >= 0), number % 2
+        steps.append(Step.of(Rows.of(senders, to[senders], old, dst_chunk=1 - old, reduce=False)))
+    schedule = Schedule("passing on", comm.size, 2, steps)
     buffer = np.zeros(2 * nbytes // 4, np.float32)
     segment = (transport.sent_at_once or LARGE) // 4
     program = lower(schedule, comm.rank, Layout.near_equal(schedule, buffer.size), segment)

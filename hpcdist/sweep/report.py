@@ -49,12 +49,17 @@ def devices(found: dict[str, Any]) -> str:
 
 def prices(model: dict[str, float | None]) -> str:
     """The prices that are set: those of a message in microseconds, those of a byte in nanoseconds."""
-    units = {"alpha": (1e6, "us/message"), "beta": (1e9, "ns/B"), "gamma": (1e9, "ns/B reduced")}
+    units = {
+        "alpha": (1e6, "us/message"),
+        "beta": (1e9, "ns/B"),
+        "gamma": (1e9, "ns/B reduced"),
+        "burst": (2**-10, "KiB"),
+    }
     texts = []
-    for name, seconds in model.items():
+    for name, price in model.items():
         factor, unit = units[name.split("_")[-1]]
-        if seconds is not None:
-            texts.append(f"{name} {seconds * factor:.3g} {unit}")
+        if price or (price is not None and name != "burst"):
+            texts.append(f"{name} {price * factor:.3g} {unit}")
     return ", ".join(texts)
 
 

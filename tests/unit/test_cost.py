@@ -109,11 +109,13 @@ def test_without_ranks_to_talk_to_nothing_costs_anything():
 
 @pytest.mark.parametrize("topology", [None, "one node", "a node each"])
 @pytest.mark.parametrize("size", [2, 3, 4, 8, 12])
+@pytest.mark.parametrize("burst", [0.0, 1e5])
 @pytest.mark.parametrize("name", ["ring", "direct", "halving_doubling", "recursive_doubling", "binary_blocks"])
-def test_ranks_that_are_alike_are_priced_and_counted_as_if_each_were_looked_at(name, size, topology):
+def test_ranks_that_are_alike_are_priced_and_counted_as_if_each_were_looked_at(name, size, topology, burst):
     nodes = {None: None, "one node": (0,) * size, "a node each": tuple(range(size))}[topology]
     schedule = algorithms.allreduce(name, size)
-    model = Model(5e-6, 1e-10, 1e-11, node_alpha=1e-6, node_beta=3e-11, pair_beta=2e-10)
+    prices = {"node_alpha": 1e-6, "node_beta": 3e-11, "pair_beta": 2e-10, "lone_alpha": 2e-6, "burst": burst}
+    model = Model(5e-6, 1e-10, 1e-11, **prices)
     one_by_one = replace(schedule, alike=False)
     assert cost.predict(schedule, 10**6, model, nodes) == pytest.approx(cost.predict(one_by_one, 10**6, model, nodes))
     for short, long in zip(cost.count(schedule), cost.count(one_by_one), strict=True):
@@ -135,6 +137,57 @@ def test_bytes_between_two_that_send_to_each_other_have_a_price_of_their_own(siz
     assert cost.predict(algorithms.direct(size), 10**6, model) == pytest.approx(3e-9 * share)
     assert cost.predict(algorithms.recursive_doubling(4), 10**6, model) == pytest.approx(2 * 3e-3)
     assert cost.predict(algorithms.recursive_doubling(4), 10**6, model, (0, 0, 0, 0)) == pytest.approx(2 * 1e-3)
+
+
+def test_a_message_alone_has_a_price_of_its_own():
+    """Of seven ranks fold first: three messages at once, of which four would be those of all."""
+    model = Model(10.0, 0.0, 0.0, lone_alpha=4.0)
+    assert cost.predict(algorithms.tree(2), 8, model) == pytest.approx(4.0 + 4.0)
+    assert cost.predict(algorithms.ring(2), 8, model) == pytest.approx(10.0 + 10.0)
+    assert cost.predict(algorithms.recursive_doubling(3), 8, model) == pytest.approx(4.0 + 7.0 + 4.0)
+    assert cost.predict(algorithms.tree(2), 8, model, (0, 0)) == pytest.approx(10.0 + 10.0)  # inside a node
+
+
+def test_a_message_alone_never_costs_more_than_beside_others():
+    assert Model(alpha=1.0, lone_alpha=2.0).alpha_beside(0) == 1
+    assert Model(alpha=1.0).alpha_beside(0) == 1
+
+
+def stepwise(nbytes_of_steps, alpha, beta, burst):
+    """The time [s] in which a link carries a message in each step, followed byte by byte in small ticks."""
+    tick, now, tokens, most = alpha / 1000, 0.0, 0.0, burst
+    for nbytes in nbytes_of_steps:
+        ready, left = now + alpha, float(nbytes)
+        while now < ready - tick / 2 or left > 0:
+            now, tokens = now + tick, min(most, tokens + tick / beta)
+            if now >= ready - tick / 2:
+                gone = min(left, tokens)
+                left, tokens = left - gone, tokens - gone
+    return now
+
+
+@pytest.mark.parametrize("burst", [100.0, 3_000.0, 1e9])
+@pytest.mark.parametrize("nbytes", [40, 4_000, 40_000])
+@pytest.mark.parametrize("name", ["ring", "halving_doubling"])
+def test_links_that_were_idle_let_a_burst_through(name, nbytes, burst):
+    """A token bucket, which fills while a message is made ready."""
+    schedule, model = algorithms.allreduce(name, 4), Model(1.0, 1e-3, 0.0, burst=burst)
+    sent = [step.rows_of(0).count[step.rows_of(0).src == 0].sum() * nbytes / 4 for step in schedule.steps]
+    expected = stepwise(sent, model.alpha, model.beta, burst)
+    assert cost.predict(schedule, nbytes, model) == pytest.approx(expected, rel=0.01)
+
+
+def test_a_burst_never_makes_a_link_faster_than_its_rate():
+    model = Model(0.0, 1e-3, 0.0, burst=1e9)
+    assert cost.predict(algorithms.ring(4), 4000, model) == pytest.approx(6.0)
+    assert cost.predict(replace(algorithms.ring(4), alike=False), 4000, model) == pytest.approx(6.0)
+
+
+def test_the_ranks_of_a_node_share_what_its_link_lets_through_at_once():
+    """Inside the node a second goes by; then two messages of 1000 bytes find 1500 that the link has saved up."""
+    model = Model(0.5, 1e-3, 0.0, node_alpha=1.0, node_beta=0.0, burst=1e9)
+    schedule = algorithms.recursive_doubling(4)
+    assert cost.predict(schedule, 1000, model, (0, 0, 1, 1)) == pytest.approx(1.0 + 0.5 + 0.5)
 
 
 def test_a_pair_never_costs_less_than_one_way():
@@ -187,6 +240,7 @@ def test_a_model_is_rebuilt_from_its_fields():
         ({"alpha": -1.0}, "alpha must be a number of seconds >= 0, not -1.0"),
         ({"beta": float("nan")}, "beta must be a number"),
         ({"gamma": float("inf")}, "gamma must be a number"),
+        ({"burst": -1.0}, "burst must be a number of bytes >= 0, not -1.0"),
         ({"beta": "fast"}, "beta must be a number of seconds >= 0, not 'fast'"),
     ],
 )

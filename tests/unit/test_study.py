@@ -1,5 +1,7 @@
 """The verbs that need no MPI: what they refuse, and by which prices they choose."""
 
+import json
+
 import pytest
 from click.testing import CliRunner
 
@@ -82,6 +84,25 @@ def test_prices_that_are_given_go_before_the_table(table, price):
     assert output.startswith(f"alpha {float(price) * 1e6:.3g} us")
     assert "not asked, as prices were given" in output
     assert "prices of" not in output
+
+
+def test_what_goes_with_a_price_that_is_given_is_not_taken_from_a_model(tmp_path):
+    """It would be of another network."""
+    model = tmp_path / "sweep.json"
+    fitted = {"alpha": 8e-6, "lone_alpha": 2e-6, "beta": 1e-9, "pair_beta": 2e-9, "burst": 4096}
+    model.write_text(json.dumps({"model": fitted}))
+
+    def words(*options):
+        said = invoke("predict", "-n", "5", "--model", str(model), *options).output
+        return " ".join(said.partition(", gamma")[0].split())
+
+    assert words() == (
+        "alpha 8 us, alone 2 us, beta 1e+03 ps/B, between two that send to each other 2e+03 ps/B, 4 KiB at once"
+    )
+    assert words("--alpha", "3e-6").startswith("alpha 3 us, alone 3 us, beta 1e+03 ps/B, between two that send to")
+    assert words("--beta", "3e-9") == (
+        "alpha 8 us, alone 2 us, beta 3e+03 ps/B, between two that send to each other 3e+03 ps/B"
+    )
 
 
 def test_without_an_explanation_the_table_is_not_read(table):
