@@ -62,7 +62,7 @@ def plan(
         op: "sum", "max", "min", "prod" or "avg" (the sum divided by the number of ranks; integers toward zero).
         segment_nbytes: bytes of the pieces in which a message travels while others are reduced, between nodes if there
             are several; 0 for whole messages, None for the table's or the default, which between nodes is what Open MPI
-            sends at once over TCP.
+            sends at once over TCP if the buffer is of 16 MiB at most.
         topology: the node of each rank; found out from MPI if None.
         selection: the table that "auto" reads, or its path; None for HPCDIST_SELECTION, and without that the price
             model.

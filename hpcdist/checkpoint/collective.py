@@ -17,7 +17,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def write_collective(
     with _info(hints or {}) as info:
         placed: Layout = on_root(comm, lambda: _prepare(path, hdf5.lay_out(arrays), info))
         file = on_all(comm, lambda: h5py.File(path, "r+", driver="mpio", comm=comm, info=info))
-        with _ending_job(comm, path):
+        with _ending_job(comm, path, file):
             _write_rows(comm, file, arrays, share)
     on_all(comm, lambda: _make_durable(path, placed.nbytes))
     pieces = on_all(comm, lambda: {name: _read_back(path, placed, name, arrays[name], *share[name]) for name in share})
@@ -136,13 +136,15 @@ def _reserve(descriptor: int, path: Path, nbytes: int) -> None:
 
 
 @contextmanager
-def _ending_job(comm: MPI.Intracomm, path: Path) -> Iterator[None]:
+def _ending_job(comm: MPI.Intracomm, path: Path, file: h5py.File) -> Iterator[None]:
     """End the job if the block fails, as ranks that are in the same transfer cannot be called back from it."""
     try:
         yield
     except Exception as error:
         text = f"{path} cannot be written: {error}; earlier checkpoints are as they were"
         if comm.size == 1:
+            with suppress(Exception):  # it may fail in the same way
+                file.close()
             raise AgreedError(text) from error
         print(f"hpcdist: rank {comm.rank} ends the job, as others wait for it: {text}", file=sys.stderr, flush=True)
         MPI.COMM_WORLD.Abort(1)

@@ -84,7 +84,7 @@ class Store:
         on_all(comm, lambda: check_arguments(keep, layout, writers, comm.size, compression))
         _agree_on(comm, "makes another store", (str(directory), keep, layout, writers, background, compression))
         self.fence: Fence = fence or on_root(comm, lambda: claim(directory))
-        self.comm = comm.Dup()  # last of what can fail, so that it is not lost
+        self.comm = comm.Dup()
         self.directory, self.keep, self.layout, self.compression = directory, keep, layout, compression
         self.background, self.incremental = background, incremental
         self.writers = 1 if layout == "single" else writers

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from numpy.typing import NDArray
 
+from hpcdist import selection
 from hpcdist.agreement import Signature
 from hpcdist.choosing.algorithm import (
     Lying,
@@ -32,6 +33,9 @@ __all__ = ["LARGEST_MESSAGE", "SEGMENTS", "Decision", "Lying", "Table", "decide"
 # segment are alone on theirs: so they are small, though large enough that a copy takes much longer than to submit it.
 # Direct data crosses one link, the fastest there is, and each segment costs two messages of MPI beside it.
 SEGMENTS = {HOST: 1 << 22, STAGED: 1 << 20, AWARE: 1 << 22, DIRECT: 1 << 24}
+# Bytes of the largest buffer in pieces that are sent at once: each is copied twice more, for which Open MPI keeps
+# memory, and where cores are slower than links (two cores, 10 Gbit/s) larger buffers take up to 1.5 times as long so.
+LARGEST_AT_ONCE = 1 << 24
 LARGEST_MESSAGE = 1 << 30  # bytes; MPI counts of many libraries end at 2**31 - 1
 
 
@@ -91,21 +95,23 @@ def decide(
         sharing = Sharing(None if path == DIRECT else f"the path of the data is {path}: {why_path}")
     signature, segment, why = choose_algorithm(transport, signature, topology, table, sharing, path)
     bounced = sharing.bounced and is_shared(signature.algorithm)
-    return Decision(signature, topology, *_segments(transport, path, segment), why, path, why_path, bounced)
+    nbytes = signature.count * selection.DTYPES[signature.dtype].itemsize
+    segments = _segments(transport, path, nbytes, segment)
+    return Decision(signature, topology, *segments, why, path, why_path, bounced)
 
 
-def _segments(transport: MpiTransport, path: str, asked: int | None) -> tuple[int, int]:
-    """Bytes of a segment of messages between nodes, and inside one.
+def _segments(transport: MpiTransport, path: str, nbytes: int, asked: int | None) -> tuple[int, int]:
+    """Bytes of a segment of messages between nodes, and inside one, for a buffer of `nbytes`.
 
     What is asked for, 0 being whole messages, is for the network where there is one: memory likes larger pieces.
     """
-    inside = between = SEGMENTS[path]
-    if path == HOST and transport.sent_at_once:
-        between = transport.sent_at_once
+    default = SEGMENTS[path]
     if asked is not None:
         between = min(asked or LARGEST_MESSAGE, LARGEST_MESSAGE)
-    one_node = len(set(transport.topology)) == 1
-    return between, between if one_node else inside
+        return between, between if len(set(transport.topology)) == 1 else max(between, default)
+    if path == HOST and transport.sent_at_once and nbytes <= LARGEST_AT_ONCE:
+        return min(default, transport.sent_at_once), default
+    return default, default
 
 
 def where(call: str, algorithm: str, buffer: NDArray, out: NDArray | None, device: Accelerator | None) -> Lying:

@@ -57,17 +57,18 @@ def _between(heads: MPI.Intracomm) -> Model:
     """The prices between nodes, of which one rank each calls this; those of a pair are None if there is but one."""
     alpha, beta = _exchange(heads, _neighbours(heads.size))
     pair_beta = max(beta, _exchange(heads, _partners(heads.size))[1]) if heads.size > 2 else None
-    lone_alpha = min(alpha, _seconds(heads, _passing_on(heads, STEPS // 2 * _to_and_fro(heads.size), SMALL)) / STEPS)
+    lone_alpha = min(alpha, _seconds_of(heads, STEPS // 2 * _to_and_fro(heads.size), SMALL) / STEPS)
     burst = _burst(heads, alpha, beta) if beta else 0.0
     return Model(alpha, beta, 0.0, pair_beta=pair_beta, lone_alpha=lone_alpha, burst=burst)
 
 
 def _burst(heads: MPI.Intracomm, alpha: float, beta: float) -> float:
     """Bytes that links let through at once after they were idle; 0 if it is a small part of what is sent."""
-    call, seconds = _passing_on(heads, [_neighbours(heads.size)], LARGE), []
+    program, seconds = _passing_on(heads, [_neighbours(heads.size)], LARGE), []
     for _ in range(BATCHES):
         sleep(min(LONGEST_IDLE, 2 * LARGE * beta))
-        seconds.append(_batch(heads, call, 1))
+        seconds.append(_batch(heads, program, 1))
+    program.free()
     saved = LARGE - (float(np.median(seconds)) - alpha) / beta
     return saved if saved > LARGE / 16 else 0.0
 
@@ -91,12 +92,20 @@ def _to_and_fro(size: int) -> list[Ints]:
 
 def _exchange(comm: MPI.Intracomm, receivers: Ints) -> tuple[float, float]:
     """(alpha, beta) of sending to one rank while receiving from one."""
-    small = _seconds(comm, _passing_on(comm, STEPS * [receivers], SMALL)) / STEPS
-    large = _seconds(comm, _passing_on(comm, [receivers], LARGE))
+    small = _seconds_of(comm, STEPS * [receivers], SMALL) / STEPS
+    large = _seconds_of(comm, [receivers], LARGE)
     return small, max(0.0, large - small) / (LARGE - SMALL)
 
 
-def _passing_on(comm: MPI.Intracomm, receivers: Sequence[Ints], nbytes: int) -> Callable[[], object]:
+def _seconds_of(comm: MPI.Intracomm, receivers: Sequence[Ints], nbytes: int) -> float:
+    """Seconds in which messages are passed on."""
+    program = _passing_on(comm, receivers, nbytes)
+    seconds = _seconds(comm, program)
+    program.free()
+    return seconds
+
+
+def _passing_on(comm: MPI.Intracomm, receivers: Sequence[Ints], nbytes: int) -> BoundProgram:
     """Send what came in the step before, and nothing else, as plans do it; `receivers` are to whom in each step."""
     transport = transport_of(comm)
     steps = []

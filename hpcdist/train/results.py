@@ -6,6 +6,7 @@ Or, if it was asked to stop and has written a checkpoint, a note of that.
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class Results:
             write_text(self.directory / SETTINGS, config.to_toml())
             self._log = Log(self.directory / LOG, done)
         self._display = Display(console, total, done)
+        self._notes: deque[str] = deque(maxlen=100)
 
     def add(self, row: Row) -> None:
         """Log and show a step."""
@@ -53,7 +55,8 @@ class Results:
         self._display.show(row)
 
     def note(self, text: str) -> None:
-        """Say what there is to know."""
+        """Say what there is to know, and keep it for the summary, which has the last hundred."""
+        self._notes.append(text)
         self._display.note(text)
 
     @property
@@ -96,6 +99,7 @@ class Results:
             "train_seconds": sum(row.seconds for row in rows),
             **{name: facts[name] for name in ("configuration", "execution", "data")},
             "versions": versions(),
+            "notes": list(self._notes),
             "epochs": [asdict(row) for row in rows if row.test_loss is not None],
         }
         with self._fence.held():

@@ -28,6 +28,7 @@ from hpcdist.optim.sgd import SGD
 from hpcdist.train.config import Config
 from hpcdist.train.log import Row
 from hpcdist.train.room import room_for
+from hpcdist.transport.mpi import topology
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,14 @@ class Trainer:
     def _plan(self, execution: Execution) -> hpcdist.Plan:
         """How to add up gradients; chosen anew if it was in memory that the ranks cannot share any more. Collective."""
         config = self.config
+        # A segment was chosen for a network, which another placement of the ranks does not have.
+        moved = execution.topology not in (None, topology(self.comm))
         try:
             return hpcdist.plan(
                 self.comm,
                 self.buffer,
                 algorithm=execution.algorithm,
-                segment_nbytes=execution.segment_nbytes,
+                segment_nbytes=config.segment_nbytes if moved else execution.segment_nbytes,
                 topology=execution.topology,
                 selection=config.selection or None,
                 path=config.path,

@@ -7,6 +7,8 @@ moves 25, and all of it in messages that are sent at once.
 
 from __future__ import annotations
 
+from functools import cache
+
 from mpi4py import MPI
 
 from hpcdist.transport.control import Control
@@ -15,7 +17,7 @@ HEADER = 1 << 12  # bytes of the limit left to what travels before the data; a p
 LEAST = 1 << 14  # bytes; pieces that are still smaller cost more as messages than they gain
 
 SENDS_BY_TCP = ("pml_ob1_unexpected_limit", "btl_tcp_eager_limit")  # what Open MPI knows only while it uses them
-SENDS_OTHERWISE = ("btl_openib_eager_limit", "btl_usnic_eager_limit")
+SENDS_OTHERWISE = tuple(f"btl_{name}_eager_limit" for name in ("openib", "usnic", "ugni", "portals4"))
 
 
 def sent_at_once(comm: MPI.Intracomm) -> int | None:
@@ -27,6 +29,7 @@ def sent_at_once(comm: MPI.Intracomm) -> int | None:
     return least if least >= LEAST else None
 
 
+@cache
 def _limit() -> int:
     """Bytes with their header; 0 where messages do not travel over Open MPI's TCP."""
     try:
@@ -39,6 +42,6 @@ def _limit() -> int:
 def _is_known(name: str) -> bool:
     try:
         Control(name)
-    except LookupError:
+    except (LookupError, OSError):
         return False
     return True

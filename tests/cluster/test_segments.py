@@ -66,3 +66,18 @@ def test_what_is_asked_for_is_for_messages_between_hosts():
 
 def test_one_host_has_no_limit():
     assert cut(ppn=3) == [(DEFAULT, THIRD)] * 3
+
+
+UNLIKE = """
+import os
+if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+    os.environ["OMPI_MCA_btl_tcp_eager_limit"] = "40000"
+from mpi4py import MPI
+from hpcdist.transport.mpi import transport_of
+print("LEAST", transport_of(MPI.COMM_WORLD).sent_at_once, flush=True)
+"""
+
+
+def test_ranks_with_unlike_limits_take_the_lowest():
+    said = cluster("run", "-n", 2, "--ppn", 1, "--", sys.executable, "-c", UNLIKE).stdout
+    assert said.split() == ["LEAST", str(40000 - 4096)] * 2

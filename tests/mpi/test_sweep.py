@@ -167,7 +167,11 @@ def test_the_model_is_the_same_on_all_ranks(ranks_per_node):
     topology = tuple(rank // ranks_per_node for rank in range(WORLD.size))
     fitted = model.fit(WORLD, topology)
     assert WORLD.allgather(fitted) == [fitted] * WORLD.size
-    assert min(fitted.alpha, fitted.gamma) > 0
+    assert min(fitted.alpha, fitted.beta, fitted.gamma) > 0
+    nodes = len(set(topology))
+    assert (fitted.pair_beta is not None) == (nodes > 2)
+    assert (fitted.lone_alpha is not None) == (nodes > 1)
+    assert nodes < 2 or fitted.lone_alpha <= fitted.alpha
     several_nodes_of_several_ranks = 1 < len(set(topology)) < WORLD.size
     assert (fitted.node_alpha is not None) == several_nodes_of_several_ranks
 

@@ -462,6 +462,8 @@ def test_copies_that_fail_are_said_and_the_run_goes_on(
     if COMM.rank == 0:
         summary = json.loads((out / "summary.json").read_text())
         assert summary["resumed_from"] == 3
+        assert len(summary["notes"]) == len(range(6, 31, 3))
+        assert "no room left" in summary["notes"][0]
         said = capsys.readouterr().out
         assert f"note: partner copies of step 6 failed: rank {COMM.size - 1}: OSError" in said
         assert "note: partner copies of step 27 failed" in said

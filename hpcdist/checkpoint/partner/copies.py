@@ -137,6 +137,7 @@ class PartnerCopies:
             manifest = self._exchange(order, files)
             on_all(self._comm, lambda: self._commit(order, manifest))
         except AgreedError:
+            self._useless.add(order.name)  # where it was committed, as it was not everywhere
             if self._place.leads:
                 shutil.rmtree(self._node.draft(order.name), ignore_errors=True)
             raise
