@@ -14,9 +14,8 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 import hpcdist
-from hpcdist.algorithms import ALLREDUCE
 from hpcdist.bench.ratios import order
-from hpcdist.bench.task import AUTO, CALL, COPY, KINDS, LIBRARY, RAW, REGISTERED, Link, Task
+from hpcdist.bench.task import AUTO, CALL, COPY, KINDS, LIBRARY, NAMES, RAW, REGISTERED, Link, Task
 from hpcdist.bench.values import Numbers, fill, numbers_of, wrong
 from hpcdist.errors import AgreedError
 from hpcdist.kernels.reduce import DTYPES
@@ -81,7 +80,7 @@ class Size:
             return self._plan(name, dtype, kind == REGISTERED)
         if name in (AUTO, REGISTERED):
             return self._plan(name, "float32", name == REGISTERED)
-        if name in ALLREDUCE:
+        if name in NAMES:
             return self._plan(name, "float32", False, name)
         array, numbers = self._array("float32", False), self._numbers("float32")
         if name == RAW:
