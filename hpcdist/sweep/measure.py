@@ -15,6 +15,7 @@ single one ("barrier", as in the OSU benchmarks). Its time is that of the slowes
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -63,13 +64,18 @@ class Point:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to measure: at most `samples` of `iterations` operations, in about `seconds` per case."""
+    """How much to measure: at most `samples` of `iterations` operations, in about `seconds` per case.
+
+    Samples of operations back to back last `least` seconds, if `iterations` allow it, and are fewer then: a link that
+    lets a burst through would hide what a short one costs.
+    """
 
     timing: str = "pipelined"
     samples: int = 20
     iterations: int = 20
     seconds: float = 0.1
     warmup: int = 3
+    least: float = 0.0
 
     def divide(self, operation: float) -> tuple[int, int]:
         """(samples, iterations) for an operation that takes so many seconds."""
@@ -78,7 +84,8 @@ class Effort:
         if self.timing == "barrier":
             return calls, 1
         samples = min(self.samples, calls)
-        return samples, calls // samples
+        iterations = min(self.iterations, max(calls // samples, math.ceil(self.least / operation)))
+        return max(1, min(samples, max(LEAST_SAMPLES, calls // iterations))), iterations
 
 
 @dataclass(frozen=True)

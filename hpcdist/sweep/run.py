@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -27,6 +28,8 @@ from hpcdist.sweep.measure import Bench, Case, Point, refused
 from hpcdist.sweep.options import Options
 from hpcdist.sweep.progress import Progress
 from hpcdist.transport import mpi
+
+BURSTS = 8  # that a link could let through in the time of a sample, of which one may be left from before
 
 
 class Sweep:
@@ -93,7 +96,7 @@ class Sweep:
     def _point(self, point: Point, interrupt: Interrupt) -> list[record.Record]:
         """Check and time all algorithms that this point allows."""
         with self._bench(point) as bench:
-            bench.warm_up(self.options.effort)
+            bench.warm_up(replace(self.options.effort, least=BURSTS * self.model.burst * self.model.beta))
             if self.options.check:
                 bench.check()
                 self._complain(bench)

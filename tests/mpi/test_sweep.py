@@ -144,6 +144,11 @@ def test_each_rank_counts():
         (Effort(samples=20, iterations=20, seconds=0.1), 0.01, (10, 1)),
         (Effort(samples=20, iterations=20, seconds=0.1), 10, (3, 1)),
         (Effort(samples=2, iterations=1, seconds=0.1), 10, (2, 1)),
+        (Effort(samples=20, iterations=20, seconds=0.2, least=0.08), 4e-3, (3, 20)),
+        (Effort(samples=20, iterations=20, seconds=0.2, least=0.08), 0.01, (3, 8)),
+        (Effort(samples=20, iterations=20, seconds=0.2, least=0.08), 1e-4, (20, 20)),
+        (Effort(samples=20, iterations=1, seconds=0.2, least=0.08), 4e-3, (20, 1)),
+        (Effort(samples=2, iterations=20, seconds=0.2, least=0.08), 4e-3, (2, 20)),
         (Effort("barrier", samples=20, iterations=20, seconds=0.1), 1e-3, (100, 1)),
     ],
 )
