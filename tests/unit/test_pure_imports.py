@@ -28,6 +28,8 @@ NEED_MPI = (
     "sweep",
     "train",
     "transport.bounce",
+    "transport.control",
+    "transport.eager",
     "transport.flags",
     "transport.ipc",
     "transport.meeting",
