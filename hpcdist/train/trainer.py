@@ -28,7 +28,7 @@ from hpcdist.optim.sgd import SGD
 from hpcdist.train.config import Config
 from hpcdist.train.log import Row
 from hpcdist.train.room import room_for
-from hpcdist.transport.mpi import topology
+from hpcdist.transport.mpi import transport_of
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Trainer:
         """How to add up gradients; chosen anew if it was in memory that the ranks cannot share any more. Collective."""
         config = self.config
         # A segment was chosen for a network, which another placement of the ranks does not have.
-        moved = execution.topology not in (None, topology(self.comm))
+        moved = execution.topology not in (None, transport_of(self.comm).topology)
         try:
             return hpcdist.plan(
                 self.comm,
