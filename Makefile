@@ -16,7 +16,7 @@ STAMP   := $(VENV)/.installed-$(MPI)
 DEMO    := demo
 
 .PHONY: help demo test check-kernels test-unit test-mpi test-device test-gpu test-jobs test-cluster test-slurm parallel-hdf5 test-mpio lint \
-        bench bench-network bench-overlap bench-checkpoints crash-report clean
+        bench bench-overlap bench-awkward bench-network bench-checkpoints crash-report clean
 
 help:
 	@echo "make demo    install into $(VENV) and run the main job: train, resume, sweep"
@@ -29,11 +29,12 @@ help:
 	@echo "make test-device    tests of device buffers, on a simulated device"
 	@echo "make test-gpu       tests of the kernels and of device buffers on GPUs, in an environment that has CuPy"
 	@echo "make lint    formatting, style, types"
-	@echo "make bench   measure ours beside Open MPI, MPICH, Intel MPI and Gloo, on this machine and on virtual hosts, 3 hours or"
-	@echo "             about BENCH_SECONDS; installs them all; writes to results/bench/"
+	@echo "make bench   measure ours beside Open MPI, MPICH, Intel MPI and Gloo, on this machine and on virtual hosts, as root:"
+	@echo "             3 hours, or BENCH_SECONDS and 40 minutes; installs them all; writes to results/; the two below, too"
+	@echo "make bench-overlap  measure how much of an all-reduce is hidden behind its caller's work, 10 minutes, as root"
+	@echo "make bench-awkward  measure all algorithms on 3, 5, 6, 7, 8 and 12 hosts and on two racks, 30 minutes, as root"
 	@echo "make bench-gpu  measure all-reduces of device buffers on this machine's GPUs; writes to results/gpu/"
 	@echo "make bench-network  measure all algorithms on virtual hosts, 20 minutes; writes to results/"
-	@echo "make bench-overlap  measure how much of an all-reduce is hidden behind its caller's work, 10 minutes, as root"
 	@echo "make bench-checkpoints  measure checkpoints beside h5py, torch and plain files, 40 minutes; writes to results/"
 	@echo "make crash-report  kill training runs 300 times and resume them, 40 minutes; writes to results/"
 	@echo "make clean   remove what the others made"
@@ -178,8 +179,9 @@ bench-peers: $(BENCH_PEERS) $(TORCH)/.installed
 bench: $(STAMP)
 	$(call debian,tc,iproute2)
 	-$(MAKE) --keep-going --jobs=1 bench-peers
-	$(BIN)/python -m hpcdist.bench --environments $(BENCH) --torch $(TORCH)/bin/python \
-	    all $(if $(BENCH_SECONDS),--seconds $(BENCH_SECONDS))
+	missed=0; $(BIN)/python -m hpcdist.bench --environments $(BENCH) --torch $(TORCH)/bin/python \
+	    all $(if $(BENCH_SECONDS),--seconds $(BENCH_SECONDS)) || missed=1; \
+	    $(MAKE) --keep-going --jobs=1 bench-overlap bench-awkward || missed=1; exit $$missed
 
 bench-network: $(STAMP)
 	$(call debian,tc,iproute2)
@@ -192,6 +194,17 @@ bench-overlap: $(STAMP)
 	trap '$(HPCDIST) cluster down --name overlap' EXIT; set -e; for n in 2 4; do \
 	    $(HPCDIST) cluster run --name overlap -n $$n -- python -m hpcdist.bench.overlap \
 	        --out results/overlap/200mbit-$$n; done
+
+AWKWARD = python -m hpcdist.sweep.awkward --seconds 1 --sizes 1KiB,64KiB,1MiB,4MiB,16MiB
+bench-awkward: $(STAMP)
+	$(call debian,tc,iproute2)
+	$(HPCDIST) cluster up --name awkward --hosts 12 --rate 200mbit
+	trap '$(HPCDIST) cluster down --name awkward' EXIT; set -e; for n in 3 5 6 7 8 12; do \
+	    $(HPCDIST) cluster run --name awkward -n $$n -- $(AWKWARD) --out results/awkward/200mbit-$$n.json; done
+	$(HPCDIST) cluster up --name racks --hosts 12 --rate 200mbit --racks 2 --rack-rate 100mbit
+	trap '$(HPCDIST) cluster down --name racks' EXIT; \
+	    $(HPCDIST) cluster run --name racks -n 12 -- $(AWKWARD) --racks 2 --out results/awkward/racks-12.json
+	$(BIN)/python -m hpcdist.sweep.awkward.table results/awkward/*.json --out results/awkward/awkward.txt
 
 # On a machine with a GPU, in an environment that has CuPy: pip install '.[cuda]'. GPU names the report.
 GPU ?= report

@@ -73,5 +73,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _NEED_MPI:
-        return getattr(importlib.import_module("hpcdist.collectives"), name)
+        found = globals()[name] = getattr(importlib.import_module("hpcdist.collectives"), name)
+        return found
     raise AttributeError(f"module 'hpcdist' has no attribute {name!r}")

@@ -9,9 +9,8 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
-from hpcdist import algorithms, watch
+from hpcdist import algorithms
 from hpcdist.device import accelerator_of, problem_with
 from hpcdist.device.paths import AUTO, HOST
 from hpcdist.errors import ArgumentError
@@ -171,13 +170,3 @@ def agree_on(transport: MpiTransport, signature: Signature, problem: str | None,
     raise_together([answer[0] for answer in answers], ArgumentError)
     _compare([answer[1] for answer in answers])
     return [answer[2] for answer in answers]
-
-
-def same_everywhere(transport: MpiTransport, number: int) -> bool:
-    """Collective: whether all ranks have the same number."""
-    if transport.size == 1:
-        return True
-    extremes = np.array([number, -number])
-    with watch.waiting(f"rank {transport.rank} of {transport.size} waits for all ranks to make the same call"):
-        transport.comm.Allreduce(MPI.IN_PLACE, extremes, MPI.MAX)
-    return bool(extremes[0] == -extremes[1])

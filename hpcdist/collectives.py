@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import math
 import operator
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,19 +18,15 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
 from hpcdist import selection
-from hpcdist.agreement import Signature, agree_on, problem_of, problem_of_buffers, same_everywhere, signature_of
+from hpcdist.agreement import Signature, agree_on, problem_of, signature_of
 from hpcdist.choosing import Table, decide, where
 from hpcdist.device import accelerator_of
-from hpcdist.device.paths import AUTO, HOST, asked_for
-from hpcdist.plans import COMMON_ROOM, Collective, Plan, addresses_of
+from hpcdist.device.paths import AUTO, asked_for
+from hpcdist.one_line import forget_shared, run
+from hpcdist.plans import Collective, Plan
 from hpcdist.sizes import format_bytes
-from hpcdist.transport.mpi import MpiTransport, transport_of
+from hpcdist.transport.mpi import transport_of
 from hpcdist.transport.window import home_of
-
-CACHED_PLANS = 64  # per communicator, for the one-line calls
-ORDINARY = (None, None)  # how arrays lie that are none of `empty`
-INTERRUPTED = "an earlier call like this one was interrupted, so that the ranks are out of step; let the job end"
-
 
 # --- plans ---
 
@@ -125,7 +120,7 @@ def empty(shape: int | Sequence[int], dtype: DTypeLike, comm: MPI.Intracomm) -> 
     transport = transport_of(comm)
     sizes, element, problem = _shape_and_dtype(shape, dtype)
     agree_on(transport, Signature("empty", math.prod(sizes), element.name, "", ""), problem)
-    _forget_shared(transport)
+    forget_shared(transport)
     nbytes = math.prod(sizes) * element.itemsize
     memory = home_of(transport).allocate(nbytes, f"an array of {format_bytes(nbytes)}")
     return memory.view(element).reshape(sizes)
@@ -140,7 +135,7 @@ def release(comm: MPI.Intracomm) -> int:
     Returns: bytes given back on this rank.
     """
     transport = transport_of(comm)
-    _forget_shared(transport)
+    forget_shared(transport)
     gc.collect()
     transport.exchange(None, "release arrays")
     home = home_of(transport)
@@ -162,66 +157,7 @@ def _shape_and_dtype(shape: Any, dtype: Any) -> tuple[tuple[int, ...], np.dtype,
     return sizes, element, None
 
 
-def _forget_shared(transport: MpiTransport) -> None:
-    """Collective: drop the cached plans that keep arrays of `empty` alive."""
-    for key, collective in list(transport.cache.items()):
-        if collective.shared and key[-1] != ORDINARY:
-            transport.cache.pop(key).free()
-        else:
-            collective.forget_shared()
-
-
 # --- one-line calls ---
-
-
-def _call(
-    comm: MPI.Intracomm,
-    call: str,
-    buffer: NDArray,
-    out: NDArray | None,
-    op: str = "sum",
-    algorithm: str = "tree",
-    root: int = 0,
-) -> None:
-    """Collective: run a cached plan, after a check that all ranks mean the same one."""
-    transport = transport_of(comm)
-    cache: OrderedDict[tuple, Collective] = transport.cache
-    device = None if type(buffer) is np.ndarray else accelerator_of(buffer)
-    memory, path = (HOST, AUTO) if device is None else (device.kind, asked_for(AUTO))
-    lying = where(call, algorithm, buffer, out, device)
-    count, dtype = getattr(buffer, "size", -1), getattr(buffer, "dtype", None)
-    what = (call, count, dtype, memory, path, str(op), str(algorithm), str(root))
-    key: tuple = (*what, lying)
-    known = cache.get(key)
-    if known:
-        problem = None if out is None and _is_plain(call, buffer) else problem_of_buffers(call, buffer, out)
-        problem = INTERRUPTED if known.interrupted else problem
-        number = known.number
-    else:
-        signature = signature_of(call, buffer, op, algorithm, root=root, path=path)
-        problem = problem_of(signature, transport, buffer, out)
-        number = signature.number(lying)
-    everywhere = [lying] * transport.size
-    if not same_everywhere(transport, -1 if problem else number) or problem:
-        signature = signature_of(call, buffer, op, algorithm, root=root, path=path)
-        everywhere = agree_on(transport, signature, problem, lying)
-        key = (*what, "at different places")  # all that can differ here
-        known = cache.get(key)
-    if known is None:
-        if len(cache) == CACHED_PLANS:
-            cache.popitem(last=False)[1].free()
-        decision = decide(transport, signature, None, buffer, out, everywhere, COMMON_ROOM)
-        known = Collective(transport, decision, own_room=False)  # all ranks have met in the check
-        known.number = number
-        known.plans[addresses_of(buffer, out)] = known.bind_together(buffer, out)
-        cache[key] = known
-    cache.move_to_end(key)
-    known.plan_for(buffer, out)()
-
-
-def _is_plain(call: str, buffer: NDArray) -> bool:
-    """A quick look at the usual case, in place: true only if `problem_of_buffers` has nothing to say either."""
-    return type(buffer) is np.ndarray and buffer.flags.c_contiguous and buffer.flags.writeable and call != "alltoall"
 
 
 def allreduce(
@@ -240,7 +176,7 @@ def allreduce(
 
     Args, raises: as `plan`. Returns: `buffer`, or `out`.
     """
-    _call(comm, "allreduce", buffer, out, op, algorithm)
+    run(comm, "allreduce", buffer, out, op, algorithm)
     return buffer if out is None else out
 
 
@@ -256,7 +192,7 @@ def reduce_scatter(comm: MPI.Intracomm, buffer: NDArray, op: str = "sum", algori
     Args: as `plan`; algorithm "ring", "direct", or "halving_doubling" on a power of two of ranks.
     Returns: this rank's part of `buffer`, a flat view (see `own_part`). Raises: as `plan`.
     """
-    _call(comm, "reduce_scatter", buffer, None, op, algorithm)
+    run(comm, "reduce_scatter", buffer, None, op, algorithm)
     return own_part(buffer, comm.rank, comm.size)
 
 
@@ -265,13 +201,13 @@ def allgather(comm: MPI.Intracomm, buffer: NDArray, algorithm: str = "ring") -> 
 
     Args: as `reduce_scatter`. Returns: `buffer`. Raises: as `plan`.
     """
-    _call(comm, "allgather", buffer, None, algorithm=algorithm)
+    run(comm, "allgather", buffer, None, algorithm=algorithm)
     return buffer
 
 
 def bcast(comm: MPI.Intracomm, buffer: NDArray, root: int = 0) -> NDArray:
     """Collective: every rank gets what `root` has in its buffer. Returns: `buffer`. Raises: as `plan`."""
-    _call(comm, "bcast", buffer, None, root=root)
+    run(comm, "bcast", buffer, None, root=root)
     return buffer
 
 
@@ -280,7 +216,7 @@ def reduce(comm: MPI.Intracomm, buffer: NDArray, op: str = "sum", root: int = 0)
 
     Returns: `buffer`. Raises: as `plan`.
     """
-    _call(comm, "reduce", buffer, None, op, root=root)
+    run(comm, "reduce", buffer, None, op, root=root)
     return buffer
 
 
@@ -289,5 +225,5 @@ def alltoall(comm: MPI.Intracomm, buffer: NDArray, out: NDArray) -> NDArray:
 
     The count must be a multiple of the number of ranks. Returns: `out`. Raises: as `plan`.
     """
-    _call(comm, "alltoall", buffer, out)
+    run(comm, "alltoall", buffer, out)
     return out

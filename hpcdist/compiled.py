@@ -22,13 +22,14 @@ from hpcdist.transport import Library, Native, TransferError
 
 PATIENCE = 50_000_000  # ns
 BEFORE_YIELD = 1_000_000  # ns; who yields its core to strangers gets it back late
-POLLS = 128  # looks at a message between two looks at the clock
+LOOKS = 128  # at a message between two looks at the clock
 MONOTONIC = 1  # the clock, for clock_gettime
 
 # The table is made of 64-bit words: a head, then one row per call. In the head are where the function is, what C
 # functions answer, and the library's addresses.
 POSITION, CALLS, SINCE, FLAG, COUNT, SECONDS, NANOSECONDS, ISEND, START, TEST, GET_COUNT, BYTE, STATUS = range(13)
-HEAD = 13
+LOOKING, SPINNING = 13, 14  # looks between two at the clock, and ns before the core is offered to others
+HEAD = 15
 
 # What a row begins with, and what follows.
 STARTS = 0  # request; a receive
@@ -55,7 +56,7 @@ def _is_late(table: int) -> bool:
     if head[SINCE] == 0:
         head[SINCE] = now
     waited = now - head[SINCE]
-    if waited > BEFORE_YIELD:
+    if waited >= head[SPINNING]:
         _sched_yield()
     return waited > PATIENCE
 
@@ -64,15 +65,15 @@ def _is_late(table: int) -> bool:
 def _wait(table: int, request: int, due: int, block: int) -> int:
     """Look at a message until it is complete; if bytes are due, compare."""
     head = carray(words_at(table), HEAD)
-    head[FLAG] = head[COUNT] = polls = 0
+    head[FLAG] = head[COUNT] = looked = 0
     while True:
         code = call(head[TEST], (request, table + 8 * FLAG, head[STATUS]))
         if code != 0:
             return code
         if head[FLAG] != 0:
             break
-        polls += 1
-        if not block or (polls % POLLS == 0 and _is_late(table)):
+        looked += 1
+        if not block or (looked % head[LOOKING] == 0 and _is_late(table)):
             return PENDING
     if due < 0:
         return DONE
@@ -165,6 +166,7 @@ def _head(library: Library, status: np.ndarray) -> list[int]:
         library.get_count,
     )
     words[BYTE], words[STATUS] = library.byte, _address_of(status)
+    words[LOOKING], words[SPINNING] = (1, 0) if library.yields else (LOOKS, BEFORE_YIELD)
     return words
 
 

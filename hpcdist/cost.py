@@ -22,6 +22,9 @@ class Model:
     halving and doubling: more than `beta` where a connection does not carry both ways at once, as Open MPI's over TCP
     in large messages; the same if None. The ranks of a node share its link to the others.
 
+    `gap` [s] is the price of each further message that a rank sends, or receives, in a step after the first one's
+    `alpha`: less than that where they are on their way at the same time, the g of LogP; the same if None.
+
     Two more say what some networks do. `lone_alpha` [s] is the price of a message while no other is on its way: less
     than `alpha`, which holds while every node sends one, where nodes share cores, as virtual ones do; the same if None.
     `burst` [bytes] is what a link that was idle lets through at once before its rate counts, as the token buckets of
@@ -38,6 +41,18 @@ class Model:
     pair_beta: float | None = None
     lone_alpha: float | None = None
     burst: float = 0.0
+    gap: float | None = None
+
+    def start(self, messages: Ints, alpha: float, begun: Ints | None = None) -> NDArray:
+        """What so many messages of a rank cost before their bytes do [s].
+
+        Args:
+            messages: between nodes, in one step, or in several of which `begun` have any.
+            alpha: the price of the first one in a step.
+            begun: see above; None for one step.
+        """
+        first = np.minimum(messages, 1) if begun is None else begun
+        return alpha * first + min(alpha, alpha if self.gap is None else self.gap) * (messages - first)
 
     def alpha_beside(self, others: float) -> float:
         """The price of a message [s] beside as many others as that part of the nodes can send one each."""
@@ -82,6 +97,7 @@ class Counts(NamedTuple):
 
     steps: int
     messages: Ints  # sent
+    begun: Ints  # steps in which any is sent
     sent: Ints
     received: Ints
     reduced: Ints
@@ -99,27 +115,29 @@ def count(schedule: Schedule) -> Counts:
     """
     size = schedule.size
     if schedule.alike:
-        totals = sum((_of_rank_0(step.rows_of(0)) for step in schedule.steps), np.zeros(5, np.int64))
+        totals = sum((_of_rank_0(step.rows_of(0)) for step in schedule.steps), np.zeros(6, np.int64))
         return Counts(len(schedule.steps), *(np.full(size, total) for total in totals))
     _check_patience(schedule)
-    columns = np.zeros((5, size), np.int64)
+    columns = np.zeros((6, size), np.int64)
     for step in schedule.steps:
         rows = _messages(step.rows())
-        columns[0] += np.bincount(rows.src, minlength=size)
-        columns[1] += _total(rows.src, rows.count, size)
-        columns[2] += _total(rows.dst, rows.count, size)
-        columns[3] += _total(rows.dst, rows.count * rows.reduce, size)
-        columns[4] += _total(rows.src, rows.count * _mutual(rows), size)
+        messages = np.bincount(rows.src, minlength=size)
+        columns[0] += messages
+        columns[1] += messages > 0
+        columns[2] += _total(rows.src, rows.count, size)
+        columns[3] += _total(rows.dst, rows.count, size)
+        columns[4] += _total(rows.dst, rows.count * rows.reduce, size)
+        columns[5] += _total(rows.src, rows.count * _mutual(rows), size)
     return Counts(len(schedule.steps), *columns)
 
 
 def _of_rank_0(rows: Rows) -> NDArray:
-    """What rank 0 does in a step: messages and chunks sent, chunks received, reduced and exchanged."""
+    """What rank 0 does in a step: messages, whether there are any, chunks sent, received, reduced and exchanged."""
     rows = _messages(rows)
     into = rows.dst == 0
     sent, received = rows.count[~into], rows.count[into]
     reduced, exchanged = received * rows.reduce[into], sent * _mutual(rows)[~into]
-    return np.array([len(sent), sent.sum(), received.sum(), reduced.sum(), exchanged.sum()])
+    return np.array([len(sent), min(len(sent), 1), sent.sum(), received.sum(), reduced.sum(), exchanged.sum()])
 
 
 def _mutual(rows: Rows) -> NDArray[np.bool_]:
@@ -137,10 +155,10 @@ def predict(
 ) -> float:
     """The time [s] at which the last rank is done, for a buffer of `nbytes` bytes.
 
-    Every rank has a clock. In a step it waits for those it hears from, then spends alpha for each message and beta
-    for each byte, sending and receiving at the same time, and gamma for each byte it reduces. Ranks that take no part
-    do not wait, so that the blocks of binary_blocks run at their own pace. Links that let bursts through begin with
-    none to spare, as in one all-reduce after the other.
+    Every rank has a clock. In a step it waits for those it hears from, then spends alpha for a message, the gap for
+    each further one and beta for each byte, sending and receiving at the same time, and gamma for each byte it reduces.
+    Ranks that take no part do not wait, so that the blocks of binary_blocks run at their own pace. Links that let
+    bursts through begin with none to spare, as in one all-reduce after the other.
 
     Args:
         schedule: what to price.
@@ -161,7 +179,7 @@ def predict(
             return _alike_with_bursts(schedule, per_chunk, model)
         counts = counts or count(schedule)
         return float(
-            model.alpha * counts.messages[0]
+            model.start(counts.messages[0], model.alpha, counts.begun[0])
             + per_chunk * (model.beta * counts.sent[0] + model.gamma * counts.reduced[0])
             + per_chunk * model.pair_surcharge * counts.exchanged[0]
         )
@@ -198,8 +216,8 @@ def _alike_with_bursts(schedule: Schedule, per_chunk: float, model: Model) -> fl
     """The time [s] of ranks on nodes of their own that do the same in each step."""
     clock, link = np.zeros(1), _Links(model, 1)
     for step in schedule.steps:
-        messages, sent, _, reduced, exchanged = _of_rank_0(step.rows_of(0)).tolist()
-        clock = clock + model.alpha * messages
+        messages, _, sent, _, reduced, exchanged = _of_rank_0(step.rows_of(0)).tolist()
+        clock = clock + model.start(messages, model.alpha)
         clock = clock + link.carry(clock, np.array([per_chunk * sent]))
         clock = clock + per_chunk * (model.pair_surcharge * exchanged + model.gamma * reduced)
     return float(clock[0])
@@ -243,8 +261,10 @@ def _advance(
 
     def busy(rank: Ints, links: _Links) -> NDArray:
         """Seconds each rank sends (or receives), the link of its node shared with the node's other ranks."""
-        alone = np.bincount(rank, np.where(inside, node_price.alpha + node_price.beta * nbytes, alpha), size)
-        crosses = np.bincount(rank, ~inside, size) > 0
+        alone = np.bincount(rank, np.where(inside, node_price.alpha + node_price.beta * nbytes, 0.0), size)
+        crossing_messages = np.bincount(rank[~inside], minlength=size)
+        alone = alone + model.start(crossing_messages, alpha)
+        crosses = crossing_messages > 0
         start = np.zeros(nodes)
         np.maximum.at(start, node[crosses], (ready + alone)[crosses])
         shared = links.carry(start, np.bincount(node[rank], crossing, nodes))

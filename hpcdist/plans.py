@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,10 +52,11 @@ class Plan(ABC):
 
     topology: Sequence[int]
 
-    def _tell(self, collective: Collective, *arrays: NDArray | None) -> None:
-        self._collective = collective
-        self.accelerator = next(filter(None, map(accelerator_of, arrays)), None)
-        self.in_shared_memory = any(map(memory_of, arrays))
+    def _tell(self, collective: Collective, buffer: NDArray, out: NDArray | None) -> None:
+        self.collective, self.key = collective, addresses_of(buffer, out)
+        self.sight: Any = None  # by which a one-line call finds it at a glance
+        self.accelerator = next(filter(None, map(accelerator_of, (buffer, out))), None)
+        self.in_shared_memory = any(map(memory_of, (buffer, out)))
         self._closed = False
         decision = collective.decision
         self.algorithm = decision.signature.algorithm
@@ -105,14 +107,14 @@ class Plan(ABC):
         """
         if self._closed:
             return
-        transport = self._collective.transport
+        transport = self.collective.transport
         if not transport.freed:
             running = "the plan is still running and cannot be closed; call wait() first" if self.running else None
             raise_together(transport.exchange(running, "close a plan"))
-            transport.return_tag(self._collective.tag)
+            transport.return_tag(self.collective.tag)
         self._closed = True
         self.free()
-        self._collective.forget_room()
+        self.collective.forget_room()
 
 
 class _MessagePlan(Helped, BoundProgram, Plan):
@@ -175,10 +177,11 @@ class Collective:
         self.shared = is_shared(self.signature.algorithm)
         self.tag = transport.take_tag()
         self._room_number = self.tag if own_room else COMMON_ROOM
-        self.number = -1  # of what all ranks said when it was made
+        self.number = -1  # of a one-line call: what all ranks said
+        self.key: tuple = ()  # by which it is kept
         self.plans: OrderedDict[tuple[int, int], Plan] = OrderedDict()
         self._inboxes: dict[str, NDArray] = {}  # by device
-        self._spoiled = False  # a binding was dropped whose messages or flags may still come
+        self.spoiled = False  # a run was left before its end, whose messages or flags may still come
 
     def _elements(self, nbytes: int) -> int:
         """Elements of a segment of so many bytes."""
@@ -272,15 +275,11 @@ class Collective:
         self.plans[key] = self.bind(buffer, out)
         return self.plans[key]
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether a run of this rank was left before its end, so that it is out of step with the others."""
-        return self._spoiled or any(plan.running for plan in self.plans.values())
-
     def _drop(self, key: tuple[int, int]) -> None:
         """Free a binding of this rank."""
         plan = self.plans.pop(key)
-        self._spoiled = self._spoiled or plan.running
+        self.transport.seen.pop(plan.sight, None)
+        self.spoiled = self.spoiled or plan.running
         plan.free()
 
     def forget_shared(self) -> None:
@@ -292,7 +291,7 @@ class Collective:
         """Collective: drop all bindings and the tag, which nobody uses again if a run failed on any rank."""
         for key in list(self.plans):
             self._drop(key)
-        if not any(self.transport.exchange(self._spoiled, "drop a plan")):
+        if not any(self.transport.exchange(self.spoiled, "drop a plan")):
             self.transport.return_tag(self.tag)
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcdist import cost, durable
-from hpcdist.algorithms import ALLREDUCE, SHARED, allreduce
+from hpcdist.algorithms import ALLREDUCE, SHARED, allreduce, layered
 from hpcdist.device.paths import AWARE, DIRECT, HOST, STAGED
 from hpcdist.kernels.reduce import DTYPES
 from hpcdist.schedule import Schedule
@@ -208,10 +208,9 @@ def choose_by_price(size: int, topology: Sequence[int] | None, nbytes: int, mode
         The choice, whose `why` lists the three lowest prices.
     """
     places = None if topology is None else tuple(topology)
-    # On one node, or with one rank on each, hierarchical is but another name of one of its parts.
-    layered = places is not None and 1 < len(set(places)) < size
+    names = set(ALLREDUCE) - NOT_BY_PRICE - (set() if layered(places or ()) else {"hierarchical"})
     prices = []
-    for name in sorted(set(ALLREDUCE) - NOT_BY_PRICE - (set() if layered else {"hierarchical"})):
+    for name in sorted(names):
         with suppress(ValueError):  # an algorithm with too many transfers to price makes no sense at this size
             prices.append((cost.predict(_schedule(name, size, places), nbytes, model, places), name))
     prices.sort()

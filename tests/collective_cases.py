@@ -13,9 +13,9 @@ from mpi4py import MPI
 
 import hpcdist
 from hpcdist import algorithms
-from hpcdist.collectives import CACHED_PLANS
 from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.kernels.reduce import DTYPES, OPS
+from hpcdist.one_line import CACHED_PLANS
 from hpcdist.plans import CACHED_BUFFERS
 from hpcdist.transport.mpi import transport_of
 

@@ -42,6 +42,7 @@ circulant = _circulant.circulant
 double_binary_trees = _double_binary_trees.double_binary_trees
 recursive_doubling = _recursive_doubling.recursive_doubling
 hierarchical = _hierarchical.hierarchical
+layered = _hierarchical.layered
 direct = _direct.direct
 shared = _shared.shared
 tree = _tree.tree

@@ -23,6 +23,11 @@ def members(topology: Sequence[int]) -> list[list[int]]:
     return list(nodes.values())
 
 
+def layered(topology: Sequence[int]) -> bool:
+    """Whether nodes hold several ranks; if not, or if there is one node, hierarchical is one of its parts by name."""
+    return 1 < len(set(topology)) < len(topology)
+
+
 def _grid(chunks: Sequence[int]) -> int:
     """Into how many parts to cut the buffer so that the chunks of every node are made of whole parts."""
     common = math.lcm(*chunks)

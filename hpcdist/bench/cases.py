@@ -14,7 +14,6 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 import hpcdist
-from hpcdist.bench.ratios import order
 from hpcdist.bench.task import AUTO, CALL, COPY, KINDS, LIBRARY, NAMES, RAW, REGISTERED, Link, Task
 from hpcdist.bench.values import Numbers, fill, numbers_of, wrong
 from hpcdist.errors import AgreedError
@@ -24,6 +23,7 @@ from hpcdist.sweep.network.measure import Cores
 from hpcdist.sweep.network.raw import Neighbours
 from hpcdist.sweep.network.record import link_bytes
 from hpcdist.sweep.record import segment_name
+from hpcdist.sweep.turns import order
 from hpcdist.transport.together import on_all
 
 

@@ -18,7 +18,7 @@ from hpcdist.sizes import BYTES, parse_bytes
 from hpcdist.sweep.network.options import Listed
 
 # The last for each rate and number of ranks.
-SECONDS = {node.PART: 1800.0, algorithms.PART: 300.0, halves.PART: 300.0, network.PART: 900.0}
+SECONDS = {node.PART: 1500.0, algorithms.PART: 300.0, halves.PART: 300.0, network.PART: 600.0}
 
 
 def _size(text: str) -> int:
@@ -148,7 +148,7 @@ def halves_(settings: Settings, **options: Any) -> None:
 @main.command("network")
 @_sizes(network.SIZES)
 @click.option("--rates", type=Listed("rates", plan.parse_rate), default="200mbit,1gbit", show_default=True)
-@click.option("--ranks", "numbers", type=Listed("numbers", _number), default="5,6,7", show_default=True)
+@click.option("--ranks", "numbers", type=Listed("numbers", _number), default="5,6,7,8", show_default=True)
 @_rounds(11, "Of a size; fewer of those that take more than their part of the time.")
 @_seconds(network.PART, "About so long for each rate and number of ranks, beside the sweeps.")
 @click.option("--tune-bytes", type=BYTES, default="4MiB", show_default=True, help="Largest size of the sweeps.")

@@ -27,6 +27,7 @@ PAIRS = ((AUTO, LIBRARY), (AUTO, RAW), (LIBRARY, RAW))
 SEGMENTS = "60KiB,1MiB"  # below and above what Open MPI sends at once over TCP
 LEAST_ROUNDS = 3
 LEAST, MOST, CASE_SECONDS = 1, 5, 0.5  # samples, and seconds for them
+CALLS = 20  # in a row in a sample, at most
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Point:
     def _rounds(self, table: Path | None) -> None:
         options = self.options
         asked = Asked(PART, self.ranks, options.rounds, min(LEAST_ROUNDS, options.rounds), options.seconds, PAIRS)
-        task = Task(options.sizes, (), "", CASE_SECONDS, LEAST, MOST, 1, 0, 0, Link(self.rate, BUCKET))
+        task = Task(options.sizes, (), "", CASE_SECONDS, LEAST, MOST, CALLS, 0, 0, Link(self.rate, BUCKET))
         tables = {peer.name: table for peer in self.found if peer.mpi and table}
         draft = self.draft
         Rounds(draft.report, draft.write, self.hosts, self.found, asked, task, cases, tables).run()

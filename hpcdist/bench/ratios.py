@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,21 +15,12 @@ from hpcdist.bench.record import Row, Spread
 
 TIE = 1.05  # a ratio of times up to which two are called equally fast, and so is one over it
 
-T = TypeVar("T")
-
 
 class Side(NamedTuple):
     """A case of a library's jobs."""
 
     peer: str
     case: str
-
-
-def order(items: Sequence[T], number: int) -> list[T]:
-    """Of a round: each comes first in its turn; odd rounds reverse the one before, or each had the same before it."""
-    first = number // 2 % len(items) if items else 0
-    rotated = [*items[first:], *items[:first]]
-    return rotated[::-1] if number % 2 else rotated
 
 
 def name_of(case: str, other: str) -> str:

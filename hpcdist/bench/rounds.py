@@ -15,10 +15,11 @@ import click
 import numpy as np
 
 from hpcdist.bench.peers import Peer
-from hpcdist.bench.ratios import order, paired
+from hpcdist.bench.ratios import paired
 from hpcdist.bench.record import Part, Report, Row
 from hpcdist.bench.start import Place, start
 from hpcdist.bench.task import Task
+from hpcdist.sweep.turns import order
 
 FAILURES = 2  # in a row, after which a library is left out
 STARTING = 4.0  # seconds that a job takes before it measures

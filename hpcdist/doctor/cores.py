@@ -11,10 +11,9 @@ from mpi4py import MPI
 from threadpoolctl import threadpool_info
 
 from hpcdist import launch as launchers
-from hpcdist.doctor import tool
 from hpcdist.doctor.finding import FAIL, OK, WARN, Finding, listing, plural
 from hpcdist.doctor.job import Job
-from hpcdist.transport.loaded import libraries
+from hpcdist.transport.crowd import told_to_yield
 from hpcdist.transport.mpi import naming
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -47,13 +46,7 @@ def _look() -> Share:
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # a list has one number per level of nesting
     if asked.isdigit():
         threads = max(threads, int(asked))
-    return Share(frozenset(os.sched_getaffinity(0)), threads, _yields(), quota(), os.cpu_count() or 0)
-
-
-def _yields() -> bool:
-    """Whether the library gives its core away at each look for a message that is not there."""
-    path = next(iter(libraries()), "")
-    return tool.number(path, "mpi_yield_when_idle") == 1 or tool.number(path, "MPIR_CVAR_POLLS_BEFORE_YIELD") == 1
+    return Share(frozenset(os.sched_getaffinity(0)), threads, told_to_yield(), quota(), os.cpu_count() or 0)
 
 
 def quota(root: Path = CGROUPS, groups: str | None = None) -> float | None:

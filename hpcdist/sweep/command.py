@@ -85,7 +85,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
     "--algorithms",
     type=Names(_check_algorithm),
     metavar="LIST",
-    help="Comma-separated names; hierarchical:tree+ring names its parts.  [default: all]",
+    help="Comma-separated names; hierarchical:tree+ring names its parts.  [default: all that make sense]",
 )
 @click.option(
     "--device",

@@ -27,6 +27,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 import hpcdist
+from hpcdist.cost import Model
 from hpcdist.device import Accelerator
 from hpcdist.device.paths import AUTO, AWARE, HOST
 from hpcdist.errors import AgreedError
@@ -37,11 +38,14 @@ from hpcdist.sweep.library import Forced, Library
 from hpcdist.sweep.paths import ON_HOST, Paths
 from hpcdist.sweep.record import FIXED, LIBRARY, PLACEMENTS, of_library
 from hpcdist.sweep.staged import Ready, Staged
+from hpcdist.sweep.turns import order
 from hpcdist.transport.together import on_all
 
 MPI_OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN, "prod": MPI.PROD}
 MPI_DTYPES = ("float64", "float32", "int64", "int32")
 LEAST_SAMPLES = 3
+NOTICEABLE = 0.1  # of the time of a message, from which the bytes of a buffer count
+BURSTS = 8  # that a link could let through in the time of a sample, of which one may be left from before
 POISON = 0xA5  # fills every byte of an output before a check: an element that is never written is wrong
 
 
@@ -66,8 +70,8 @@ class Point:
 class Effort:
     """How much to measure: at most `samples` of `iterations` operations, in about `seconds` per case.
 
-    Samples of operations back to back last `least` seconds, if `iterations` allow it, and are fewer then: a link that
-    lets a burst through would hide what a short one costs.
+    Samples of operations back to back last `least` seconds, however many operations that takes, and are fewer then: a
+    link that lets a burst through would hide what a short one costs.
     """
 
     timing: str = "pipelined"
@@ -84,8 +88,13 @@ class Effort:
         if self.timing == "barrier":
             return calls, 1
         samples = min(self.samples, calls)
-        iterations = min(self.iterations, max(calls // samples, math.ceil(self.least / operation)))
+        iterations = max(calls // samples, math.ceil(self.least / operation))
         return max(1, min(samples, max(LEAST_SAMPLES, calls // iterations))), iterations
+
+    def beyond_bursts(self, nbytes: int, model: Model) -> Effort:
+        """The same, but, where bytes cost anything to speak of, in samples so long that bursts do not hide it."""
+        noticeable = nbytes * model.beta > NOTICEABLE * model.alpha
+        return replace(self, least=BURSTS * model.burst * model.beta * noticeable)
 
 
 @dataclass(frozen=True)
@@ -280,7 +289,7 @@ class Bench:
         self._clear()
         for number in range(max((case.samples for case in self.cases), default=0)):
             with collector_paused():
-                for case in self.cases:
+                for case in order(self.cases, number):
                     if number < case.samples:
                         case.times.append(self.sample(case))
             yield number

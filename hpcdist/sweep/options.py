@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hpcdist.algorithms import ALLREDUCE, SHARED, layered
 from hpcdist.device.host import CPU
 from hpcdist.device.paths import AUTO
 from hpcdist.kernels.reduce import DTYPES
@@ -45,6 +46,12 @@ class Options:
     library_algorithms: bool = False
     device: str = CPU
     path: tuple[str, ...] = (AUTO,)
+
+    def sensible(self, topology: Sequence[int]) -> Options:
+        """The same without hierarchical, if all algorithms are to be measured and it is but one of the others here."""
+        if layered(topology) or set(self.algorithms) != {*ALLREDUCE, SHARED}:
+            return self
+        return replace(self, algorithms=tuple(name for name in self.algorithms if name != "hierarchical"))
 
     @property
     def names(self) -> tuple[str, ...]:

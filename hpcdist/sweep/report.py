@@ -51,6 +51,7 @@ def prices(model: dict[str, float | None]) -> str:
     """The prices that are set: those of a message in microseconds, those of a byte in nanoseconds."""
     units = {
         "alpha": (1e6, "us/message"),
+        "gap": (1e6, "us/message"),
         "beta": (1e9, "ns/B"),
         "gamma": (1e9, "ns/B reduced"),
         "burst": (2**-10, "KiB"),

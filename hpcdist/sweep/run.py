@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
-from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -29,15 +28,14 @@ from hpcdist.sweep.options import Options
 from hpcdist.sweep.progress import Progress
 from hpcdist.transport import mpi
 
-BURSTS = 8  # that a link could let through in the time of a sample, of which one may be left from before
-
 
 class Sweep:
     """One run of the command. Every method is called by all ranks alike; rank 0 prints and writes."""
 
     def __init__(self, comm: MPI.Intracomm, options: Options, accelerator: Accelerator | None = None):
-        self.comm, self.options, self.accelerator = comm, options, accelerator
+        self.comm, self.accelerator = comm, accelerator
         self.topology = mpi.topology(comm)
+        self.options = options = options.sensible(self.topology)
         self.library = library.find(comm) if options.library_algorithms else None
         self.notes = gpus.sharing(comm, accelerator) if accelerator else []
         self.paths = paths.find(comm, accelerator, options.path) if accelerator else paths.on_host(comm)
@@ -96,7 +94,7 @@ class Sweep:
     def _point(self, point: Point, interrupt: Interrupt) -> list[record.Record]:
         """Check and time all algorithms that this point allows."""
         with self._bench(point) as bench:
-            bench.warm_up(replace(self.options.effort, least=BURSTS * self.model.burst * self.model.beta))
+            bench.warm_up(self.options.effort.beyond_bursts(point.nbytes, self.model))
             if self.options.check:
                 bench.check()
                 self._complain(bench)

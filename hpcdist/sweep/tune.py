@@ -7,7 +7,7 @@ that nobody measured `selection` asks the model that the sweep has fitted.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hpcdist.device.paths import HOST
 from hpcdist.selection import Bracket, Rule
@@ -40,28 +40,41 @@ def right(records: Sequence[Record]) -> list[Record]:
 def brackets(records: Sequence[Record], before: Case = ("", None)) -> tuple[Bracket, ...]:
     """Neighbouring sizes with the same winner become one bracket; the last one has no bound.
 
-    Two winners meet halfway between their sizes on a logarithmic scale, since sizes grow by factors. `before` has the
-    benefit of the doubt at the smallest size.
+    Two winners meet where they cross. `before` has the benefit of the doubt at the smallest size.
     """
-    best = _winners(records, before)
+    times = {n: times_of([r for r in records if r.nbytes == n]) for n in sorted({r.nbytes for r in records})}
+    best = _winners(times, before)
     sizes = list(best)
     found: list[Bracket] = []
     for size, larger in zip(sizes, [*sizes[1:], None], strict=True):
         if larger is None or best[larger] != best[size]:
-            bound = None if larger is None else math.isqrt(size * larger)
+            bound = None if larger is None else crossover(times, size, larger, best[size], best[larger])
             found.append(Bracket(bound, *best[size]))
     return tuple(found)
 
 
-def _winners(records: Sequence[Record], before: Case) -> dict[int, Case]:
+def _winners(times: Mapping[int, Mapping[Case, float]], before: Case) -> dict[int, Case]:
     """The winner at each size, ascending; the winner at the size before has the benefit of the doubt."""
     winners: dict[int, Case] = {}
-    for nbytes in sorted({record.nbytes for record in records}):
-        times = times_of([record for record in records if record.nbytes == nbytes])
-        fastest = min(times, key=times.__getitem__)
-        before = before if times.get(before, math.inf) <= MARGIN * times[fastest] else fastest
+    for nbytes, found in times.items():
+        fastest = min(found, key=found.__getitem__)
+        before = before if found.get(before, math.inf) <= MARGIN * found[fastest] else fastest
         winners[nbytes] = before
     return winners
+
+
+def crossover(times: Mapping[int, Mapping[Case, float]], size: int, larger: int, first: Case, second: Case) -> int:
+    """Where two winners are equally fast, between the size of one and that of the other.
+
+    Their times are taken for straight lines between the two, on logarithmic scales, since sizes grow by factors. If
+    one of them was measured at one of the sizes only, they meet halfway.
+    """
+    small, large = times[size], times[larger]
+    if not {first, second} <= small.keys() & large.keys():
+        return math.isqrt(size * larger)
+    lead, lag = math.log(small[second] / small[first]), math.log(large[first] / large[second])
+    share = max(0.0, lead) / (max(0.0, lead) + lag)
+    return min(larger - 1, round(size * (larger / size) ** share))
 
 
 def times_of(records: Sequence[Record]) -> dict[Case, float]:

@@ -22,6 +22,7 @@ class Library:
     get_count: int
     byte: int  # the handle of the datatype
     status_nbytes: int
+    yields: bool  # whether a rank that waits gives its core away at each look
     error: Callable[[int], Exception]  # what to raise for an error code of these functions
 
 

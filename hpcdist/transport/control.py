@@ -95,6 +95,14 @@ class Control:
         return found
 
 
+def value_of(name: str) -> int | None:
+    """What a control variable is now; None in an MPI of another make, or one that does not tell."""
+    try:
+        return Control(name).value
+    except (LookupError, OSError):
+        return None
+
+
 @contextmanager
 def setting(values: Mapping[Control, int]) -> Iterator[None]:
     """A context in which control variables have these values."""

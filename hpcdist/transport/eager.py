@@ -11,7 +11,7 @@ from functools import cache
 
 from mpi4py import MPI
 
-from hpcdist.transport.control import Control
+from hpcdist.transport.control import value_of
 
 HEADER = 1 << 12  # bytes of the limit left to what travels before the data; a page, so that pieces are whole pages
 LEAST = 1 << 14  # bytes; pieces that are still smaller cost more as messages than they gain
@@ -32,16 +32,6 @@ def sent_at_once(comm: MPI.Intracomm) -> int | None:
 @cache
 def _limit() -> int:
     """Bytes with their header; 0 where messages do not travel over Open MPI's TCP."""
-    try:
-        *_, limit = map(Control, SENDS_BY_TCP)
-    except (LookupError, OSError):  # an MPI of another make, or one that does not tell
-        return 0
-    return 0 if any(map(_is_known, SENDS_OTHERWISE)) else limit.value
-
-
-def _is_known(name: str) -> bool:
-    try:
-        Control(name)
-    except (LookupError, OSError):
-        return False
-    return True
+    by_tcp, otherwise = ([value_of(name) for name in names] for names in (SENDS_BY_TCP, SENDS_OTHERWISE))
+    only_by_tcp = None not in by_tcp and set(otherwise) == {None}
+    return (by_tcp[-1] or 0) if only_by_tcp else 0

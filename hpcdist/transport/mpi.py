@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hpcdist import watch
 from hpcdist.errors import AgreedError
 from hpcdist.transport import Library, Native, TransferError
+from hpcdist.transport.crowd import told_to_yield
 from hpcdist.transport.eager import sent_at_once
 from hpcdist.transport.startup import abort_on_error
 
@@ -32,7 +33,10 @@ class MpiTransport:
         self.rank, self.size = comm.rank, comm.size
         self.topology = topology(self.comm)
         self.sent_at_once = sent_at_once(self.comm) if len(set(self.topology)) > 1 else None
-        self.cache: OrderedDict[Any, Any] = OrderedDict()  # the plans of one-line calls
+        # of one-line calls: the check before each, what all ranks agreed on, and this rank's plans at a glance
+        self.same_call: Any = None
+        self.cache: OrderedDict[Any, Any] = OrderedDict()
+        self.seen: dict[Any, Any] = {}
         self.home: Any = None  # the memory that ranks of a node share, once it is asked for
         self.free_tags: list[int] = []
         self._next_tag = 0
@@ -152,7 +156,8 @@ def _library() -> Library | None:
     if said.value.decode() != MPI.Get_library_version().rstrip("\0"):
         return None
     isend, start, test, get_count = (ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions)
-    return Library(isend, start, test, get_count, _handle(MPI.BYTE), MPI._sizeof(MPI.Status), MPI.Exception)
+    numbers = _handle(MPI.BYTE), MPI._sizeof(MPI.Status)
+    return Library(isend, start, test, get_count, *numbers, told_to_yield(), MPI.Exception)
 
 
 def _native(request: MPI.Request, nbytes: int, message: tuple[Any, ...] = ()) -> Native | None:
@@ -183,6 +188,8 @@ def _free_transport(comm: MPI.Comm, keyval: int, transport: MpiTransport) -> Non
     if transport.home is not None and comm != MPI.COMM_WORLD:  # which is freed by the end of MPI, each rank for itself
         _forget_plans(transport)
         transport.home.free()
+    if transport.same_call is not None:
+        transport.same_call.free()
     transport.comm.Free()
 
 
@@ -192,6 +199,7 @@ def _forget_plans(transport: MpiTransport) -> None:
         for plan in collective.plans.values():
             plan.free()
     transport.cache.clear()
+    transport.seen.clear()
 
 
 _KEYVAL = MPI.Comm.Create_keyval(delete_fn=_free_transport)
@@ -199,17 +207,19 @@ _KEYVAL = MPI.Comm.Create_keyval(delete_fn=_free_transport)
 
 def transport_of(comm: MPI.Intracomm) -> MpiTransport:
     """Collective the first time: the transport of a communicator, made once and kept with it."""
+    known: Any = comm.Get_attr(_KEYVAL) if isinstance(comm, MPI.Intracomm) and comm else None
+    return _made_for(comm) if known is None else known
+
+
+def _made_for(comm: Any) -> MpiTransport:
+    """Collective: the transport of a communicator that has none yet."""
     if isinstance(comm, MPI.Comm) and comm == MPI.COMM_NULL:
         raise ValueError("comm is MPI.COMM_NULL: this rank is not in the group and must not make the call.")
     if not isinstance(comm, MPI.Intracomm):
         raise TypeError(f"comm must be an mpi4py intracommunicator, not {type(comm).__name__}.")
-    transport: Any = comm.Get_attr(_KEYVAL)
-    if transport is None:
-        with watch.waiting(
-            f"rank {comm.rank} of {comm.size} waits for all ranks to use a communicator for the first time"
-        ):
-            transport = MpiTransport(comm)
-        comm.Set_attr(_KEYVAL, transport)
+    with watch.waiting(f"rank {comm.rank} of {comm.size} waits for all ranks to use a communicator for the first time"):
+        transport = MpiTransport(comm)
+    comm.Set_attr(_KEYVAL, transport)
     return transport
 
 

@@ -23,6 +23,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcdist.sizes import format_bytes
+from hpcdist.transport.crowd import told_to_yield
 from hpcdist.transport.meeting import agreed_flags
 from hpcdist.transport.mpi import MpiTransport, naming, raise_together
 from hpcdist.transport.quiet import without_ucx_complaint
@@ -92,7 +93,7 @@ class Home:
         self.windows: list[Window] = []
         self.flags = agreed_flags(transport)
         cores: set[int] = set().union(*self.node.allgather(os.sched_getaffinity(0)))
-        self.crowded = self.node.size > len(cores)
+        self.crowded = self.node.size > len(cores) or told_to_yield()
         self._pages: list[NDArray[np.uint8]] = []  # of flags; each plan has one at its tag
         self._rooms: dict[int, NDArray[np.uint8]] = {}  # bounce buffers, by their numbers
 

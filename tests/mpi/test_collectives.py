@@ -10,6 +10,8 @@ from mpi4py import MPI
 import hpcdist
 from hpcdist import algorithms
 from hpcdist.choosing import LARGEST_MESSAGE
+from hpcdist.plans import CACHED_BUFFERS
+from hpcdist.transport.mpi import transport_of
 
 pytestmark = pytest.mark.mpi
 
@@ -233,3 +235,74 @@ def test_something_that_is_no_communicator_is_refused():
         hpcdist.allreduce(None, np.zeros(3))
     with pytest.raises(ValueError, match="COMM_NULL"):
         hpcdist.allreduce(MPI.COMM_NULL, np.zeros(3))
+
+
+def test_a_plan_is_found_at_a_glance_until_it_is_dropped_and_never_for_other_arguments(comm):
+    transport, total = transport_of(comm), SIZE * (SIZE + 1) // 2
+    first = np.full((2, 3), RANK + 1, np.int64)
+    for shape in ((2, 3), (6,), (3, 2)):  # the same memory in other shapes
+        hpcdist.allreduce(comm, first.reshape(shape))
+        assert len(transport.seen) == 1
+        assert first.tolist() == [[total] * 3] * 2
+        first[:] = RANK + 1
+    (plan,) = transport.seen.values()
+    hpcdist.allreduce(comm, first, op="max")
+    assert first.tolist() == [[SIZE] * 3] * 2
+    first[:] = RANK + 1
+    hpcdist.allreduce(comm, first)
+    assert first.tolist() == [[total] * 3] * 2
+    others = [np.ones((2, 3), np.int64) for _ in range(CACHED_BUFFERS)]
+    for other in others:
+        hpcdist.allreduce(comm, other)
+    assert plan not in transport.seen.values()
+    assert {plan.sight is not None for plan in transport.seen.values()} == {True}
+    assert len(transport.seen) == CACHED_BUFFERS + 1  # with that of the maximum
+
+
+def test_bad_arguments_are_seen_where_good_ones_were_known(comm):
+    buffer, out = np.ones((4, 4), np.float32), np.ones((4, 4), np.float32)
+    hpcdist.allreduce(comm, buffer)
+    hpcdist.allreduce(comm, buffer, out=out)
+    read_only = buffer.view()
+    read_only.flags.writeable = False
+    hpcdist.allreduce(comm, read_only, out=out)  # which is fine
+    bad = [
+        ({"buffer": buffer.T}, "contiguous"),
+        ({"buffer": read_only}, "read-only"),
+        ({"op": ["sum"]}, "there is no operation"),
+        ({"out": out.reshape(16)}, "but buffer is"),
+        ({"out": out.view(np.int32)}, "but buffer is"),
+        ({"out": buffer}, "overlaps"),
+    ]
+    for change, said in bad:
+        with pytest.raises(hpcdist.ArgumentError, match=said):
+            hpcdist.allreduce(comm, **{"buffer": buffer, **(change if RANK == LAST else {})})
+    np.testing.assert_array_equal(hpcdist.allreduce(comm, np.ones(3)), [SIZE] * 3)
+
+
+def test_a_call_after_one_that_was_interrupted_is_refused_on_all_ranks(comm, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    buffer = np.zeros(4)
+    hpcdist.allreduce(comm, buffer, algorithm="ring")
+    hpcdist.allreduce(comm, buffer, algorithm="ring")
+    (plan,) = transport_of(comm).seen.values()
+    monkeypatch.setattr(plan._runner, "run", interrupted, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        hpcdist.allreduce(comm, buffer, algorithm="ring")
+    with pytest.raises(hpcdist.ArgumentError, match="an earlier call like this one was interrupted"):
+        hpcdist.allreduce(comm, buffer, algorithm="ring")
+    np.testing.assert_array_equal(hpcdist.allreduce(comm, np.ones(3), algorithm="tree"), [SIZE] * 3)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_arrays_that_lie_at_different_places_are_not_known_at_a_glance(comm):
+    """The last rank makes the same call twice, of which the others mean one to be with arrays of another kind."""
+    ordinary, shared = np.empty(100, np.int64), hpcdist.empty(100, "int64", comm)
+    mixed = ordinary if RANK == LAST else shared
+    for _ in range(3):
+        for buffer in (ordinary, mixed, mixed, ordinary):
+            buffer[:] = RANK + 1
+            hpcdist.allreduce(comm, buffer)
+            assert (buffer == SIZE * (SIZE + 1) // 2).all()

@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner
 from mpi4py import MPI
 
-from hpcdist.algorithms import ALLREDUCE
+from hpcdist import cost
+from hpcdist.algorithms import ALLREDUCE, SHARED
 from hpcdist.errors import AgreedError
 from hpcdist.kernels.reduce import DTYPES, OPS
 from hpcdist.selection import Selection
@@ -146,8 +147,8 @@ def test_each_rank_counts():
         (Effort(samples=2, iterations=1, seconds=0.1), 10, (2, 1)),
         (Effort(samples=20, iterations=20, seconds=0.2, least=0.08), 4e-3, (3, 20)),
         (Effort(samples=20, iterations=20, seconds=0.2, least=0.08), 0.01, (3, 8)),
-        (Effort(samples=20, iterations=20, seconds=0.2, least=0.08), 1e-4, (20, 20)),
-        (Effort(samples=20, iterations=1, seconds=0.2, least=0.08), 4e-3, (20, 1)),
+        (Effort(samples=20, iterations=20, seconds=0.2, least=0.08), 1e-4, (3, 800)),
+        (Effort(samples=20, iterations=1, seconds=0.2, least=0.08), 4e-3, (3, 20)),
         (Effort(samples=2, iterations=20, seconds=0.2, least=0.08), 4e-3, (2, 20)),
         (Effort("barrier", samples=20, iterations=20, seconds=0.1), 1e-3, (100, 1)),
     ],
@@ -177,6 +178,8 @@ def test_the_model_is_the_same_on_all_ranks(ranks_per_node):
     assert (fitted.pair_beta is not None) == (nodes > 2)
     assert (fitted.lone_alpha is not None) == (nodes > 1)
     assert nodes < 2 or fitted.lone_alpha <= fitted.alpha
+    assert (fitted.gap is not None) == (nodes > 2)
+    assert nodes < 3 or 0 <= fitted.gap <= fitted.alpha
     several_nodes_of_several_ranks = 1 < len(set(topology)) < WORLD.size
     assert (fitted.node_alpha is not None) == several_nodes_of_several_ranks
 
@@ -396,3 +399,21 @@ def test_bad_arguments_exit_with_2_and_say_what_is_allowed(arguments, message):
     result = CliRunner().invoke(sweep, arguments)
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_hierarchical_is_left_out_where_it_is_another_algorithm_unless_it_is_asked_for():
+    every = options(algorithms=(*ALLREDUCE, SHARED))
+    one_node, one_rank_each, two_nodes = (0, 0, 0, 0), (0, 1, 2, 3), (0, 0, 1, 1)
+    assert every.sensible(two_nodes) == every
+    for topology in one_node, one_rank_each:
+        assert set(every.sensible(topology).algorithms) == {*ALLREDUCE, SHARED} - {"hierarchical"}
+    asked = options(algorithms=("ring", "hierarchical"))
+    assert asked.sensible(one_node) == asked
+
+
+def test_samples_outlast_bursts_only_where_bytes_cost_something():
+    model = replace(cost.DEFAULT, alpha=1e-4, beta=4e-8, burst=1e5)
+    least = {nbytes: Effort(seconds=0.3).beyond_bursts(nbytes, model) for nbytes in (8, 250, 251, 1 << 20)}
+    assert {effort.seconds for effort in least.values()} == {0.3}
+    long = pytest.approx(0.032)
+    assert {nbytes: effort.least for nbytes, effort in least.items()} == {8: 0, 250: 0, 251: long, 1 << 20: long}

@@ -13,15 +13,16 @@ from sweep_records import record as swept
 
 from hpcdist.bench import algorithms, figure, halves, network, node, peers, processes, start, table, tuning, values
 from hpcdist.bench.cases import Links, Size
-from hpcdist.bench.command import main
+from hpcdist.bench.command import SECONDS, main
 from hpcdist.bench.compare import groups
 from hpcdist.bench.peers import GLOO, INTEL, MPICH, MPIS, NAMES, OPEN_MPI, Peer
-from hpcdist.bench.ratios import Side, best, name_of, order, paired, ratio
+from hpcdist.bench.ratios import Side, best, name_of, paired, ratio
 from hpcdist.bench.record import WRONG, Judgement, Part, Report, Row, Spread
 from hpcdist.bench.rounds import Asked, Rounds, case_seconds
 from hpcdist.bench.task import AUTO, COPY, KINDS, LIBRARY, RAW, REGISTERED, Link, Task
 from hpcdist.cluster import plan
 from hpcdist.selection import Bracket, Rule, Selection
+from hpcdist.sweep.turns import order
 
 SIZES = (8, 65536, 1 << 24)
 
@@ -571,4 +572,4 @@ def test_all_shares_its_seconds_out(tmp_path, monkeypatch):
     called(tmp_path, "all", "--seconds", "780")
     points = len(given["network"].rates) * len(given["network"].numbers)
     assert sum(each.seconds for each in given.values()) + (points - 1) * given["network"].seconds == pytest.approx(780)
-    assert given["node"].seconds == 2 * given["network"].seconds
+    assert given["node"].seconds / given["network"].seconds == pytest.approx(SECONDS["node"] / SECONDS["network"])

@@ -114,7 +114,14 @@ def test_without_ranks_to_talk_to_nothing_costs_anything():
 def test_ranks_that_are_alike_are_priced_and_counted_as_if_each_were_looked_at(name, size, topology, burst):
     nodes = {None: None, "one node": (0,) * size, "a node each": tuple(range(size))}[topology]
     schedule = algorithms.allreduce(name, size)
-    prices = {"node_alpha": 1e-6, "node_beta": 3e-11, "pair_beta": 2e-10, "lone_alpha": 2e-6, "burst": burst}
+    prices = {
+        "node_alpha": 1e-6,
+        "node_beta": 3e-11,
+        "pair_beta": 2e-10,
+        "lone_alpha": 2e-6,
+        "gap": 1e-6,
+        "burst": burst,
+    }
     model = Model(5e-6, 1e-10, 1e-11, **prices)
     one_by_one = replace(schedule, alike=False)
     assert cost.predict(schedule, 10**6, model, nodes) == pytest.approx(cost.predict(one_by_one, 10**6, model, nodes))
@@ -146,6 +153,19 @@ def test_a_message_alone_has_a_price_of_its_own():
     assert cost.predict(algorithms.ring(2), 8, model) == pytest.approx(10.0 + 10.0)
     assert cost.predict(algorithms.recursive_doubling(3), 8, model) == pytest.approx(4.0 + 7.0 + 4.0)
     assert cost.predict(algorithms.tree(2), 8, model, (0, 0)) == pytest.approx(10.0 + 10.0)  # inside a node
+
+
+def test_further_messages_of_a_rank_in_a_step_have_a_price_of_their_own():
+    model = Model(10.0, 0.0, 0.0, gap=1.0)
+    for size in (3, 5, 8):
+        assert cost.predict(algorithms.direct(size), 8, model) == pytest.approx(2 * (10 + (size - 2)))
+        assert cost.predict(algorithms.ring(size), 8, model) == pytest.approx(2 * (size - 1) * 10)
+    inside = (0,) * 5  # where every message has its full price
+    assert cost.predict(algorithms.direct(5), 8, model, inside) == pytest.approx(2 * 4 * 10)
+
+
+def test_a_further_message_never_costs_more_than_the_first():
+    assert cost.predict(algorithms.direct(4), 8, Model(1.0, 0.0, 0.0, gap=5.0)) == pytest.approx(2 * 3)
 
 
 def test_a_message_alone_never_costs_more_than_beside_others():

@@ -1,5 +1,6 @@
 """From measurements to a selection table."""
 
+import pytest
 from sweep_records import pair, record
 
 from hpcdist.selection import Bracket
@@ -11,11 +12,31 @@ def measured(times):
     return [row for name, line in times.items() for nbytes, us in line.items() for row in pair(name, nbytes, (us, us))]
 
 
-def test_winners_meet_halfway_on_a_logarithmic_scale():
-    records = measured({"ring": {64: 9, 256: 9, 1024: 5}, "tree": {64: 3, 256: 3, 1024: 9}})
+@pytest.mark.parametrize(
+    ("tree", "bound"),
+    [
+        ((3, 9), 512),  # three times as fast at one end as it is slow at the other: halfway
+        ((3, 27), 406),  # slower than the ring by more than it was faster
+        ((9, 27), 256),  # a tie, in which the tree has the benefit of the doubt
+        ((9.2, 27), 256),
+    ],
+)
+def test_winners_meet_where_they_cross_on_logarithmic_scales(tree, bound):
+    small, large = tree
+    records = measured({"ring": {64: 9, 256: 9, 1024: 3}, "tree": {64: 3, 256: small, 1024: large}})
     (rule,) = tune.rules(records)
     assert (rule.size, rule.nodes, rule.dtype) == (8, 2, "float32")
-    assert rule.choose == (Bracket(512, "tree", 65536), Bracket(None, "ring", 65536))
+    assert rule.choose == (Bracket(bound, "tree", 65536), Bracket(None, "ring", 65536))
+
+
+def test_winners_of_which_one_was_not_measured_at_both_sizes_meet_halfway():
+    records = measured({"ring": {1024: 3}, "tree": {64: 3, 256: 3, 1024: 27}})
+    assert tune.brackets(records) == (Bracket(512, "tree", 65536), Bracket(None, "ring", 65536))
+
+
+def test_neighbouring_sizes_keep_a_bound_between_them():
+    records = measured({"ring": {8: 9, 9: 1}, "tree": {8: 1, 9: 1.06}})
+    assert tune.brackets(records) == (Bracket(8, "tree", 65536), Bracket(None, "ring", 65536))
 
 
 def test_one_winner_is_one_bracket():

@@ -18,6 +18,7 @@ from mpi4py import MPI
 
 import hpcdist
 from hpcdist import cost
+from hpcdist.algorithms import layered
 from hpcdist.errors import AgreedError, LaunchError
 from hpcdist.selection import Selection
 from hpcdist.sizes import BYTES, format_bytes, parse_bytes
@@ -46,8 +47,7 @@ def racks_of(size: int, racks: int) -> tuple[int, ...]:
 
 def names(topology: Sequence[int]) -> tuple[str, ...]:
     """The algorithms that make sense here, and "auto"."""
-    layered = 1 < len(set(topology)) < len(topology)
-    return (*FLAT, *([LAYERED] if layered else []), AUTO)
+    return (*FLAT, *([LAYERED] if layered(topology) else []), AUTO)
 
 
 def place(comm: MPI.Intracomm, racks: int) -> tuple[int, ...]:
@@ -106,7 +106,7 @@ def measure(comm: MPI.Intracomm, nbytes: int, run: Run, effort: Effort, segment_
     with Bench(comm, point, [LIBRARY], placements=("in_place",)) as bench:
         bind(bench, run.topology, model, segment_nbytes)
         bench.check()
-        bench.warm_up(effort)
+        bench.warm_up(effort.beyond_bursts(nbytes, model))
         for _ in bench.rounds():
             pass
         return [record(bench, case, run.topology, model) for case in bench.cases]
