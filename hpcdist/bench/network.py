@@ -20,6 +20,7 @@ from hpcdist.cluster import plan
 from hpcdist.cluster.namespaces import NamespaceError
 from hpcdist.cluster.report import BUCKET
 from hpcdist.cluster.state import StateError
+from hpcdist.sweep.record import Record
 
 PART = "network"
 SIZES = "8,128,2KiB,16KiB,64KiB,256KiB,1MiB,4MiB,16MiB,64MiB"
@@ -58,8 +59,7 @@ def measure(draft: Draft, options: Options) -> None:
         try:
             with cluster(options.name, plan.network(max(options.numbers), rate), place) as hosts:
                 for ranks in options.numbers:
-                    last = (rate, ranks) == (options.rates[0], options.numbers[-1])
-                    Point(draft, part, found, hosts, rate, ranks, options).measure(judged_again=last)
+                    Point(draft, part, found, hosts, rate, ranks, options).measure()
         except (StateError, NamespaceError, OSError) as error:
             part.missing.append(f"{place}: {error}")
             click.echo(f"Missing: {part.missing[-1]}", err=True)
@@ -67,7 +67,7 @@ def measure(draft: Draft, options: Options) -> None:
 
 
 class Point:
-    """A number of ranks at a rate: a table first, then rounds, then, at one of the points, how good the table was."""
+    """A number of ranks at a rate: a table first, then rounds, then how good the table was."""
 
     def __init__(
         self, draft: Draft, part: Part, found: Sequence[Peer], hosts: Hosts, rate: int, ranks: int, options: Options
@@ -77,14 +77,14 @@ class Point:
         self.sweep = tuning.Sweep(options.tune_bytes, 0.2, SEGMENTS)
         self.tuner = next((peer for peer in found if peer.name == OPEN_MPI), None)
 
-    def measure(self, judged_again: bool) -> None:
+    def measure(self) -> None:
         """All of it."""
         with tempfile.TemporaryDirectory(prefix="hpcdist-bench-") as folder:
             table = Path(folder) / "table.json"
             judgement = self._tune(table)
             self.draft.report.judgements += [judgement] if judgement else []
             self._rounds(table if judgement else None)
-            if judgement and judged_again:
+            if judgement:
                 self.draft.report.judgements[-1] = self._judge_again(judgement, table)
         self.draft.write()
 
@@ -101,11 +101,21 @@ class Point:
     def _judge_again(self, judgement: Judgement, table: Path) -> Judgement:
         assert self.tuner
         click.echo(f"{PART}, {self.hosts.name}, {self.ranks} ranks: is the table still right?", err=True)
-        records, why = tuning.again(self.hosts, self.tuner, self.ranks, self.sweep, table.with_name("later.json"))
-        if why:
-            self._miss(f"no later sweep: {why}")
+        json = table.with_name("later.json")
+        try:
+            return tuning.judge_again(
+                judgement, table, self._again(self.sweep, json), lambda duel: self._again(duel, json)
+            )
+        except RuntimeError as error:
+            self._miss(f"no later sweep: {error}")
             return judgement
-        return tuning.judge_again(judgement, table, records)
+
+    def _again(self, sweep: tuning.Sweep | tuning.Duel, json: Path) -> list[Record]:
+        assert self.tuner
+        records, why = tuning.again(self.hosts, self.tuner, self.ranks, sweep, json)
+        if why:
+            raise RuntimeError(why)
+        return records
 
     def _rounds(self, table: Path | None) -> None:
         options = self.options

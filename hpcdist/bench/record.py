@@ -82,17 +82,27 @@ class Judgement:
         ranks: How many.
         model: Prices fitted by the sweep that tuned.
         model_error: Median of |predicted - measured| / measured over all algorithms and sizes of that sweep.
-        near: The part of the sizes at which what "auto" takes was within 5 % of the best, in a later sweep; None if
-            there was none.
-        worse: Bytes -> time of what "auto" takes over that of the best, at the other sizes.
+        sizes: How many a later sweep measured.
+        worse: Bytes -> time of what "auto" takes over that of the best, at the sizes at which it is more than 1.05.
     """
 
     place: str
     ranks: int
     model: dict[str, float | None]
     model_error: float
-    near: float | None = None
+    sizes: int = 0
     worse: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def near(self) -> float | None:
+        """The part of the sizes at which what "auto" takes was within 5 % of the best, if there was a later sweep."""
+        return near([self])
+
+
+def near(judgements: Sequence[Judgement]) -> float | None:
+    """The part of all their sizes at which what "auto" takes was within 5 % of the best; None without any."""
+    sizes = sum(each.sizes for each in judgements)
+    return 1 - sum(len(each.worse) for each in judgements) / sizes if sizes else None
 
 
 @dataclass

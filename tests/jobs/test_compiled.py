@@ -21,7 +21,7 @@ def test_an_interrupt_ends_a_wait(tmp_path):
     program = f"{WAITING}\nif comm.rank == 1:\n    print('pid', os.getpid(), flush=True)\nplan()\n"
     with Job(tmp_path, 2, program, HPCDIST_COMPILED="1", HPCDIST_TIMEOUT="0.4") as job:
         number = int(job.read_until("pid").split()[1])
-        job.read_until("no progress")
+        job.read_until("in recursive_doubling")  # on a busy machine, binding may be slow and reported first
         os.kill(number, signal.SIGINT)
         assert job.end() != 0
     assert "hpcdist: rank 1 ends the job:" in job.output
@@ -45,7 +45,7 @@ plan()
 
 def test_the_watchdog_says_which_rank_waits_in_which_step_for_what(tmp_path):
     with Job(tmp_path, 2, f"{WAITING}\nplan()\n", HPCDIST_COMPILED="1", HPCDIST_TIMEOUT="0.4") as job:
-        line = job.read_until("no progress")
+        line = job.read_until("in recursive_doubling")
         job.tell()
         assert job.end() == 0
     assert "rank 1 of 2 in recursive_doubling (sum, float64, 800 bytes, run 1), step 0 of 1: " in line
