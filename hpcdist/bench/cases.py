@@ -18,12 +18,12 @@ from hpcdist.bench.task import AUTO, CALL, COPY, KINDS, LIBRARY, NAMES, RAW, REG
 from hpcdist.bench.values import Numbers, fill, numbers_of, wrong
 from hpcdist.errors import AgreedError
 from hpcdist.kernels.reduce import DTYPES
+from hpcdist.samples import order
 from hpcdist.sweep.measure import Effort, collector_paused, sample
 from hpcdist.sweep.network.measure import Cores
 from hpcdist.sweep.network.raw import Neighbours
 from hpcdist.sweep.network.record import link_bytes
 from hpcdist.sweep.record import segment_name
-from hpcdist.sweep.turns import order
 from hpcdist.transport.together import on_all
 
 

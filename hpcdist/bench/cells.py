@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from hpcdist.bench.compare import Group, Point
 from hpcdist.bench.ratios import TIE, Side
-from hpcdist.bench.record import WRONG, Spread
+from hpcdist.bench.record import WRONG
 from hpcdist.bench.task import LIBRARY
+from hpcdist.samples import Spread
 from hpcdist.sizes import format_bytes
 
 Cell = Callable[[Point], str]

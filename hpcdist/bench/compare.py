@@ -11,9 +11,10 @@ from functools import cached_property
 
 from hpcdist.bench.peers import MPIS, NAMES, OPEN_MPI
 from hpcdist.bench.ratios import Side, best, ratio
-from hpcdist.bench.record import WRONG, Row, Spread
+from hpcdist.bench.record import WRONG, Row
 from hpcdist.bench.task import LIBRARY, RAW
 from hpcdist.cluster.plan import parse_rate
+from hpcdist.samples import Spread
 from hpcdist.sweep.network.record import link_bytes, share
 
 

@@ -12,8 +12,9 @@ from matplotlib.ticker import PercentFormatter
 
 from hpcdist.bench.compare import LIMIT, Group, Point, groups
 from hpcdist.bench.ratios import TIE, Side
-from hpcdist.bench.record import Report, Spread
+from hpcdist.bench.record import Report
 from hpcdist.bench.task import AUTO, COPY, LIBRARY, REGISTERED
+from hpcdist.samples import Spread
 from hpcdist.sizes import format_bytes
 from hpcdist.sweep.figure import COLOURS, MARKERS, save
 

@@ -29,8 +29,8 @@ from threadpoolctl import threadpool_limits
 
 import hpcdist
 from hpcdist import durable
-from hpcdist.bench.record import Spread
 from hpcdist.progress import CALLS, THREAD
+from hpcdist.samples import Spread, order
 from hpcdist.sizes import BYTES, format_bytes, parse_bytes
 from hpcdist.sweep import machine
 from hpcdist.sweep.measure import collector_paused
@@ -179,10 +179,8 @@ def _both(work: Work, products: int, piece: int, way: Way) -> None:
 def _rounds(comm: MPI.Intracomm, cases: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Case -> samples; the first round is not counted."""
     times: dict[str, list[float]] = {name: [] for name in cases}
-    names = list(cases)
     for number in range(rounds + 1):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+        for name in order(list(cases), number):
             with collector_paused():
                 seconds = _together(comm, cases[name])
             if number:

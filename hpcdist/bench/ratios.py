@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpcdist.bench.record import Row, Spread
+from hpcdist.bench.record import Row
+from hpcdist.samples import Spread
 
 TIE = 1.05  # a ratio of times up to which two are called equally fast, and so is one over it
 

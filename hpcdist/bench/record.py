@@ -9,27 +9,10 @@ from math import nan
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from hpcdist import durable
+from hpcdist.samples import Spread
 
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median, 10th and 90th percentile, and of how many."""
-
-    median: float
-    low: float
-    high: float
-    count: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Of samples, at least one."""
-        low, median, high = np.percentile(values, (10, 50, 90)).tolist()
-        return cls(median, low, high, len(values))
 
 
 WRONG = Spread(nan, nan, nan, 0)  # stands where results were wrong

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from hpcdist import durable
 from hpcdist.bench import peers, table
 from hpcdist.bench.peers import Peer
 from hpcdist.bench.record import Part, Report
+from hpcdist.samples import now
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,3 @@ class Draft:
             click.echo(f"wrote {file}", err=True)
         self.write()
         click.echo(f"wrote {self.settings.out / 'bench.md'}", err=True)
-
-
-def now() -> str:
-    """The time of day, with its zone."""
-    return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from hpcdist.cluster import hosts, plan, state
 from hpcdist.cluster.namespaces import NamespaceError
 from hpcdist.cluster.state import StateError
 from hpcdist.endings import endings_as_exceptions
+from hpcdist.samples import now
 from hpcdist.sizes import format_bytes
 from hpcdist.sweep.network import table
 from hpcdist.sweep.network.options import Listed, Settings, settings
@@ -63,7 +63,7 @@ def main(out: Path, rates: tuple[int, ...], numbers: tuple[int, ...], name: str,
     """
     asked = Settings(**options)
     config = {"rates": rates, "ranks": numbers, "bucket": BUCKET, **asdict(asked)}
-    report = Report(["hpcdist", *sys.argv[1:]], datetime.now().astimezone().isoformat(timespec="seconds"), config)
+    report = Report(["hpcdist", *sys.argv[1:]], now(), config)
     try:
         Measurement(report, asked, rates, numbers, name, out).run()
     except (StateError, OSError) as error:

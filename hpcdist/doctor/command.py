@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from hpcdist._version import __version__
 from hpcdist.doctor.finding import FAIL, Finding, summary
 from hpcdist.doctor.start import is_first, start
 from hpcdist.durable import write_text
+from hpcdist.samples import now
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -143,7 +143,7 @@ class Report:
         """Say who is looked at."""
         self.head = {
             "hpcdist": __version__,
-            "start_time": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "start_time": now(),
             "command": ["hpcdist", *sys.argv[1:]],
             "ranks": ranks,
             "hosts": hosts,

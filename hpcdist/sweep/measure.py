@@ -31,6 +31,7 @@ from hpcdist.cost import Model
 from hpcdist.device import Accelerator
 from hpcdist.device.paths import AUTO, AWARE, HOST
 from hpcdist.errors import AgreedError
+from hpcdist.samples import order
 from hpcdist.sizes import format_bytes
 from hpcdist.sweep import inputs as numbers
 from hpcdist.sweep.buffers import Buffers, OnDevice, OnHost
@@ -38,7 +39,6 @@ from hpcdist.sweep.library import Forced, Library
 from hpcdist.sweep.paths import ON_HOST, Paths
 from hpcdist.sweep.record import FIXED, LIBRARY, PLACEMENTS, of_library
 from hpcdist.sweep.staged import Ready, Staged
-from hpcdist.sweep.turns import order
 from hpcdist.transport.together import on_all
 
 MPI_OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN, "prod": MPI.PROD}

@@ -3,8 +3,8 @@
     hpcdist run -n 4 -- python -m hpcdist.train.overhead --out results/checkpoints/overhead
 
 One trainer goes through periods of equally many steps, in turn without checkpoints, with checkpoints in the background,
-and with checkpoints by a single writer for which all wait. A round has one period of each, the order is rotated, and
-the figures are ratios within rounds, so that a drift of the machine cancels.
+and with checkpoints by a single writer for which all wait. A round has one period of each, the order is rotated and
+reversed, and the figures are ratios within rounds, so that a drift of the machine cancels.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from threadpoolctl import threadpool_limits
 
 from hpcdist import durable
 from hpcdist.checkpoint import Store
-from hpcdist.checkpoint.benchmark.record import Spread
 from hpcdist.data import dataset
 from hpcdist.models.mlp import MLP
+from hpcdist.samples import Spread, order
 from hpcdist.sizes import BYTES, format_bytes
 from hpcdist.sweep import machine
 from hpcdist.train.config import Config
@@ -111,10 +111,9 @@ class Bench:
 
 
 def rounds(bench: Bench, count: int, steps: int, saves: int) -> Iterator[dict[str, Period]]:
-    """Periods of all kinds, `count` times, in an order that is rotated."""
+    """Periods of all kinds, `count` times, in an order that is rotated and reversed."""
     for number in range(count):
-        first = number % len(KINDS)
-        yield {kind: bench.period(kind, steps, saves) for kind in KINDS[first:] + KINDS[:first]}
+        yield {kind: bench.period(kind, steps, saves) for kind in order(KINDS, number)}
 
 
 @dataclass(frozen=True)

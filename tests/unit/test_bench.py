@@ -17,12 +17,12 @@ from hpcdist.bench.command import SECONDS, main
 from hpcdist.bench.compare import groups
 from hpcdist.bench.peers import GLOO, INTEL, MPICH, MPIS, NAMES, OPEN_MPI, Peer
 from hpcdist.bench.ratios import Side, best, name_of, paired, ratio
-from hpcdist.bench.record import WRONG, Judgement, Part, Report, Row, Spread
+from hpcdist.bench.record import WRONG, Judgement, Part, Report, Row
 from hpcdist.bench.rounds import Asked, Rounds, case_seconds
 from hpcdist.bench.task import AUTO, COPY, KINDS, LIBRARY, RAW, REGISTERED, Link, Task
 from hpcdist.cluster import plan
+from hpcdist.samples import Spread
 from hpcdist.selection import Bracket, Rule, Selection
-from hpcdist.sweep.turns import order
 
 SIZES = (8, 65536, 1 << 24)
 
@@ -39,12 +39,6 @@ def timed(peer, round, **us):
 
 
 # --- ratios ---
-
-
-def test_each_comes_first_in_its_turn_and_odd_rounds_are_reversed():
-    orders = ["".join(order("abc", number)) for number in range(7)]
-    assert orders == ["abc", "cba", "bca", "acb", "cab", "bac", "abc"]
-    assert order([], 3) == []
 
 
 def test_ratios_of_a_job_are_paired_by_sample_before_the_median_is_taken():

@@ -8,24 +8,26 @@ from mpi4py import MPI
 
 from hpcdist.checkpoint.benchmark import cache, figure, raw, room, table
 from hpcdist.checkpoint.benchmark.options import Settings
-from hpcdist.checkpoint.benchmark.record import Load, Report, Save, Spread, paired
+from hpcdist.checkpoint.benchmark.record import Load, Report, Save, paired
 from hpcdist.checkpoint.benchmark.rounds import Saves, rotated
 from hpcdist.checkpoint.benchmark.state import UNIT, State
 from hpcdist.checkpoint.benchmark.ways import BACKGROUND, MEANING, PLAIN, RAW, SHARDS, ways
 from hpcdist.checkpoint.unchanged import HEAD
 from hpcdist.models.mlp import MLP
+from hpcdist.samples import Spread
 from hpcdist.train import overhead
 
 MIB = 1 << 20
 
 
 def save(way=SHARDS, ranks=4, nbytes=64 * MIB, seconds=0.5, share=0.5):
-    spread = Spread(seconds, seconds / 2, 2 * seconds)
-    return Save(ranks, nbytes, 4, way, 7, spread, spread, Spread(share, share / 2, share * 2), None, 5, nbytes + 4096)
+    spread = Spread(seconds, seconds / 2, 2 * seconds, 7)
+    shares = Spread(share, share / 2, share * 2, 7)
+    return Save(ranks, nbytes, 4, way, 7, spread, spread, shares, None, 5, nbytes + 4096)
 
 
 def load(way=SHARDS, ranks=2):
-    return Load(ranks, 4, 64 * MIB, way, 5, Spread(0.25, 0.2, 0.3), Spread(0.9, 0.8, 1.0), 0.03)
+    return Load(ranks, 4, 64 * MIB, way, 5, Spread(0.25, 0.2, 0.3, 5), Spread(0.9, 0.8, 1.0, 5), 0.03)
 
 
 def report(**fields):
@@ -42,11 +44,6 @@ def report(**fields):
 
 
 # --- numbers ---
-
-
-def test_a_spread_is_the_median_and_the_middle_80_percent():
-    assert Spread.of(range(11)) == Spread(5, 1, 9)
-    assert Spread.of([3.0]) == Spread(3, 3, 3)
 
 
 def test_shares_are_paired_by_round_before_the_median_is_taken():

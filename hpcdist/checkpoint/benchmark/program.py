@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -24,6 +23,7 @@ from hpcdist.checkpoint.benchmark.rounds import Loads, Saves
 from hpcdist.checkpoint.benchmark.state import UNIT, State
 from hpcdist.checkpoint.benchmark.ways import Way, ways
 from hpcdist.errors import AgreedError, LaunchError
+from hpcdist.samples import now
 from hpcdist.sizes import format_bytes
 from hpcdist.sweep import machine
 from hpcdist.sweep.progress import Progress
@@ -149,8 +149,3 @@ def file_system(folder: Path) -> str:
     """The type of the file system that a folder is on, as the kernel calls it."""
     mounts = [mount for mount in psutil.disk_partitions(all=True) if folder.resolve().is_relative_to(mount.mountpoint)]
     return max(mounts, key=lambda mount: len(mount.mountpoint)).fstype if mounts else "unknown"
-
-
-def now() -> str:
-    """The time of day, with its zone."""
-    return datetime.now().astimezone().isoformat(timespec="seconds")

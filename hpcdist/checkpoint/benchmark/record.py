@@ -8,26 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hpcdist import durable
+from hpcdist.samples import Spread
 
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median, 10th and 90th percentile."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Of samples, at least one."""
-        low, median, high = np.percentile(values, (10, 50, 90)).tolist()
-        return cls(median, low, high)
 
 
 def paired(limit: Sequence[float], ours: Sequence[float]) -> Spread:

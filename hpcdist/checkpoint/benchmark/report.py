@@ -21,9 +21,9 @@ import click
 from hpcdist import durable
 from hpcdist.checkpoint.benchmark import table
 from hpcdist.checkpoint.benchmark.options import Settings, settings
-from hpcdist.checkpoint.benchmark.program import now
 from hpcdist.checkpoint.benchmark.record import Report
 from hpcdist.endings import endings_as_exceptions
+from hpcdist.samples import now
 from hpcdist.sizes import format_bytes
 from hpcdist.sweep.network.options import Listed
 

@@ -15,22 +15,17 @@ from mpi4py import MPI
 from hpcdist.checkpoint.benchmark import cache, raw
 from hpcdist.checkpoint.benchmark.meeting import slowest
 from hpcdist.checkpoint.benchmark.peer import Torch
-from hpcdist.checkpoint.benchmark.record import Load, Save, Spread, paired
+from hpcdist.checkpoint.benchmark.record import Load, Save, paired
 from hpcdist.checkpoint.benchmark.state import State
 from hpcdist.checkpoint.benchmark.ways import RAW, SHARDS, TORCH, Times, Way, writers
 from hpcdist.checkpoint.fence import LOCK, OWNER
 from hpcdist.checkpoint.reader import committed, look
 from hpcdist.checkpoint.restoring import restore
+from hpcdist.samples import Spread, order
 from hpcdist.transport.together import on_root
 
 LEAST = 3  # rounds, however long they take
 RESTORED = (SHARDS, TORCH, RAW)  # ways of which a save is kept, to be restored
-
-
-def rotated(names: list[str], number: int) -> list[str]:
-    """The order of a round: each way comes first in its turn."""
-    first = number % len(names)
-    return names[first:] + names[:first]
 
 
 def until(comm: MPI.Intracomm, most: int, seconds: float) -> Iterator[int]:
@@ -55,7 +50,7 @@ class Saves:
         for name in self.ways:
             self._once(name)
         for number in until(self.comm, most, seconds):
-            for name in rotated(list(self.ways), number):
+            for name in order(list(self.ways), number):
                 self.times[name].append(self._once(name))
 
     def _once(self, name: str) -> Times:
@@ -142,7 +137,7 @@ class Loads:
         if self.torch:
             ways[TORCH] = self._torch
         for number in until(self.comm, most, seconds):
-            for name in rotated(list(ways), number):
+            for name in order(list(ways), number):
                 self._once(name, ways[name])
 
     def _once(self, name: str, way: Callable[[Path], float]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 
-from hpcdist.checkpoint.benchmark.record import Load, Report, Save, Spread
+from hpcdist.checkpoint.benchmark.record import Load, Report, Save
 from hpcdist.checkpoint.benchmark.rounds import LEAST
 from hpcdist.checkpoint.benchmark.ways import MEANING, RAW, present
+from hpcdist.samples import Spread
 from hpcdist.sizes import format_bytes
 
 EXPLANATION = f"""\

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from time import monotonic
 
@@ -16,6 +15,7 @@ from hpcdist.checkpoint.crash.chain import Chain
 from hpcdist.checkpoint.crash.job import EVERY, Job, JobError, Reference
 from hpcdist.checkpoint.crash.record import Report, text
 from hpcdist.endings import endings_as_exceptions
+from hpcdist.samples import now
 from hpcdist.sweep import machine
 
 MEMORY = Path("/dev/shm")
@@ -39,7 +39,7 @@ def main(trials: int, seed: int, ranks: int, writers: int, scratch: Path | None,
     """
     command = ["python", "-m", "hpcdist.checkpoint.crash", *sys.argv[1:]]
     config = {"trials": trials, "seed": seed, "ranks": ranks, "writers": writers, "every": EVERY}
-    report = Report(command, datetime.now().astimezone().isoformat(timespec="seconds"), config)
+    report = Report(command, now(), config)
     report.machine = machine.describe(MPI.COMM_SELF, [0])
 
     def written() -> None:

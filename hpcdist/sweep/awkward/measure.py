@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 import click
@@ -20,6 +19,7 @@ import hpcdist
 from hpcdist import cost
 from hpcdist.algorithms import layered
 from hpcdist.errors import AgreedError, LaunchError
+from hpcdist.samples import now
 from hpcdist.selection import Selection
 from hpcdist.sizes import BYTES, format_bytes, parse_bytes
 from hpcdist.sweep import machine
@@ -151,7 +151,7 @@ def _measured(
     topology = place(comm, racks)
     run = Run(
         command=["python", "-m", "hpcdist.sweep.awkward", *sys.argv[1:]],
-        start_time=datetime.now().astimezone().isoformat(timespec="seconds"),
+        start_time=now(),
         machine=machine.describe(comm, mpi.topology(comm)),
         topology=topology,
         racks=racks,

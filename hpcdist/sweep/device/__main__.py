@@ -21,10 +21,11 @@ import click
 from hpcdist import durable
 from hpcdist.endings import endings_as_exceptions
 from hpcdist.kernels.device import cupy_with_gpu
+from hpcdist.samples import now
 from hpcdist.sizes import format_bytes
 from hpcdist.sweep.device import table
 from hpcdist.sweep.device.options import Settings, settings
-from hpcdist.sweep.device.record import Report, now
+from hpcdist.sweep.device.record import Report
 from hpcdist.sweep.network.options import Listed
 
 HPCDIST = (sys.executable, "-c", "from hpcdist.cli import main; main()")

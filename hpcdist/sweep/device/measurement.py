@@ -10,13 +10,14 @@ from mpi4py import MPI
 
 from hpcdist.device import Accelerator
 from hpcdist.errors import AgreedError
+from hpcdist.samples import now
 from hpcdist.sizes import format_bytes
 from hpcdist.sweep import machine
 from hpcdist.sweep import paths as routes
 from hpcdist.sweep.device import mps, nccl, table
 from hpcdist.sweep.device.bench import DeviceBench
 from hpcdist.sweep.device.options import Settings
-from hpcdist.sweep.device.record import Report, now
+from hpcdist.sweep.device.record import Report
 from hpcdist.sweep.progress import Progress
 from hpcdist.transport import mpi
 

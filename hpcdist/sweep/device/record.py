@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -132,8 +131,3 @@ class Report:
             return cls(**{**saved, **rows})
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is no report on GPUs ({type(error).__name__}: {error})") from None
-
-
-def now() -> str:
-    """The time of day, with its zone."""
-    return datetime.now().astimezone().isoformat(timespec="seconds")

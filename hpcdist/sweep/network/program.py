@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, replace
-from datetime import datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -15,6 +14,7 @@ from mpi4py import MPI
 
 from hpcdist import cost
 from hpcdist.errors import AgreedError, LaunchError
+from hpcdist.samples import now
 from hpcdist.sizes import BYTES
 from hpcdist.sweep import machine
 from hpcdist.sweep import model as prices
@@ -85,11 +85,6 @@ def run(comm: MPI.Intracomm, link: Link, asked: Settings, interface: str, json: 
 def congestion_control() -> str:
     """How TCP decides how much to send; on links that are full it matters."""
     return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
-
-
-def now() -> str:
-    """The time of day, with its zone."""
-    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _measure(bench: LinkBench, asked: Settings, model: cost.Model, end: float, sizes_left: int) -> list[Record]:
