@@ -17,6 +17,7 @@ from hpcdist.bench.rounds import Asked, Rounds, case_seconds
 from hpcdist.bench.settings import Draft
 from hpcdist.bench.start import Here
 from hpcdist.bench.task import AUTO, CALL, COPY, LIBRARY, REGISTERED, Task
+from hpcdist.limits import available_memory
 from hpcdist.sizes import format_bytes
 
 PART = "node"
@@ -78,7 +79,7 @@ def fitting(part: Part, sizes: tuple[int, ...], ranks: int) -> tuple[int, ...]:
 
 def lacking(size: int, ranks: int) -> str:
     """What there is not enough of, in words; nothing if there is."""
-    need, available = ranks * ARRAYS * size, psutil.virtual_memory().available
+    need, available = ranks * ARRAYS * size, available_memory()
     if need > available:
         return f"it takes about {format_bytes(need)}, and {format_bytes(available)} of memory are available"
     need = ranks * size

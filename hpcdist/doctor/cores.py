@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mpi4py import MPI
 from threadpoolctl import threadpool_info
@@ -13,10 +12,9 @@ from threadpoolctl import threadpool_info
 from hpcdist import launch as launchers
 from hpcdist.doctor.finding import FAIL, OK, WARN, Finding, listing, plural
 from hpcdist.doctor.job import Job
+from hpcdist.limits import quota
 from hpcdist.transport.crowd import told_to_yield
 from hpcdist.transport.mpi import naming
-
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -47,35 +45,6 @@ def _look() -> Share:
     if asked.isdigit():
         threads = max(threads, int(asked))
     return Share(frozenset(os.sched_getaffinity(0)), threads, told_to_yield(), quota(), os.cpu_count() or 0)
-
-
-def quota(root: Path = CGROUPS, groups: str | None = None) -> float | None:
-    """Processor time per second that the control groups of this process allow, or None.
-
-    Args:
-        root: where control groups are mounted.
-        groups: the text of /proc/self/cgroup, read if not given.
-    """
-    text = Path("/proc/self/cgroup").read_text(encoding="utf-8") if groups is None else groups
-    return min((limit for line in text.splitlines() for limit in _limits(root, line)), default=None)
-
-
-def _limits(root: Path, line: str) -> Iterator[float]:
-    """The limits of a control group and those it is in: cpu.max of version 2, cpu.cfs_quota_us of version 1."""
-    number, controllers, path = line.split(":", 2)
-    if number != "0" and "cpu" not in controllers.split(","):
-        return
-    top = root if number == "0" else root / controllers
-    folder = top / path.strip("/")
-    for group in [folder, *folder.parents[: len(folder.parts) - len(top.parts)]]:
-        if (group / "cpu.max").exists():
-            time, period = (group / "cpu.max").read_text().split()
-        elif (group / "cpu.cfs_quota_us").exists():
-            time, period = ((group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
-        else:
-            continue
-        if time not in ("max", "-1"):
-            yield int(time) / int(period)
 
 
 def judge(hosts: dict[str, dict[int, Share]]) -> list[Finding]:

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from hpcdist.doctor.finding import FAIL, OK, SKIP, WARN, Finding, listing, plural
 from hpcdist.doctor.job import Job
+from hpcdist.limits import available_memory
 from hpcdist.sizes import format_bytes
 
 SHM = Path("/dev/shm")
@@ -46,7 +45,7 @@ def look() -> Room:
     devices = tuple(sorted(os.listdir(INFINIBAND))) if INFINIBAND.is_dir() else ()
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     lockable = None if soft == resource.RLIM_INFINITY else soft
-    return Room(shm, psutil.virtual_memory().available, devices, lockable)
+    return Room(shm, available_memory(), devices, lockable)
 
 
 def judge_memory(hosts: Mapping[str, Room]) -> Finding:

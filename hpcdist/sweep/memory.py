@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import psutil
 from mpi4py import MPI
 
 from hpcdist.algorithms import SHARED, allreduce
 from hpcdist.device.host import CPU
 from hpcdist.device.paths import STAGED
+from hpcdist.limits import available_memory
 from hpcdist.program import lower
 from hpcdist.schedule import Layout
 from hpcdist.sizes import format_bytes
@@ -34,7 +34,7 @@ def check(comm: MPI.Intracomm, topology: Sequence[int], options: Options) -> Non
     here = [rank for rank, node in enumerate(topology) if node == topology[comm.rank]]
     problem = None
     if comm.rank == here[0]:
-        problem = _problem(len(here), sum(needs[rank] for rank in here), options, psutil.virtual_memory().available)
+        problem = _problem(len(here), sum(needs[rank] for rank in here), options, available_memory())
     mpi.agree(comm, problem is None, problem or "")
 
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from hpcdist.limits import available_memory
 from hpcdist.sizes import format_bytes
 from hpcdist.transport.crowd import told_to_yield
 from hpcdist.transport.meeting import agreed_flags
@@ -270,7 +270,7 @@ def directory() -> Path:
 
 def room(where: Path) -> tuple[int, int]:
     """(bytes free in a folder, bytes of memory available on this host); a folder that is missing limits nothing."""
-    available = psutil.virtual_memory().available
+    available = available_memory()
     if not where.is_dir():
         return available, available
     stat = os.statvfs(where)

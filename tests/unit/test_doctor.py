@@ -243,23 +243,6 @@ def test_a_quota_below_the_number_of_ranks_is_warned_of():
     assert (found.level, found.found) == (WARN, "n1: 1.5 cores' time for 2 ranks")
 
 
-def test_the_least_quota_of_nested_control_groups_counts(tmp_path):
-    (tmp_path / "job" / "step").mkdir(parents=True)
-    (tmp_path / "job" / "cpu.max").write_text("150000 100000\n")
-    (tmp_path / "job" / "step" / "cpu.max").write_text("max 100000\n")
-    assert cores.quota(tmp_path, "0::/job/step\n") == 1.5
-    assert cores.quota(tmp_path, "0::/\n") is None
-    folder = tmp_path / "cpu,cpuacct" / "job"
-    folder.mkdir(parents=True)
-    (folder / "cpu.cfs_quota_us").write_text("50000\n")
-    (folder / "cpu.cfs_period_us").write_text("100000\n")
-    assert cores.quota(tmp_path, "3:cpu,cpuacct:/job\n2:memory:/\n") == 0.5
-
-
-def test_the_quota_of_this_process_can_be_read():
-    assert cores.quota() is None or cores.quota() > 0
-
-
 def test_a_small_or_missing_shared_memory_is_told():
     found = memory.judge_shm({"n1": Room(64 << 20, 1), "n2": Room(8 << 30, 1)}, {"n1": 8, "n2": 8})
     assert (found.level, found.found) == (WARN, "n1: 64 MiB for 8 ranks")

@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
 from mpi4py import MPI
 
 from hpcdist.checkpoint.benchmark.state import MEMORY
 from hpcdist.checkpoint.benchmark.ways import BACKGROUND, TORCH_ASYNC
+from hpcdist.limits import available_memory
 from hpcdist.sizes import format_bytes
 
 RESERVE = 1 << 30  # bytes of each kind for whatever else there is
@@ -31,7 +31,7 @@ def _lacking(nbytes: int, scratch: Path) -> str:
     rooms = {
         f"on {scratch}": (KEPT * nbytes, shutil.disk_usage(scratch).free),
         f"on {MEMORY}": (nbytes, shutil.disk_usage(MEMORY).free),
-        "in memory": ((1 + CACHED) * nbytes, psutil.virtual_memory().available),
+        "in memory": ((1 + CACHED) * nbytes, available_memory()),
     }
     wrong = [
         f"{format_bytes(need)} are needed {where} and {format_bytes(free)} are free"
@@ -46,7 +46,7 @@ def too_large(comm: MPI.Intracomm, nbytes: int, copies: tuple[int, int]) -> str:
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     need = (copies[0] + copies[1] * node.size) * nbytes
     node.Free()
-    free = comm.allreduce(psutil.virtual_memory().available, MPI.MIN)
+    free = comm.allreduce(available_memory(), MPI.MIN)
     need = comm.allreduce(need, MPI.MAX)
     if need + RESERVE <= free:
         return ""

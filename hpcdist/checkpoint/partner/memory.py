@@ -13,11 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from hpcdist.checkpoint.layout import MANIFEST, Manifest, digest, directory_name
 from hpcdist.checkpoint.reader import DamagedCheckpoint
+from hpcdist.limits import available_memory
 from hpcdist.sizes import format_bytes
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -108,7 +108,7 @@ class NodeMemory:
 
     def _check_room(self, needed: int) -> None:
         disk = os.statvfs(self.path)
-        limits = {"free memory": psutil.virtual_memory().available}
+        limits = {"free memory": available_memory()}
         if disk.f_blocks:  # a tmpfs may be without a limit
             limits[f"free of {format_bytes(disk.f_blocks * disk.f_frsize)} in {self.path.parent.parent}"] = (
                 disk.f_bavail * disk.f_frsize
