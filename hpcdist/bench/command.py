@@ -91,8 +91,8 @@ def _seconds(part: str, words: str) -> Callable:
 def main(context: click.Context, **options: Any) -> None:
     """Measure all-reduces beside those of MPI libraries and of Gloo, as ratios.
 
-    Parts are kept: one that is measured again replaces what the report had of it. Ctrl-C keeps what was measured. A
-    command exits with 1 if anything is missing or wrong.
+    Parts are kept: one that is measured again, on links of one rate if it is the network, replaces what the report had
+    of it. Ctrl-C keeps what was measured. A command exits with 1 if anything is missing or wrong.
     """
     context.obj = Settings(**options)
 

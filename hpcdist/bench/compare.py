@@ -11,7 +11,7 @@ from functools import cached_property
 
 from hpcdist.bench.peers import MPIS, NAMES, OPEN_MPI
 from hpcdist.bench.ratios import Side, best, ratio
-from hpcdist.bench.record import WRONG, Row
+from hpcdist.bench.record import HERE, WRONG, Row
 from hpcdist.bench.task import LIBRARY, RAW
 from hpcdist.cluster.plan import parse_rate
 from hpcdist.samples import Spread
@@ -135,7 +135,7 @@ class Group:
     @property
     def name(self) -> str:
         """For headings and files: "node-2", "network-200mbit-5"."""
-        return "-".join([self.part, *([] if self.place == "here" else [self.place]), str(self.ranks)])
+        return "-".join([self.part, *([] if self.place == HERE else [self.place]), str(self.ranks)])
 
 
 def groups(rows: Sequence[Row], part: str) -> Iterator[Group]:

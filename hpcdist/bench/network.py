@@ -53,15 +53,15 @@ def cases(peer: Peer) -> tuple[str, ...]:
 
 def measure(draft: Draft, options: Options) -> None:
     """A cluster for each rate, on which all numbers of ranks are measured."""
-    part, found = draft.begin(PART, NAMES, vars(options))
     for rate in options.rates:
         place = plan.format_rate(rate)
+        part, found = draft.begin(PART, NAMES, vars(options), place)
         try:
             with cluster(options.name, plan.network(max(options.numbers), rate), place) as hosts:
                 for ranks in options.numbers:
                     Point(draft, part, found, hosts, rate, ranks, options).measure()
         except (StateError, NamespaceError, OSError) as error:
-            part.missing.append(f"{place}: {error}")
+            part.missing.append(str(error))
             click.echo(f"Missing: {part.missing[-1]}", err=True)
             draft.write()
 
@@ -126,5 +126,5 @@ class Point:
         Rounds(draft.report, draft.write, self.hosts, self.found, asked, task, cases, tables).run()
 
     def _miss(self, what: str) -> None:
-        self.part.missing.append(f"{self.hosts.name}, {self.ranks} ranks: {what}")
+        self.part.missing.append(f"{self.ranks} ranks: {what}")
         click.echo(f"Missing: {self.part.missing[-1]}", err=True)

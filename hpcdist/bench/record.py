@@ -13,6 +13,7 @@ from hpcdist import durable
 from hpcdist.samples import Spread
 
 VERSION = 1
+HERE = "here"  # the place of ranks on this machine
 
 
 WRONG = Spread(nan, nan, nan, 0)  # stands where results were wrong
@@ -24,7 +25,7 @@ class Row:
 
     Attributes:
         part: Of the report: "node", "algorithms", "halves" or "network".
-        place: Where: "here", or the rate of the links, as "200mbit".
+        place: Where: `HERE`, or the rate of the links, as "200mbit".
         ranks: How many.
         round: In which the job was.
         peer: The library of the job.
@@ -101,20 +102,30 @@ class Part:
     missing: list[str] = field(default_factory=list)
 
 
+def label(part: str, place: str) -> str:
+    """What a report calls a part: that of each cluster stands by itself."""
+    return part if place == HERE else f"{part}, {place}"
+
+
 @dataclass
 class Report:
-    """All results, growing as they come; a part that is measured again replaces what there was of it."""
+    """All results, growing as they come; a part that is measured again replaces what there was of it.
+
+    Attributes:
+        parts: By `label`.
+        judgements: One for each cluster that has a table.
+        rows: One for each size in each job.
+    """
 
     parts: dict[str, Part] = field(default_factory=dict)
     judgements: list[Judgement] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
-    def begin(self, name: str, part: Part) -> None:
-        """Forget what there is of a part, and start it anew."""
-        self.parts[name] = part
-        self.rows = [row for row in self.rows if row.part != name]
-        if name == "network":
-            self.judgements = []
+    def begin(self, name: str, place: str, part: Part) -> None:
+        """Forget what there is of a part at a place, and start it anew."""
+        self.parts[label(name, place)] = part
+        self.rows = [row for row in self.rows if (row.part, row.place) != (name, place)]
+        self.judgements = [each for each in self.judgements if each.place != place]
 
     @property
     def wrong(self) -> list[tuple[Row, str]]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from hpcdist.bench.peers import Peer
 from hpcdist.bench.ratios import paired
-from hpcdist.bench.record import Part, Report, Row
+from hpcdist.bench.record import Part, Report, Row, label
 from hpcdist.bench.start import Place, start
 from hpcdist.bench.task import Task
 from hpcdist.samples import order
@@ -74,7 +74,7 @@ class Rounds:
     ) -> None:
         self.report, self.write, self.place, self.asked, self.task = report, write, place, asked, task
         self.peers, self.cases, self.tables = list(peers), cases, tables or {}
-        self.part: Part = report.parts[asked.part]
+        self.part: Part = report.parts[label(asked.part, place.name)]
         self.spent: dict[int, float] = defaultdict(float)  # size -> seconds
         self.failures: Counter[str] = Counter()
 
@@ -84,7 +84,7 @@ class Rounds:
             sizes = self.sizes(number)
             if not sizes or not self.peers:
                 return
-            where = f"{self.asked.part}, {self.place.name}, {self.asked.ranks} ranks"
+            where = f"{label(self.asked.part, self.place.name)}, {self.asked.ranks} ranks"
             click.echo(f"{where}: round {number + 1} of {self.asked.rounds}", err=True)
             for peer in order(self.peers, number):
                 self._job(number, peer, sizes)
@@ -151,7 +151,7 @@ class Rounds:
         )
 
     def _miss(self, what: str) -> None:
-        self.part.missing.append(f"{self.place.name}, {self.asked.ranks} ranks: {what}")
+        self.part.missing.append(f"{self.asked.ranks} ranks: {what}")
         click.echo(f"Missing: {self.part.missing[-1]}", err=True)
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from hpcdist.bench.peers import GLOO, INTEL, MPICH, OPEN_MPI, Peer
 from hpcdist.bench.processes import Process, call
+from hpcdist.bench.record import HERE
 from hpcdist.cluster import hosts
 from hpcdist.cluster.plan import Network
 from hpcdist.cluster.state import folder
@@ -53,7 +54,7 @@ class Place(Protocol):
 class Here:
     """This machine."""
 
-    name = "here"
+    name = HERE
 
     def ranks(self, peer: Peer, count: int, program: Sequence[str]) -> list[Process]:
         """By `hpcdist run` of that Python, which knows what its MPI wants."""

@@ -9,7 +9,7 @@ from hpcdist.bench import cells
 from hpcdist.bench.cells import Column
 from hpcdist.bench.compare import LIMIT, Group, groups
 from hpcdist.bench.ratios import TIE
-from hpcdist.bench.record import WRONG, Judgement, Part, Report, Row, near
+from hpcdist.bench.record import HERE, WRONG, Judgement, Part, Report, label, near
 from hpcdist.bench.task import AUTO, CALL, CHOOSING, COPY, HALVES, NAMES, ORDINARY, REGISTERED
 from hpcdist.sizes import format_bytes
 
@@ -80,8 +80,8 @@ def _how(part: Part) -> str:
 
 def _tables(report: Report, part: str) -> str:
     """By what "auto" chose, as the rows of a part say; nothing if it had nothing to choose."""
-    rows = [row for row in report.rows if row.part == part and not CHOOSING.isdisjoint(row.us)]
-    without = dict.fromkeys(_where(row) for row in rows if not row.tuned)
+    rows = [row for row in report.rows if label(row.part, row.place) == part and not CHOOSING.isdisjoint(row.us)]
+    without = dict.fromkeys(f"{row.ranks} ranks of {row.peer}" for row in rows if not row.tuned)
     if not any(row.tuned for row in rows):
         return "; `auto` by default prices" if rows else ""
     return "; `auto` by tables tuned before the rounds" + (
@@ -89,13 +89,8 @@ def _tables(report: Report, part: str) -> str:
     )
 
 
-def _where(row: Row) -> str:
-    place = "" if row.place == "here" else f"{row.place}, "
-    return f"{place}{row.ranks} ranks of {row.peer}"
-
-
 def _picture(group: Group, figures: Mapping[str, str]) -> Iterator[str]:
-    where = "one machine" if group.place == "here" else f"hosts behind links of {group.place}"
+    where = "one machine" if group.place == HERE else f"hosts behind links of {group.place}"
     yield from [f"## {group.ranks} ranks, {where}", ""]
     if group.name in figures:
         yield from [f"![{group.ranks} ranks, {where}]({figures[group.name]})", ""]

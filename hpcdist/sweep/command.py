@@ -175,7 +175,11 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
 @click.option("--json", type=FILE, help="Write all results to this file.")
 @click.option("--csv", type=FILE, help="Write all results to this file.")
 @click.option("--figure", type=FILE, help="Draw busbw over size; .png, .svg, or both if it ends in neither.")
-@click.option("--tune", type=FILE, help='Write the selection table that algorithm="auto" reads.')
+@click.option(
+    "--tune",
+    type=FILE,
+    help='Write the selection table that algorithm="auto" reads; who may be the fastest is measured for longer then.',
+)
 @click.option("--explain", is_flag=True, help='Say which algorithm "auto" takes at each size, and why.')
 def sweep(**options: Any) -> None:
     """Measure and check every all-reduce algorithm over sizes, beside the MPI library's own.

@@ -139,6 +139,11 @@ class Case:
         """Whether the result replaces the input."""
         return self.placement == "in_place"
 
+    @property
+    def kind(self) -> tuple[str, int | None, str]:
+        """What it has in common with the same in another placement."""
+        return self.algorithm, self.segment_nbytes, self.path
+
 
 class Bench:
     """The buffers of one point and the cases on them; a context that closes their plans. All is collective.
@@ -284,15 +289,39 @@ class Bench:
                 calls = [sample(self.comm, case.call, 1) for _ in range(effort.warmup)]
             case.samples, case.iterations = effort.divide(self.comm.allreduce(min(calls), MPI.MAX))
 
-    def rounds(self) -> Iterator[int]:
-        """Time the cases in turn, on zeros, which never overflow; yields after each round."""
+    def rounds(self, cases: Sequence[Case] | None = None, times: int = 1) -> Iterator[int]:
+        """Time cases, or else all, in turn, on zeros, which never overflow; yields after each round.
+
+        Args:
+            cases: which.
+            times: how often the effort that was made out for each.
+        """
+        cases = self.cases if cases is None else cases
         self._clear()
-        for number in range(max((case.samples for case in self.cases), default=0)):
+        for number in range(times * max((case.samples for case in cases), default=0)):
             with collector_paused():
-                for case in order(self.cases, number):
-                    if number < case.samples:
+                for case in order(cases, number):
+                    if number < times * case.samples:
                         case.times.append(self.sample(case))
             yield number
+
+    def leaders(self, within: float) -> list[Case]:
+        """Of our algorithms those that took at most so many times as long as the fastest in any placement; collective.
+
+        Returns: their cases, in all placements.
+        """
+        ours = [case for case in self.cases if not (of_library(case.algorithm) or case.bad)]
+        medians = [float(np.median(self.seconds(case))) for case in ours]
+        fastest: dict[tuple[str, str], float] = {}
+        for case, median in zip(ours, medians, strict=True):
+            against = case.placement, case.path
+            fastest[against] = min(median, fastest.get(against, math.inf))
+        ahead = {
+            case.kind
+            for case, median in zip(ours, medians, strict=True)
+            if median <= within * fastest[case.placement, case.path]
+        }
+        return [case for case in ours if case.kind in ahead]
 
     def _clear(self) -> None:
         self.buffers.fill(self.source, 0)

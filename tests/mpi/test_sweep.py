@@ -168,6 +168,50 @@ def test_every_case_gets_its_samples_the_same_on_all_ranks():
             assert WORLD.allgather(seconds.tolist()) == [seconds.tolist()] * WORLD.size
 
 
+def timed(bench, seconds):
+    """Give cases the times of samples; of each only the last rank's counts."""
+    for case in bench.cases:
+        each = seconds.get((case.algorithm, case.placement), seconds.get(case.algorithm))
+        case.times = [each if WORLD.rank == WORLD.size - 1 else each / 2] * 3
+
+
+def test_who_is_close_to_the_fastest_in_a_placement_leads_in_all():
+    with Bench(WORLD, Point(4, np.dtype("float32"), "sum"), ["ring", "tree", "circulant", LIBRARY]) as bench:
+        timed(
+            bench,
+            {"ring": 1.0, ("tree", "in_place"): 1.3, ("tree", "out_of_place"): 2.0, "circulant": 1.31, LIBRARY: 0.1},
+        )
+        assert [case.kind for case in bench.leaders(1.3)] == [
+            c.kind for c in bench.cases if c.algorithm in ("ring", "tree")
+        ]
+        assert {case.placement for case in bench.leaders(1.3) if case.algorithm == "tree"} == {
+            "in_place",
+            "out_of_place",
+        }
+
+
+def test_a_wrong_algorithm_does_not_lead():
+    with Bench(WORLD, Point(4, np.dtype("float32"), "sum"), ["ring", "tree"]) as bench:
+        timed(bench, {"ring": 1.0, "tree": 2.0})
+        for case in bench.cases:
+            if case.algorithm == "ring":
+                case.call = lambda: None
+        bench.source.fill(0)
+        bench.check()
+        wrong = {case.algorithm for case in bench.cases if case.bad}
+        assert {case.algorithm for case in bench.leaders(1.0)} == {"ring", "tree"} - wrong
+        assert wrong == ({"ring"} if WORLD.size > 1 else wrong)
+
+
+def test_some_cases_are_timed_more_often():
+    with Bench(WORLD, Point(4, np.dtype("float32"), "sum"), ["ring", LIBRARY]) as bench:
+        bench.warm_up(Effort(samples=5, iterations=2))
+        assert sum(1 for _ in bench.rounds()) == 5
+        ring = [case for case in bench.cases if case.algorithm == "ring"]
+        assert sum(1 for _ in bench.rounds(ring, 3)) == 15
+        assert {case.algorithm: len(case.times) for case in bench.cases} == {"ring": 20, LIBRARY: 5}
+
+
 @pytest.mark.parametrize("ranks_per_node", [1, 2, 99])
 def test_the_model_is_the_same_on_all_ranks(ranks_per_node):
     topology = tuple(rank // ranks_per_node for rank in range(WORLD.size))

@@ -17,7 +17,7 @@ from hpcdist.bench.command import SECONDS, main
 from hpcdist.bench.compare import groups
 from hpcdist.bench.peers import GLOO, INTEL, MPICH, MPIS, NAMES, OPEN_MPI, Peer
 from hpcdist.bench.ratios import Side, best, name_of, paired, ratio
-from hpcdist.bench.record import WRONG, Judgement, Part, Report, Row
+from hpcdist.bench.record import HERE, WRONG, Judgement, Part, Report, Row
 from hpcdist.bench.rounds import Asked, Rounds, case_seconds
 from hpcdist.bench.task import AUTO, COPY, KINDS, LIBRARY, RAW, REGISTERED, Link, Task
 from hpcdist.cluster import plan
@@ -27,7 +27,7 @@ from hpcdist.selection import Bracket, Rule, Selection
 SIZES = (8, 65536, 1 << 24)
 
 
-def row(peer=OPEN_MPI, nbytes=SIZES[0], round=0, part="node", place="here", ranks=2, **fields):
+def row(peer=OPEN_MPI, nbytes=SIZES[0], round=0, part="node", place=HERE, ranks=2, **fields):
     us = {LIBRARY: 10.0, AUTO: 9.0, REGISTERED: 5.0, COPY: 2.0}
     made = {"samples": 3, "us": us, "ratios": {}, "wrong": dict.fromkeys(us, 0), "chosen": "ring/4MiB"}
     return Row(part, place, ranks, round, peer, nbytes, **{**made, **fields})
@@ -110,7 +110,7 @@ def test_ours_stands_where_it_is_best_beside_the_best_library():
 class Nowhere:
     """A place whose jobs write what they were told; `failing` ones end with an error."""
 
-    name = "here"
+    name = HERE
 
     def __init__(self, failing=(), missing=()):
         self.failing, self.missing, self.started = failing, list(missing), []
@@ -141,7 +141,7 @@ class Nowhere:
 
 def rounds(place, asked, names=NAMES, sizes=(1, 100), tables=None):
     report = Report()
-    report.begin("node", Part([], "", {}))
+    report.begin("node", HERE, Part([], "", {}))
     task = Task(sizes, (), "", 0.1, 1, 1, 1, 1, 0)
     there = [Peer(name, Path("python"), "") for name in names]
     Rounds(report, lambda: None, place, there, asked, task, node.cases, tables).run()
@@ -310,12 +310,16 @@ def test_a_chunk_that_comes_to_a_wrong_place_is_wrong():
 # --- files ---
 
 
+CLUSTER = "200mbit"
+
+
 def report(parts=("node", "algorithms", "halves", "network")):
     found = Report()
     machine = {"cores_per_host": 2, "cpu": "a processor"}
     for name in parts:
-        found.begin(name, Part(["python", "-m", "hpcdist.bench", name], "2026-01-01", {}, 60.0, machine))
-        found.parts[name].peers = {OPEN_MPI: "Open MPI v5"}
+        part = Part(["python", "-m", "hpcdist.bench", name], "2026-01-01", {}, 60.0, machine)
+        part.peers = {OPEN_MPI: "Open MPI v5"}
+        found.begin(name, CLUSTER if name == "network" else HERE, part)
     for number in range(3):
         for nbytes in SIZES:
             for peer in NAMES:
@@ -323,15 +327,13 @@ def report(parts=("node", "algorithms", "halves", "network")):
                 us = {case: float(nbytes + number) for case in node.cases(Peer(peer, Path(), ""))}
                 found.rows.append(row(peer, nbytes, number, us=us, ratios=pairs))
                 us = {LIBRARY: 4.0 * nbytes, AUTO: 2.0 * nbytes, RAW: 1.0 * nbytes}
-                found.rows.append(
-                    row(peer, nbytes, number, "network", "200mbit", 5, us=us, cores={RAW: 0.5}, tuned=True)
-                )
+                found.rows.append(row(peer, nbytes, number, "network", CLUSTER, 5, us=us, cores={RAW: 0.5}, tuned=True))
             for peer in MPIS:
                 pairs = {name_of(*pair): 1.5 for pair in halves.PAIRS}
                 found.rows.append(row(peer, nbytes, number, "halves", us=dict.fromkeys(KINDS, 1.0), ratios=pairs))
                 pairs = {name_of(*pair): 2.5 for pair in algorithms.PAIRS}
                 found.rows.append(row(peer, nbytes, number, "algorithms", ratios=pairs))
-    found.judgements.append(Judgement("200mbit", 5, {"alpha": 1e-6}, 0.2, 10, {"4096": 1.2}))
+    found.judgements.append(Judgement(CLUSTER, 5, {"alpha": 1e-6}, 0.2, 10, {"4096": 1.2}))
     found.rows = [each for each in found.rows if each.part in parts]
     return found
 
@@ -357,11 +359,21 @@ def test_what_is_no_report_is_refused(tmp_path, text):
 
 def test_a_part_that_is_measured_again_replaces_what_there_was_of_it():
     made = report()
-    made.begin("node", Part([], "", {}))
+    made.begin("node", HERE, Part([], "", {}))
     assert {each.part for each in made.rows} == {"algorithms", "halves", "network"}
     assert made.judgements
-    made.begin("network", Part([], "", {}))
+    made.begin("network", CLUSTER, Part([], "", {}))
+    assert {each.part for each in made.rows} == {"algorithms", "halves"}
     assert not made.judgements
+    assert list(made.parts) == ["node", "algorithms", "halves", f"network, {CLUSTER}"]
+
+
+def test_a_cluster_that_is_measured_leaves_the_others():
+    made = report()
+    made.begin("network", "1gbit", Part([], "", {}))
+    assert {each.place for each in made.rows if each.part == "network"} == {CLUSTER}
+    assert made.judgements
+    assert {f"network, {CLUSTER}", "network, 1gbit"} <= made.parts.keys()
 
 
 def test_a_task_is_read_as_it_was_written(tmp_path):
@@ -446,7 +458,7 @@ def test_parts_without_tables_do_not_speak_of_them():
     text = table.text(report(["algorithms", "halves"]))
     assert lines_with("algorithms: 2026-01-01, 1 minutes, 2 cores of a processor", text)
     assert lines_with("halves: 2026-01-01, 1 minutes, 2 cores of a processor; `auto` by default prices.", text)
-    made.rows = [row(part="network", place="200mbit")]
+    made.rows = [row(part="network", place=CLUSTER)]
     assert table.TABLES_OF_THE_NETWORK not in table.text(made)
 
 
