@@ -25,10 +25,11 @@ class Model:
     `gap` [s] is the price of each further message that a rank sends, or receives, in a step after the first one's
     `alpha`: less than that where they are on their way at the same time, the g of LogP; the same if None.
 
-    Two more say what some networks do. `lone_alpha` [s] is the price of a message while no other is on its way: less
+    Some more say what some networks do. `lone_alpha` [s] is the price of a message while no other is on its way: less
     than `alpha`, which holds while every node sends one, where nodes share cores, as virtual ones do; the same if None.
-    `burst` [bytes] is what a link that was idle lets through at once before its rate counts, as the token buckets of
-    virtual machines do; then time without traffic is not lost.
+    What it is less by, of further messages as well, is time on those cores, which the messages of all ranks share.
+    `burst` [bytes] is what a link that was idle has saved up: so much goes beyond its rate, as the token buckets of
+    virtual machines let it; then time without traffic is not lost. `burst_beta` is the price of a byte meanwhile.
 
     The defaults are those of a 100 Gbit/s network; `hpcdist sweep` fits all of them.
     """
@@ -41,10 +42,11 @@ class Model:
     pair_beta: float | None = None
     lone_alpha: float | None = None
     burst: float = 0.0
+    burst_beta: float = 0.0
     gap: float | None = None
 
     def start(self, messages: Ints, alpha: float, begun: Ints | None = None) -> NDArray:
-        """What so many messages of a rank cost before their bytes do [s].
+        """What so many messages of each rank cost before their bytes do [s].
 
         Args:
             messages: between nodes, in one step, or in several of which `begun` have any.
@@ -52,12 +54,19 @@ class Model:
             begun: see above; None for one step.
         """
         first = np.minimum(messages, 1) if begun is None else begun
-        return alpha * first + min(alpha, alpha if self.gap is None else self.gap) * (messages - first)
+        further = messages - first
+        # what is due to shared cores is due to the messages of all
+        further = further + (1 - self.lone_part) * (further.mean() - further) * (messages > 0)
+        return alpha * first + min(alpha, alpha if self.gap is None else self.gap) * further
 
     def alpha_beside(self, others: float) -> float:
         """The price of a message [s] beside as many others as that part of the nodes can send one each."""
-        lone = self.alpha if self.lone_alpha is None else min(self.lone_alpha, self.alpha)
-        return lone + (self.alpha - lone) * min(1.0, others)
+        return self.alpha * (self.lone_part + (1 - self.lone_part) * min(1.0, others))
+
+    @property
+    def lone_part(self) -> float:
+        """Of `alpha`, what is left while no other message is on its way."""
+        return 1.0 if self.lone_alpha is None or not self.alpha else min(1.0, self.lone_alpha / self.alpha)
 
     def as_dict(self) -> dict[str, float | None]:
         """The fields by name."""
@@ -179,7 +188,7 @@ def predict(
             return _alike_with_bursts(schedule, per_chunk, model)
         counts = counts or count(schedule)
         return float(
-            model.start(counts.messages[0], model.alpha, counts.begun[0])
+            model.start(counts.messages[:1], model.alpha, counts.begun[:1])[0]
             + per_chunk * (model.beta * counts.sent[0] + model.gamma * counts.reduced[0])
             + per_chunk * model.pair_surcharge * counts.exchanged[0]
         )
@@ -192,22 +201,23 @@ def predict(
 
 
 class _Links:
-    """The nodes' links, in one direction: each carries `burst` bytes at once if it was idle for long enough."""
+    """The nodes' links, in one direction: token buckets, which fill at the rate and empty at that of a burst."""
 
     def __init__(self, model: Model, nodes: int) -> None:
-        self.beta, self.burst = model.beta, model.burst
-        self.left = np.zeros(nodes)  # bytes that may go at once
+        self.beta, self.burst, self.burst_beta = model.beta, model.burst, model.burst_beta
+        self.saved = np.zeros(nodes)  # bytes
         self.since = np.zeros(nodes)  # when that was so [s]
 
     def carry(self, start: NDArray, nbytes: NDArray) -> NDArray:
         """Seconds in which each link carries so many bytes, which are there from `start` [s] on."""
-        if not (self.burst and self.beta):
+        if not (self.burst and self.beta > self.burst_beta):
             return nbytes * self.beta
-        ready = np.minimum(self.burst, self.left + np.maximum(0.0, start - self.since) / self.beta)
-        at_once = np.minimum(nbytes, ready)
-        seconds = (nbytes - at_once) * self.beta
+        saved = np.minimum(self.burst, self.saved + np.maximum(0.0, start - self.since) / self.beta)
+        beyond = 1 - self.burst_beta / self.beta  # the part of the bytes of a burst that the rate does not account for
+        fast = np.minimum(nbytes, saved / beyond)
+        seconds = fast * self.burst_beta + (nbytes - fast) * self.beta
         used = nbytes > 0
-        self.left = np.where(used, ready - at_once, self.left)
+        self.saved = np.where(used, saved - fast * beyond, self.saved)
         self.since = np.where(used, start + seconds, self.since)
         return seconds
 
@@ -217,7 +227,7 @@ def _alike_with_bursts(schedule: Schedule, per_chunk: float, model: Model) -> fl
     clock, link = np.zeros(1), _Links(model, 1)
     for step in schedule.steps:
         messages, _, sent, _, reduced, exchanged = _of_rank_0(step.rows_of(0)).tolist()
-        clock = clock + model.start(messages, model.alpha)
+        clock = clock + model.start(np.array([messages]), model.alpha)
         clock = clock + link.carry(clock, np.array([per_chunk * sent]))
         clock = clock + per_chunk * (model.pair_surcharge * exchanged + model.gamma * reduced)
     return float(clock[0])
@@ -255,7 +265,7 @@ def _advance(
     nbytes = rows.count * per_chunk
     inside = node[rows.src] == node[rows.dst]
     crossing = np.where(inside, 0.0, nbytes)
-    node_price, nodes = model.inside(), len(ways[0].left)
+    node_price, nodes = model.inside(), len(ways[0].saved)
     alpha = model.alpha_beside((np.count_nonzero(~inside) - 1) / max(1, nodes - 1))
     surcharge = model.pair_surcharge * (crossing * _mutual(rows)) if model.pair_surcharge else 0.0 * crossing
 

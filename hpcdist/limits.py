@@ -31,7 +31,7 @@ def available_memory(root: Path = CONTROL_GROUPS, groups: str | None = None) -> 
     What files have in the page cache counts as free, since it makes way. Arguments are as in `quota`.
     """
     left = [room for folder in _folders("memory", root, groups) for room in _room(folder)]
-    return max(0, min(psutil.virtual_memory().available, *left))
+    return max(0, min([psutil.virtual_memory().available, *left]))
 
 
 def _folders(controller: str, root: Path, groups: str | None) -> Iterator[Path]:

@@ -156,6 +156,7 @@ def _sizes(text: str) -> list[int]:
 @click.option("--lone-alpha", type=float, help="Of a message while no other is on its way (--alpha if not given).")
 @click.option("--gap", type=float, help="Of each further message of a rank in the same step (--alpha if not given).")
 @click.option("--burst", type=float, help="Bytes that an idle link lets through at once (none if not given).")
+@click.option("--burst-beta", type=float, help="Seconds for a byte of a burst (0 if not given).")
 @click.option("--gamma", type=float, help="Seconds to reduce a byte.")
 @click.option("--node-alpha", type=float, help="Seconds for a message inside a node (--alpha if not given).")
 @click.option("--node-beta", type=float, help="Seconds for a byte inside a node (--beta if not given).")
@@ -179,7 +180,7 @@ def predict(
         base = _model_in(model) if model else (table and table.model) or cost.DEFAULT
         asked = {name: price for name, price in prices.items() if price is not None}
         # what goes with a price that is given is not taken from the model's, which is of another network
-        others = {"alpha": ("lone_alpha", "gap"), "beta": ("pair_beta", "burst")}
+        others = {"alpha": ("lone_alpha", "gap"), "beta": ("pair_beta", "burst", "burst_beta")}
         fresh = {other: getattr(cost.DEFAULT, other) for name in asked for other in others.get(name, ())}
         fitted = cost.Model.from_dict({**base.as_dict(), **fresh, **asked})
     except (OSError, ValueError) as error:
@@ -235,7 +236,7 @@ def _model_in(path: Path) -> cost.Model:
 def _prices_in_words(model: cost.Model) -> str:
     inside, pair_beta = model.inside(), model.beta + model.pair_surcharge
     gap = "" if model.gap is None else f", further ones {model.gap * 1e6:.3g} us each"
-    burst = f", {format_bytes(int(model.burst))} at once" if model.burst else ""
+    burst = f", {format_bytes(int(model.burst))} saved up at {model.burst_beta * 1e12:.3g} ps/B" if model.burst else ""
     return (
         f"alpha {model.alpha * 1e6:.3g} us, alone {model.alpha_beside(0) * 1e6:.3g} us{gap}, "
         f"beta {model.beta * 1e12:.3g} ps/B, between two that send to each other {pair_beta * 1e12:.3g} ps/B{burst}, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from time import perf_counter, sleep
+from time import perf_counter
 
 import numpy as np
 from mpi4py import MPI
@@ -13,15 +13,20 @@ from mpi4py import MPI
 from hpcdist.cost import Model
 from hpcdist.execute import BoundProgram
 from hpcdist.program import lower
+from hpcdist.samples import order
 from hpcdist.schedule import Ints, Layout, Rows, Schedule, Step
 from hpcdist.transport.mpi import transport_of
 
 SMALL, LARGE = 8, 1 << 20  # bytes: the first is all latency, the second nearly all bandwidth
-SEVERAL = 4  # messages of a rank in one step, at most
+SEVERAL = 8  # messages of a rank in one step, at most
 STEPS = 8  # of small messages, one after the other, so that the start of a plan weighs little
 BATCHES = 9
 SECONDS = 0.02  # how long a batch shall run
-LONGEST_IDLE = 0.2  # seconds in which a link may become ready for a burst
+WARM_UP = 1.0  # seconds
+AFTER_LULL = tuple(LARGE >> shift for shift in (4, 3, 2, 1, 0))  # bytes of messages after a lull
+LONGEST_LULL = 0.2  # seconds in which a link may become ready for a burst
+
+Steps = Sequence[Sequence[Ints]]  # to whom each rank sends, for each message of each step
 
 
 def fit(comm: MPI.Intracomm, topology: Sequence[int]) -> Model:
@@ -29,9 +34,9 @@ def fit(comm: MPI.Intracomm, topology: Sequence[int]) -> Model:
 
     All ranks of a node exchange at the same time, as they do in a step of an all-reduce, so that shared
     cores have their price. Between nodes one rank of each exchanges, since the model itself shares out a
-    node's link: first with both neighbours, then in pairs; of two nodes the neighbours are a pair. Then
-    each sends several messages at once, one message travels alone, and links are left idle before a
-    large one. What exchanges is a program like that of a plan. The slowest rank counts.
+    node's link: with both neighbours, in pairs (of two nodes the neighbours are one), several messages
+    at once, and one message alone; last large messages after a lull. What exchanges is a program like
+    that of a plan. The slowest rank counts.
 
     Args:
         comm: the communicator.
@@ -42,7 +47,7 @@ def fit(comm: MPI.Intracomm, topology: Sequence[int]) -> Model:
     heads = MPI.Intracomm(comm.Split(min(node.rank, 1), comm.rank))
     node_alpha, node_beta = _exchange(node, _neighbours(node.size))
     found = _between(heads) if node.rank == 0 and nodes > 1 else Model(0.0, 0.0, 0.0, burst=math.inf)
-    gamma = _seconds(comm, _addition()) / LARGE
+    gamma = _seconds(comm, [_addition()])[0] / LARGE
     node.Free()
     heads.Free()
     between = replace(comm.bcast(found), gamma=gamma)  # the heads agree, and rank 0 is one of them
@@ -55,32 +60,52 @@ def fit(comm: MPI.Intracomm, topology: Sequence[int]) -> Model:
 def _between(heads: MPI.Intracomm) -> Model:
     """The prices between nodes, of which one rank each calls this; those of a pair are None if there is but one."""
     size = heads.size
-    alpha, beta = _exchange(heads, _neighbours(size))
-    pair_beta = max(beta, _exchange(heads, _partners(size))[1]) if size > 2 else None
-    lone_alpha = min(alpha, _seconds_of(heads, [[to] for to in STEPS // 2 * _to_and_fro(size)], SMALL) / STEPS)
-    burst = _burst(heads, alpha, beta) if beta else 0.0
-    return Model(alpha, beta, 0.0, pair_beta=pair_beta, lone_alpha=lone_alpha, burst=burst, gap=_gap(heads, alpha))
+    around, several = _neighbours(size), min(SEVERAL, size - 1)
+    together = [_neighbours(size, distance) for distance in range(1, several + 1)]
+    steps = [STEPS * [[around]], [[to] for to in STEPS // 2 * _to_and_fro(size)], STEPS * [together]]
+    _warm_up(heads, steps[0])
+    alpha, lone_alpha, of_several = (each / STEPS for each in _seconds_of(heads, steps, SMALL))
+    large = _seconds_of(heads, [[[around]], [[_partners(size)]]], LARGE)
+    beta, pair_beta = (max(0.0, each - alpha) / (LARGE - SMALL) for each in large)
+    burst, burst_beta = _burst(heads, alpha, beta) if beta else (0.0, 0.0)
+    return Model(
+        alpha,
+        beta,
+        0.0,
+        pair_beta=max(beta, pair_beta) if size > 2 else None,
+        lone_alpha=min(alpha, lone_alpha),
+        burst=burst,
+        burst_beta=burst_beta,
+        gap=min(alpha, max(0.0, of_several - alpha) / (several - 1)) if several > 1 else None,
+    )
 
 
-def _gap(heads: MPI.Intracomm, alpha: float) -> float | None:
-    """Seconds for each further message of a rank in a step; None if there is but one rank to send to."""
-    several = min(SEVERAL, heads.size - 1)
-    if several < 2:
-        return None
-    to = [_neighbours(heads.size, distance) for distance in range(1, several + 1)]
-    together = _seconds_of(heads, STEPS * [to], SMALL) / STEPS
-    return min(alpha, max(0.0, together - alpha) / (several - 1))
-
-
-def _burst(heads: MPI.Intracomm, alpha: float, beta: float) -> float:
-    """Bytes that links let through at once after they were idle; 0 if it is a small part of what is sent."""
-    program, seconds = _passing_on(heads, [[_neighbours(heads.size)]], LARGE), []
-    for _ in range(BATCHES):
-        sleep(min(LONGEST_IDLE, 2 * LARGE * beta))
-        seconds.append(_batch(heads, program, 1))
+def _warm_up(comm: MPI.Intracomm, steps: Steps) -> None:
+    """Pass small messages on for a while: the first ones are slower, where ranks share cores for a second."""
+    program = _passing_on(comm, steps, SMALL)
+    _batch(comm, program, _calls(comm, program, WARM_UP))
     program.free()
-    saved = heads.allreduce(LARGE - (float(np.median(seconds)) - alpha) / beta, MPI.MIN)
-    return saved if saved > LARGE / 16 else 0.0
+
+
+def _burst(heads: MPI.Intracomm, alpha: float, beta: float) -> tuple[float, float]:
+    """(burst, burst_beta): bytes that links have saved up after a while of small messages, and the price of one then.
+
+    Both are 0 if no size takes less than half as long as in a row.
+    """
+    around = [[_neighbours(heads.size)]]
+    small, seconds = _passing_on(heads, around, SMALL), {}
+    for nbytes in AFTER_LULL:
+        program, batches = _passing_on(heads, around, nbytes), []
+        for _ in range(BATCHES):
+            _batch(heads, small, math.ceil(min(LONGEST_LULL, 2 * nbytes * beta) / alpha))
+            batches.append(_batch(heads, program, 1))
+        program.free()
+        seconds[nbytes] = max(0.0, heads.allreduce(float(np.median(batches)), MPI.MAX) - alpha)
+    small.free()
+    at_once = [nbytes for nbytes in AFTER_LULL if seconds[nbytes] < nbytes * beta / 2]
+    if not at_once:
+        return 0.0, 0.0
+    return max(nbytes - seconds[nbytes] / beta for nbytes in AFTER_LULL), seconds[at_once[-1]] / at_once[-1]
 
 
 def _neighbours(size: int, distance: int = 1) -> Ints:
@@ -102,20 +127,21 @@ def _to_and_fro(size: int) -> list[Ints]:
 
 def _exchange(comm: MPI.Intracomm, receivers: Ints) -> tuple[float, float]:
     """(alpha, beta) of sending to one rank while receiving from one."""
-    small = _seconds_of(comm, STEPS * [[receivers]], SMALL) / STEPS
-    large = _seconds_of(comm, [[receivers]], LARGE)
+    small = _seconds_of(comm, [STEPS * [[receivers]]], SMALL)[0] / STEPS
+    large = _seconds_of(comm, [[[receivers]]], LARGE)[0]
     return small, max(0.0, large - small) / (LARGE - SMALL)
 
 
-def _seconds_of(comm: MPI.Intracomm, steps: Sequence[Sequence[Ints]], nbytes: int) -> float:
-    """Seconds in which messages are passed on."""
-    program = _passing_on(comm, steps, nbytes)
-    seconds = _seconds(comm, program)
-    program.free()
+def _seconds_of(comm: MPI.Intracomm, ways: Sequence[Steps], nbytes: int) -> list[float]:
+    """Seconds in which messages are passed on in each of several ways, which take turns."""
+    programs = [_passing_on(comm, steps, nbytes) for steps in ways]
+    seconds = _seconds(comm, programs)
+    for program in programs:
+        program.free()
     return seconds
 
 
-def _passing_on(comm: MPI.Intracomm, steps: Sequence[Sequence[Ints]], nbytes: int) -> BoundProgram:
+def _passing_on(comm: MPI.Intracomm, steps: Steps, nbytes: int) -> BoundProgram:
     """Send what came in the step before, and nothing else, as plans do it; steps say to whom, once for each message."""
     transport = transport_of(comm)
     chunks = 2 * max(map(len, steps))
@@ -141,10 +167,19 @@ def _addition() -> Callable[[], object]:
     return lambda: np.add(ours, theirs, out=ours)
 
 
-def _seconds(comm: MPI.Comm, call: Callable[[], object]) -> float:
-    """Seconds of one call within a batch, the median over batches, on the slowest rank."""
-    calls = max(3, int(SECONDS / comm.allreduce(_batch(comm, call, 3), MPI.MAX)))
-    return comm.allreduce(float(np.median([_batch(comm, call, calls) for _ in range(BATCHES)])), MPI.MAX)
+def _seconds(comm: MPI.Comm, calls: Sequence[Callable[[], object]]) -> list[float]:
+    """Seconds of one of each calls within a batch, the median over batches in turn, on the slowest rank."""
+    numbers = [_calls(comm, call, SECONDS) for call in calls]
+    batches: list[list[float]] = [[] for _ in calls]
+    for turn in range(BATCHES):
+        for at in order(range(len(calls)), turn):
+            batches[at].append(_batch(comm, calls[at], numbers[at]))
+    return [comm.allreduce(float(np.median(each)), MPI.MAX) for each in batches]
+
+
+def _calls(comm: MPI.Comm, call: Callable[[], object], seconds: float) -> int:
+    """How many take so long, the same on all ranks."""
+    return max(3, int(seconds / comm.allreduce(_batch(comm, call, 3), MPI.MAX)))
 
 
 def _batch(comm: MPI.Comm, call: Callable[[], object], calls: int) -> float:

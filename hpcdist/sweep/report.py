@@ -59,7 +59,7 @@ def prices(model: dict[str, float | None]) -> str:
     texts = []
     for name, price in model.items():
         factor, unit = units[name.split("_")[-1]]
-        if price or (price is not None and name != "burst"):
+        if price or (price is not None and not name.startswith("burst")):
             texts.append(f"{name} {price * factor:.3g} {unit}")
     return ", ".join(texts)
 

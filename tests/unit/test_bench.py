@@ -170,14 +170,14 @@ def test_a_library_that_fails_twice_is_left_out_and_named():
     assert place.started.count(MPICH) == 2
     assert place.started.count(OPEN_MPI) == 4
     first, _, last = report.parts["node"].missing
-    assert first.startswith("here, 2 ranks: MPICH, round 1: the job exited with 1: no such luck")
+    assert first.startswith("2 ranks: MPICH, round 1: the job exited with 1: no such luck")
     assert "MPICH: left out of the rounds after 2" in last
 
 
 def test_a_size_without_room_is_named_and_costs_no_other():
     report = rounds(Nowhere(missing=["1 TiB left out: no room"]), Asked("node", 2, 3, 3, 0.0, ()), [OPEN_MPI])
     first, *_ = missing = report.parts["node"].missing
-    assert first == "here, 2 ranks: Open MPI, round 1: 1 TiB left out: no room"
+    assert first == "2 ranks: Open MPI, round 1: 1 TiB left out: no room"
     assert len(missing) == 3
     assert len(report.rows) == 3 * 2
 

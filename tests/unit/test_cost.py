@@ -168,12 +168,26 @@ def test_a_further_message_never_costs_more_than_the_first():
     assert cost.predict(algorithms.direct(4), 8, Model(1.0, 0.0, 0.0, gap=5.0)) == pytest.approx(2 * 3)
 
 
+def test_what_messages_take_of_shared_cores_is_shared_by_all_ranks():
+    """One of four ranks sends three messages, the others one each; half of the price is time on shared cores."""
+    messages = np.array([3, 1, 1, 1, 0])
+    alone = Model(10.0, 0.0, 0.0, gap=4.0).start(messages, 10.0)
+    assert alone.tolist() == [10 + 2 * 4, 10, 10, 10, 0]
+    shared = Model(10.0, 0.0, 0.0, gap=4.0, lone_alpha=5.0).start(messages, 10.0)
+    mean = 2 / 5
+    assert shared == pytest.approx([10 + 4 * (2 + mean) / 2, *3 * [10 + 4 * mean / 2], 0])
+    alike = np.full(4, 3)
+    assert Model(10.0, gap=4.0, lone_alpha=1.0).start(alike, 10.0) == pytest.approx(
+        Model(10.0, gap=4.0).start(alike, 10.0)
+    )
+
+
 def test_a_message_alone_never_costs_more_than_beside_others():
     assert Model(alpha=1.0, lone_alpha=2.0).alpha_beside(0) == 1
     assert Model(alpha=1.0).alpha_beside(0) == 1
 
 
-def stepwise(nbytes_of_steps, alpha, beta, burst):
+def stepwise(nbytes_of_steps, alpha, beta, burst, burst_beta):
     """The time [s] in which a link carries a message in each step, followed byte by byte in small ticks."""
     tick, now, tokens, most = alpha / 1000, 0.0, 0.0, burst
     for nbytes in nbytes_of_steps:
@@ -181,24 +195,26 @@ def stepwise(nbytes_of_steps, alpha, beta, burst):
         while now < ready - tick / 2 or left > 0:
             now, tokens = now + tick, min(most, tokens + tick / beta)
             if now >= ready - tick / 2:
-                gone = min(left, tokens)
+                gone = min(left, tokens, tick / burst_beta if burst_beta else left)
                 left, tokens = left - gone, tokens - gone
     return now
 
 
+@pytest.mark.parametrize("burst_beta", [0.0, 2e-4, 9e-4])
 @pytest.mark.parametrize("burst", [100.0, 3_000.0, 1e9])
 @pytest.mark.parametrize("nbytes", [40, 4_000, 40_000])
 @pytest.mark.parametrize("name", ["ring", "halving_doubling"])
-def test_links_that_were_idle_let_a_burst_through(name, nbytes, burst):
+def test_links_that_were_idle_let_a_burst_through(name, nbytes, burst, burst_beta):
     """A token bucket, which fills while a message is made ready."""
-    schedule, model = algorithms.allreduce(name, 4), Model(1.0, 1e-3, 0.0, burst=burst)
+    schedule, model = algorithms.allreduce(name, 4), Model(1.0, 1e-3, 0.0, burst=burst, burst_beta=burst_beta)
     sent = [step.rows_of(0).count[step.rows_of(0).src == 0].sum() * nbytes / 4 for step in schedule.steps]
-    expected = stepwise(sent, model.alpha, model.beta, burst)
+    expected = stepwise(sent, model.alpha, model.beta, burst, burst_beta)
     assert cost.predict(schedule, nbytes, model) == pytest.approx(expected, rel=0.01)
 
 
-def test_a_burst_never_makes_a_link_faster_than_its_rate():
-    model = Model(0.0, 1e-3, 0.0, burst=1e9)
+@pytest.mark.parametrize("burst_beta", [0.0, 5e-4, 1e-3, 2e-3])
+def test_a_burst_never_makes_a_link_faster_than_its_rate_and_never_slower(burst_beta):
+    model = Model(0.0, 1e-3, 0.0, burst=1e9, burst_beta=burst_beta)
     assert cost.predict(algorithms.ring(4), 4000, model) == pytest.approx(6.0)
     assert cost.predict(replace(algorithms.ring(4), alike=False), 4000, model) == pytest.approx(6.0)
 

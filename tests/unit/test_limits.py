@@ -70,7 +70,7 @@ def test_version_1_tells_of_the_groups_inside_by_other_names(tmp_path):
 
 
 def test_a_group_that_has_more_than_its_limit_leaves_nothing(tmp_path):
-    group(tmp_path, memory_max=GIB, memory_current=GIB + 4096, memory_stat="")
+    group(tmp_path, memory_max=GIB, memory_current=GIB + 4096, memory_stat="anon 7")
     assert available_memory(tmp_path, "0::/\n") == 0
 
 

@@ -89,7 +89,15 @@ def test_prices_that_are_given_go_before_the_table(table, price):
 def test_what_goes_with_a_price_that_is_given_is_not_taken_from_a_model(tmp_path):
     """It would be of another network."""
     model = tmp_path / "sweep.json"
-    fitted = {"alpha": 8e-6, "lone_alpha": 2e-6, "gap": 1e-6, "beta": 1e-9, "pair_beta": 2e-9, "burst": 4096}
+    fitted = {
+        "alpha": 8e-6,
+        "lone_alpha": 2e-6,
+        "gap": 1e-6,
+        "beta": 1e-9,
+        "pair_beta": 2e-9,
+        "burst": 4096,
+        "burst_beta": 5e-10,
+    }
     model.write_text(json.dumps({"model": fitted}))
 
     def words(*options):
@@ -98,7 +106,7 @@ def test_what_goes_with_a_price_that_is_given_is_not_taken_from_a_model(tmp_path
 
     assert words() == (
         "alpha 8 us, alone 2 us, further ones 1 us each, "
-        "beta 1e+03 ps/B, between two that send to each other 2e+03 ps/B, 4 KiB at once"
+        "beta 1e+03 ps/B, between two that send to each other 2e+03 ps/B, 4 KiB saved up at 500 ps/B"
     )
     assert words("--alpha", "3e-6").startswith("alpha 3 us, alone 3 us, beta 1e+03 ps/B, between two that send to")
     assert words("--beta", "3e-9") == (
