@@ -102,10 +102,10 @@ def _burst(heads: MPI.Intracomm, alpha: float, beta: float) -> tuple[float, floa
         program.free()
         seconds[nbytes] = max(0.0, heads.allreduce(float(np.median(batches)), MPI.MAX) - alpha)
     small.free()
-    at_once = [nbytes for nbytes in AFTER_LULL if seconds[nbytes] < nbytes * beta / 2]
-    if not at_once:
+    burst_beta = min(seconds[nbytes] / nbytes for nbytes in AFTER_LULL)
+    if burst_beta > beta / 2:
         return 0.0, 0.0
-    return max(nbytes - seconds[nbytes] / beta for nbytes in AFTER_LULL), seconds[at_once[-1]] / at_once[-1]
+    return max(nbytes - seconds[nbytes] / beta for nbytes in AFTER_LULL), burst_beta
 
 
 def _neighbours(size: int, distance: int = 1) -> Ints:

@@ -455,6 +455,37 @@ def test_hierarchical_is_left_out_where_it_is_another_algorithm_unless_it_is_ask
     assert asked.sensible(one_node) == asked
 
 
+class Bucket:
+    """Messages over a link that has saved up a burst, in place of real ones."""
+
+    alpha, beta = 1e-4, 8e-9
+
+    def __init__(self, burst, burst_beta, nbytes):
+        self.burst, self.burst_beta, self.nbytes = burst, burst_beta, nbytes
+
+    def seconds(self):
+        fast = min(self.nbytes, self.burst / (1 - self.burst_beta / self.beta))
+        return self.alpha + fast * self.burst_beta + (self.nbytes - fast) * self.beta
+
+    def free(self):
+        pass
+
+
+@pytest.mark.parametrize("burst_beta", [0.0, 1e-9, 3e-9])
+@pytest.mark.parametrize("burst", [1e5, 1 << 18, 5e5])
+def test_bursts_are_found(monkeypatch, burst, burst_beta):
+    monkeypatch.setattr(model, "_passing_on", lambda comm, steps, nbytes: Bucket(burst, burst_beta, nbytes))
+    monkeypatch.setattr(model, "_batch", lambda comm, messages, calls: messages.seconds())
+    assert model._burst(WORLD, Bucket.alpha, Bucket.beta) == pytest.approx((burst, burst_beta))
+
+
+@pytest.mark.parametrize(("burst", "burst_beta"), [(0, 0), (1e4, 1e-9), (1 << 20, 5e-9)])
+def test_links_without_a_burst_to_speak_of_have_none(monkeypatch, burst, burst_beta):
+    monkeypatch.setattr(model, "_passing_on", lambda comm, steps, nbytes: Bucket(burst, burst_beta, nbytes))
+    monkeypatch.setattr(model, "_batch", lambda comm, messages, calls: messages.seconds())
+    assert model._burst(WORLD, Bucket.alpha, Bucket.beta) == (0, 0)
+
+
 def test_samples_outlast_bursts_only_where_bytes_cost_something():
     model = replace(cost.DEFAULT, alpha=1e-4, beta=4e-8, burst=1e5)
     least = {nbytes: Effort(seconds=0.3).beyond_bursts(nbytes, model) for nbytes in (8, 250, 251, 1 << 20)}
