@@ -33,8 +33,8 @@ def cases(peer: Peer) -> tuple[str, ...]:
 
 def measure(draft: Draft, options: Options) -> None:
     """Ours on 2 ranks of each MPI."""
-    _, found = draft.begin(PART, MPIS, vars(options))
+    part, found = draft.begin(PART, MPIS, vars(options))
     asked = Asked(PART, RANKS, options.rounds, options.rounds, options.seconds, PAIRS)
     seconds = case_seconds(asked, len(found), len(options.sizes), 1 + len(NAMES))
     task = Task(options.sizes, (), "", seconds, LEAST, MOST, ITERATIONS, WARMUP, 0)
-    Rounds(draft.report, draft.write, Here(), found, asked, task, cases).run()
+    Rounds(draft.report, part, draft.write, Here(), found, asked, task, cases).run()

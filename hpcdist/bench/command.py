@@ -91,8 +91,8 @@ def _seconds(part: str, words: str) -> Callable:
 def main(context: click.Context, **options: Any) -> None:
     """Measure all-reduces beside those of MPI libraries and of Gloo, as ratios.
 
-    Parts are kept: one that is measured again, on links of one rate if it is the network, replaces what the report had
-    of it. Ctrl-C keeps what was measured. A command exits with 1 if anything is missing or wrong.
+    Parts are kept: one that is measured again replaces what the report had of it, of the network at that rate and
+    number of ranks. Ctrl-C keeps what was measured. A command exits with 1 if anything is missing or wrong.
     """
     context.obj = Settings(**options)
 
@@ -151,7 +151,7 @@ def halves_(settings: Settings, **options: Any) -> None:
 @click.option("--ranks", "numbers", type=Listed("numbers", _number), default="5,6,7,8", show_default=True)
 @_rounds(11, "Of a size; fewer of those that take more than their part of the time.")
 @_seconds(network.PART, "About so long for each rate and number of ranks, beside the sweeps.")
-@click.option("--tune-bytes", type=BYTES, default="4MiB", show_default=True, help="Largest size of the sweeps.")
+@click.option("--tune-bytes", type=BYTES, default="2MiB", show_default=True, help="Largest size of the sweeps.")
 @click.option("--name", default="bench", show_default=True, help="Of the cluster that is made, and ended.")
 @click.pass_obj
 def network_(settings: Settings, **options: Any) -> None:

@@ -11,7 +11,7 @@ import click
 
 from hpcdist.bench import tuning
 from hpcdist.bench.peers import NAMES, OPEN_MPI, Peer
-from hpcdist.bench.record import Judgement, Part
+from hpcdist.bench.record import Judgement, Part, part_of_network
 from hpcdist.bench.rounds import Asked, Rounds
 from hpcdist.bench.settings import Draft
 from hpcdist.bench.start import Hosts, cluster
@@ -52,29 +52,38 @@ def cases(peer: Peer) -> tuple[str, ...]:
 
 
 def measure(draft: Draft, options: Options) -> None:
-    """A cluster for each rate, on which all numbers of ranks are measured."""
+    """A cluster for each rate and number of ranks."""
     for rate in options.rates:
         place = plan.format_rate(rate)
-        part, found = draft.begin(PART, NAMES, vars(options), place)
-        try:
-            with cluster(options.name, plan.network(max(options.numbers), rate), place) as hosts:
-                for ranks in options.numbers:
-                    Point(draft, part, found, hosts, rate, ranks, options).measure()
-        except (StateError, NamespaceError, OSError) as error:
-            part.missing.append(str(error))
-            click.echo(f"Missing: {part.missing[-1]}", err=True)
-            draft.write()
+        for ranks in options.numbers:
+            name = part_of_network(place, ranks)
+            part, found = draft.begin(name, NAMES, vars(options))
+            try:
+                with cluster(options.name, plan.network(ranks, rate), place) as hosts:
+                    Point(draft, name, part, found, hosts, rate, ranks, options).measure()
+            except (StateError, NamespaceError, OSError) as error:
+                part.missing.append(str(error))
+                click.echo(f"Missing: {part.missing[-1]}", err=True)
+                draft.write()
 
 
 class Point:
     """A number of ranks at a rate: a table first, then rounds, then how good the table was."""
 
     def __init__(
-        self, draft: Draft, part: Part, found: Sequence[Peer], hosts: Hosts, rate: int, ranks: int, options: Options
+        self,
+        draft: Draft,
+        name: str,
+        part: Part,
+        found: Sequence[Peer],
+        hosts: Hosts,
+        rate: int,
+        ranks: int,
+        options: Options,
     ) -> None:
-        self.draft, self.part, self.found, self.hosts = draft, part, found, hosts
+        self.draft, self.name, self.part, self.found, self.hosts = draft, name, part, found, hosts
         self.rate, self.ranks, self.options = rate, ranks, options
-        self.sweep = tuning.Sweep(options.tune_bytes, 0.2, SEGMENTS)
+        self.sweep = tuning.Sweep(options.tune_bytes, 0.1, SEGMENTS)
         self.tuner = next((peer for peer in found if peer.name == OPEN_MPI), None)
 
     def measure(self) -> None:
@@ -91,7 +100,7 @@ class Point:
     def _tune(self, table: Path) -> Judgement | None:
         why = "there is no Open MPI"
         if self.tuner:
-            click.echo(f"{PART}, {self.hosts.name}, {self.ranks} ranks: tuning", err=True)
+            click.echo(f"{self.name}: tuning", err=True)
             records, why = tuning.tune(self.hosts, self.tuner, self.ranks, self.sweep, table)
             if not why:
                 return tuning.judge(self.hosts.name, self.ranks, table, records)
@@ -100,7 +109,7 @@ class Point:
 
     def _judge_again(self, judgement: Judgement, table: Path) -> Judgement:
         assert self.tuner
-        click.echo(f"{PART}, {self.hosts.name}, {self.ranks} ranks: is the table still right?", err=True)
+        click.echo(f"{self.name}: is the table still right?", err=True)
         json = table.with_name("later.json")
         try:
             return tuning.judge_again(
@@ -123,8 +132,8 @@ class Point:
         task = Task(options.sizes, (), "", CASE_SECONDS, LEAST, MOST, CALLS, 0, 0, Link(self.rate, BUCKET))
         tables = {peer.name: table for peer in self.found if peer.mpi and table}
         draft = self.draft
-        Rounds(draft.report, draft.write, self.hosts, self.found, asked, task, cases, tables).run()
+        Rounds(draft.report, self.part, draft.write, self.hosts, self.found, asked, task, cases, tables).run()
 
     def _miss(self, what: str) -> None:
-        self.part.missing.append(f"{self.ranks} ranks: {what}")
+        self.part.missing.append(what)
         click.echo(f"Missing: {self.part.missing[-1]}", err=True)

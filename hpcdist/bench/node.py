@@ -67,7 +67,7 @@ def measure(draft: Draft, options: Options) -> None:
             tables = tabled(part, found, ranks, Path(folder)) if options.tune else {}
             seconds = case_seconds(asked, len(found), len(sizes), len(OURS))
             task = Task(sizes, (), "", seconds, LEAST, MOST, ITERATIONS, WARMUP, 0)
-            Rounds(draft.report, draft.write, Here(), found, asked, task, cases, tables).run()
+            Rounds(draft.report, part, draft.write, Here(), found, asked, task, cases, tables).run()
 
 
 def fitting(part: Part, sizes: tuple[int, ...], ranks: int) -> tuple[int, ...]:

@@ -102,9 +102,14 @@ class Part:
     missing: list[str] = field(default_factory=list)
 
 
-def label(part: str, place: str) -> str:
-    """What a report calls a part: that of each cluster stands by itself."""
-    return part if place == HERE else f"{part}, {place}"
+def part_of_network(place: str, ranks: int) -> str:
+    """What the report calls the part of a cluster: each stands by itself."""
+    return f"network, {place}, {ranks} ranks"
+
+
+def label(row: Row) -> str:
+    """The part of the report that a row belongs to."""
+    return row.part if row.place == HERE else part_of_network(row.place, row.ranks)
 
 
 @dataclass
@@ -121,11 +126,11 @@ class Report:
     judgements: list[Judgement] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
-    def begin(self, name: str, place: str, part: Part) -> None:
-        """Forget what there is of a part at a place, and start it anew."""
-        self.parts[label(name, place)] = part
-        self.rows = [row for row in self.rows if (row.part, row.place) != (name, place)]
-        self.judgements = [each for each in self.judgements if each.place != place]
+    def begin(self, name: str, part: Part) -> None:
+        """Forget what there is of a part, and start it anew."""
+        self.parts[name] = part
+        self.rows = [row for row in self.rows if label(row) != name]
+        self.judgements = [each for each in self.judgements if part_of_network(each.place, each.ranks) != name]
 
     @property
     def wrong(self) -> list[tuple[Row, str]]:

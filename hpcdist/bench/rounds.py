@@ -16,7 +16,7 @@ import numpy as np
 
 from hpcdist.bench.peers import Peer
 from hpcdist.bench.ratios import paired
-from hpcdist.bench.record import Part, Report, Row, label
+from hpcdist.bench.record import Part, Report, Row
 from hpcdist.bench.start import Place, start
 from hpcdist.bench.task import Task
 from hpcdist.samples import order
@@ -52,6 +52,7 @@ class Rounds:
 
     Args:
         report: To which rows are added.
+        part: Of the report, the one at hand.
         write: Called after each round.
         place: Where.
         peers: Whose jobs.
@@ -64,6 +65,7 @@ class Rounds:
     def __init__(
         self,
         report: Report,
+        part: Part,
         write: Callable[[], None],
         place: Place,
         peers: Sequence[Peer],
@@ -72,9 +74,9 @@ class Rounds:
         cases: Callable[[Peer], tuple[str, ...]],
         tables: dict[str, Path] | None = None,
     ) -> None:
-        self.report, self.write, self.place, self.asked, self.task = report, write, place, asked, task
+        self.report, self.part, self.write = report, part, write
+        self.place, self.asked, self.task = place, asked, task
         self.peers, self.cases, self.tables = list(peers), cases, tables or {}
-        self.part: Part = report.parts[label(asked.part, place.name)]
         self.spent: dict[int, float] = defaultdict(float)  # size -> seconds
         self.failures: Counter[str] = Counter()
 
@@ -84,7 +86,7 @@ class Rounds:
             sizes = self.sizes(number)
             if not sizes or not self.peers:
                 return
-            where = f"{label(self.asked.part, self.place.name)}, {self.asked.ranks} ranks"
+            where = f"{self.asked.part}, {self.place.name}, {self.asked.ranks} ranks"
             click.echo(f"{where}: round {number + 1} of {self.asked.rounds}", err=True)
             for peer in order(self.peers, number):
                 self._job(number, peer, sizes)

@@ -13,7 +13,7 @@ import click
 from hpcdist import durable
 from hpcdist.bench import peers, table
 from hpcdist.bench.peers import Peer
-from hpcdist.bench.record import HERE, Part, Report
+from hpcdist.bench.record import Part, Report
 from hpcdist.samples import now
 
 
@@ -40,10 +40,8 @@ class Draft:
         self.report = Report.read(self.json) if self.json.exists() else Report()
         self.part: Part | None = None
 
-    def begin(
-        self, name: str, names: Sequence[str], config: dict[str, Any], place: str = HERE
-    ) -> tuple[Part, list[Peer]]:
-        """Start a part at a place anew; returns it and the libraries that are there."""
+    def begin(self, name: str, names: Sequence[str], config: dict[str, Any]) -> tuple[Part, list[Peer]]:
+        """Start a part anew; returns it and the libraries that are there."""
         asked = [each for each in names if each in self.settings.names]
         found, missing = peers.find(asked, self.settings.folder, self.settings.torch)
         left_out = [f"{each}: not asked for (--peers)" for each in names if each not in asked]
@@ -52,7 +50,7 @@ class Draft:
         part.missing = missing + left_out
         for what in part.missing:
             click.echo(f"Missing: {what}", err=True)
-        self.report.begin(name, place, part)
+        self.report.begin(name, part)
         self.part = part
         return part, found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 from hpcdist.bench import cells
 from hpcdist.bench.cells import Column
@@ -65,8 +66,10 @@ def text(report: Report, figures: Mapping[str, str] | None = None) -> str:
 def _head(report: Report) -> Iterator[str]:
     yield "# All-reduce beside MPI libraries and Gloo"
     yield ""
-    for name, part in report.parts.items():
-        yield from [f"    {shlex.join(part.command)}", "", f"{name}: {_how(part)}{_tables(report, name)}.", ""]
+    for command, parts in groupby(report.parts.items(), key=lambda item: shlex.join(item[1].command)):
+        yield from [f"    {command}", ""]
+        yield from [f"- {name}: {_how(part)}{_tables(report, name)}." for name, part in parts]
+        yield ""
     versions = {peer: words for part in report.parts.values() for peer, words in part.peers.items()}
     yield from [f"- {peer}: {words}" for peer, words in versions.items()]
     yield ""
@@ -80,7 +83,7 @@ def _how(part: Part) -> str:
 
 def _tables(report: Report, part: str) -> str:
     """By what "auto" chose, as the rows of a part say; nothing if it had nothing to choose."""
-    rows = [row for row in report.rows if label(row.part, row.place) == part and not CHOOSING.isdisjoint(row.us)]
+    rows = [row for row in report.rows if label(row) == part and not CHOOSING.isdisjoint(row.us)]
     without = dict.fromkeys(f"{row.ranks} ranks of {row.peer}" for row in rows if not row.tuned)
     if not any(row.tuned for row in rows):
         return "; `auto` by default prices" if rows else ""

@@ -24,7 +24,7 @@ DUEL_SECONDS, DUEL_SAMPLES = 2.0, 100
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep measures: sizes from 8 B to `most` bytes, each algorithm for so many seconds, in segments."""
+    """What a sweep measures: each power of two from 8 B to `most` bytes, each algorithm for so long, in segments."""
 
     most: int
     seconds: float
@@ -32,7 +32,7 @@ class Sweep:
 
     def flags(self) -> list[str]:
         """As the command line says it; few samples, since some algorithms are slow on purpose."""
-        flags = ["--no-library", "--min-bytes", "8", "--max-bytes", str(self.most), "--step-factor", "4"]
+        flags = ["--no-library", "--min-bytes", "8", "--max-bytes", str(self.most)]
         flags += ["--time-limit", str(self.seconds), "--warmup", "1"]
         return [*flags, "--segment-bytes", self.segments] if self.segments else flags
 

@@ -30,7 +30,9 @@ def test_shares_prices_and_tables_are_measured_and_the_cluster_is_ended(tmp_path
     command = [sys.executable, "-m", "hpcdist.bench", *places, "network", *what, "--rounds", "1", "--seconds", "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     report = Report.read(tmp_path / "out" / "bench.json")
-    assert [why for why in report.parts["network, 500mbit"].missing if "not asked for" not in why] == [], done.stderr
+    assert [why for why in report.parts["network, 500mbit, 2 ranks"].missing if "not asked for" not in why] == [], (
+        done.stderr
+    )
     assert report.wrong == []
     assert [(row.place, row.ranks, row.nbytes) for row in report.rows] == [("500mbit", 2, 8), ("500mbit", 2, 256 << 10)]
     for row in report.rows:

@@ -17,7 +17,7 @@ from hpcdist.bench.command import SECONDS, main
 from hpcdist.bench.compare import groups
 from hpcdist.bench.peers import GLOO, INTEL, MPICH, MPIS, NAMES, OPEN_MPI, Peer
 from hpcdist.bench.ratios import Side, best, name_of, paired, ratio
-from hpcdist.bench.record import HERE, WRONG, Judgement, Part, Report, Row
+from hpcdist.bench.record import HERE, WRONG, Judgement, Part, Report, Row, part_of_network
 from hpcdist.bench.rounds import Asked, Rounds, case_seconds
 from hpcdist.bench.task import AUTO, COPY, KINDS, LIBRARY, RAW, REGISTERED, Link, Task
 from hpcdist.cluster import plan
@@ -141,10 +141,10 @@ class Nowhere:
 
 def rounds(place, asked, names=NAMES, sizes=(1, 100), tables=None):
     report = Report()
-    report.begin("node", HERE, Part([], "", {}))
+    report.begin("node", Part([], "", {}))
     task = Task(sizes, (), "", 0.1, 1, 1, 1, 1, 0)
     there = [Peer(name, Path("python"), "") for name in names]
-    Rounds(report, lambda: None, place, there, asked, task, node.cases, tables).run()
+    Rounds(report, report.parts["node"], lambda: None, place, there, asked, task, node.cases, tables).run()
     return report
 
 
@@ -319,7 +319,7 @@ def report(parts=("node", "algorithms", "halves", "network")):
     for name in parts:
         part = Part(["python", "-m", "hpcdist.bench", name], "2026-01-01", {}, 60.0, machine)
         part.peers = {OPEN_MPI: "Open MPI v5"}
-        found.begin(name, CLUSTER if name == "network" else HERE, part)
+        found.begin(part_of_network(CLUSTER, 5) if name == "network" else name, part)
     for number in range(3):
         for nbytes in SIZES:
             for peer in NAMES:
@@ -359,21 +359,22 @@ def test_what_is_no_report_is_refused(tmp_path, text):
 
 def test_a_part_that_is_measured_again_replaces_what_there_was_of_it():
     made = report()
-    made.begin("node", HERE, Part([], "", {}))
+    made.begin("node", Part([], "", {}))
     assert {each.part for each in made.rows} == {"algorithms", "halves", "network"}
     assert made.judgements
-    made.begin("network", CLUSTER, Part([], "", {}))
+    made.begin(part_of_network(CLUSTER, 5), Part([], "", {}))
     assert {each.part for each in made.rows} == {"algorithms", "halves"}
     assert not made.judgements
-    assert list(made.parts) == ["node", "algorithms", "halves", f"network, {CLUSTER}"]
+    assert list(made.parts) == ["node", "algorithms", "halves", f"network, {CLUSTER}, 5 ranks"]
 
 
 def test_a_cluster_that_is_measured_leaves_the_others():
     made = report()
-    made.begin("network", "1gbit", Part([], "", {}))
+    for place, ranks in ((CLUSTER, 6), ("1gbit", 5)):
+        made.begin(part_of_network(place, ranks), Part([], "", {}))
     assert {each.place for each in made.rows if each.part == "network"} == {CLUSTER}
     assert made.judgements
-    assert {f"network, {CLUSTER}", "network, 1gbit"} <= made.parts.keys()
+    assert len(made.parts) == 6
 
 
 def test_a_task_is_read_as_it_was_written(tmp_path):
@@ -456,8 +457,8 @@ def test_parts_without_tables_do_not_speak_of_them():
     made = report()
     assert table.TABLES_OF_THE_NETWORK in table.text(made)
     text = table.text(report(["algorithms", "halves"]))
-    assert lines_with("algorithms: 2026-01-01, 1 minutes, 2 cores of a processor", text)
-    assert lines_with("halves: 2026-01-01, 1 minutes, 2 cores of a processor; `auto` by default prices.", text)
+    assert lines_with("- algorithms: 2026-01-01, 1 minutes, 2 cores of a processor", text)
+    assert lines_with("- halves: 2026-01-01, 1 minutes, 2 cores of a processor; `auto` by default prices.", text)
     made.rows = [row(part="network", place=CLUSTER)]
     assert table.TABLES_OF_THE_NETWORK not in table.text(made)
 
