@@ -9,7 +9,7 @@ from mpi4py import MPI
 from hpcdist.checkpoint.benchmark import cache, figure, raw, room, table
 from hpcdist.checkpoint.benchmark.options import Settings
 from hpcdist.checkpoint.benchmark.record import Load, Report, Save, paired
-from hpcdist.checkpoint.benchmark.rounds import Saves, rotated
+from hpcdist.checkpoint.benchmark.rounds import Saves
 from hpcdist.checkpoint.benchmark.state import UNIT, State
 from hpcdist.checkpoint.benchmark.ways import BACKGROUND, MEANING, PLAIN, RAW, SHARDS, ways
 from hpcdist.checkpoint.unchanged import HEAD
@@ -59,16 +59,6 @@ def test_rounds_that_do_not_fit_together_are_refused():
 
 def test_bandwidth_is_that_of_the_median():
     assert save(seconds=0.5, nbytes=64 * MIB).bandwidth == 128 * MIB
-
-
-def test_every_way_comes_first_in_its_turn():
-    names = ["a", "b", "c"]
-    assert [rotated(names, number) for number in range(4)] == [
-        ["a", "b", "c"],
-        ["b", "c", "a"],
-        ["c", "a", "b"],
-        ["a", "b", "c"],
-    ]
 
 
 # --- what is saved, and where ---
