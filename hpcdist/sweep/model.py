@@ -168,7 +168,7 @@ def _addition() -> Callable[[], object]:
 
 
 def _seconds(comm: MPI.Comm, calls: Sequence[Callable[[], object]]) -> list[float]:
-    """Seconds of one of each calls within a batch, the median over batches in turn, on the slowest rank."""
+    """Seconds that each of several calls takes within a batch: the median over batches in turn, on the slowest rank."""
     numbers = [_calls(comm, call, SECONDS) for call in calls]
     batches: list[list[float]] = [[] for _ in calls]
     for turn in range(BATCHES):
