@@ -306,11 +306,14 @@ class Bench:
             yield number
 
     def leaders(self, within: float) -> list[Case]:
-        """Of our algorithms those that took at most so many times as long as the fastest in any placement; collective.
+        """Of our algorithms that were never wrong, those at most so many times as slow as the fastest in any placement.
+
+        Collective.
 
         Returns: their cases, in all placements.
         """
-        ours = [case for case in self.cases if not (of_library(case.algorithm) or case.bad)]
+        wrong = {case.algorithm for case in self.cases if case.bad}
+        ours = [case for case in self.cases if not of_library(case.algorithm) and case.algorithm not in wrong]
         medians = [float(np.median(self.seconds(case))) for case in ours]
         fastest: dict[tuple[str, str], float] = {}
         for case, median in zip(ours, medians, strict=True):
