@@ -56,11 +56,10 @@ def measure(draft: Draft, options: Options) -> None:
     for rate in options.rates:
         place = plan.format_rate(rate)
         for ranks in options.numbers:
-            name = part_of_network(place, ranks)
-            part, found = draft.begin(name, NAMES, vars(options))
+            part, found = draft.begin(part_of_network(place, ranks), NAMES, vars(options))
             try:
                 with cluster(options.name, plan.network(ranks, rate), place) as hosts:
-                    Point(draft, name, part, found, hosts, rate, ranks, options).measure()
+                    Point(draft, part, found, hosts, rate, ranks, options).measure()
             except (StateError, NamespaceError, OSError) as error:
                 part.missing.append(str(error))
                 click.echo(f"Missing: {part.missing[-1]}", err=True)
@@ -71,18 +70,11 @@ class Point:
     """A number of ranks at a rate: a table first, then rounds, then how good the table was."""
 
     def __init__(
-        self,
-        draft: Draft,
-        name: str,
-        part: Part,
-        found: Sequence[Peer],
-        hosts: Hosts,
-        rate: int,
-        ranks: int,
-        options: Options,
+        self, draft: Draft, part: Part, found: Sequence[Peer], hosts: Hosts, rate: int, ranks: int, options: Options
     ) -> None:
-        self.draft, self.name, self.part, self.found, self.hosts = draft, name, part, found, hosts
+        self.draft, self.part, self.found, self.hosts = draft, part, found, hosts
         self.rate, self.ranks, self.options = rate, ranks, options
+        self.name = part_of_network(hosts.name, ranks)
         self.sweep = tuning.Sweep(options.tune_bytes, 0.1, SEGMENTS)
         self.tuner = next((peer for peer in found if peer.name == OPEN_MPI), None)
 
