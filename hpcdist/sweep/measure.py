@@ -44,7 +44,7 @@ from hpcdist.transport.together import on_all
 MPI_OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN, "prod": MPI.PROD}
 MPI_DTYPES = ("float64", "float32", "int64", "int32")
 LEAST_SAMPLES = 3
-NOTICEABLE = 2.0  # times that of a message, from which the time of a buffer's bytes uses up what links have saved
+MESSAGES = 2  # in whose time the bytes of a buffer pass a link: from there on it does not save up what it sends
 BURSTS = 8  # that a link could let through in the time of a sample, of which one may be left from before
 POISON = 0xA5  # fills every byte of an output before a check: an element that is never written is wrong
 
@@ -92,13 +92,13 @@ class Effort:
         return max(1, min(samples, max(LEAST_SAMPLES, calls // iterations))), iterations
 
     def beyond_bursts(self, nbytes: int, model: Model) -> Effort:
-        """The same, but, where bytes cost more than messages do, in samples so long that bursts do not hide it.
+        """The same, but, where bytes cost twice what messages do, in samples so long that bursts do not hide it.
 
         Below, links save up as much between messages as these use, and a long sample flatters who sends many: ranks
         that share cores take hundreds of calls to fall into step.
         """
-        noticeable = nbytes * model.beta > NOTICEABLE * model.alpha
-        return replace(self, least=BURSTS * model.burst * model.beta * noticeable)
+        beyond = nbytes * model.beta > MESSAGES * model.alpha
+        return replace(self, least=BURSTS * model.burst * model.beta * beyond)
 
 
 @dataclass(frozen=True)

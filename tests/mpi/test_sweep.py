@@ -486,7 +486,7 @@ def test_links_without_a_burst_to_speak_of_have_none(monkeypatch, burst, burst_b
     assert model._burst(WORLD, Bucket.alpha, Bucket.beta) == (0, 0)
 
 
-def test_samples_outlast_bursts_only_where_bytes_cost_more_than_messages():
+def test_samples_outlast_bursts_only_where_bytes_cost_twice_what_messages_do():
     model = replace(cost.DEFAULT, alpha=1e-4, beta=4e-8, burst=1e5)
     least = {nbytes: Effort(seconds=0.3).beyond_bursts(nbytes, model) for nbytes in (8, 5000, 5001, 1 << 20)}
     assert {effort.seconds for effort in least.values()} == {0.3}
