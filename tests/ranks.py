@@ -99,8 +99,8 @@ def _agree(report):
 
 def _extremes(mine, report):
     """The highest and the lowest of all ranks' outcomes; does not wait for ever for ranks that are stuck."""
-    worst = np.empty(2, np.int64)
-    request = PRIVATE.Iallreduce(np.array([mine, -mine]), worst, MPI.MAX)
+    said, worst = np.array([mine, -mine]), np.empty(2, np.int64)
+    request = PRIVATE.Iallreduce(said, worst, MPI.MAX)  # mpi4py 4.1 keeps neither array until it is complete
     patience = time.monotonic() + GRACE
     while not request.Test():
         if report.failed and time.monotonic() > patience:
