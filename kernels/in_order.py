@@ -28,7 +28,7 @@ ADDRESSES = 5  # they begin here
 
 OPS = ("sum", "max", "min", "prod", "avg")
 MAX, MIN, PROD, AVG = 1, 2, 3, 4
-PIECE = 1024  # elements combined at a time: k sources and the result stay in the nearest cache
+PIECE = 512  # elements combined at a time: k sources and the result stay in the nearest cache
 
 
 @intrinsic
@@ -93,46 +93,57 @@ def _quotient_of(number: Any, size: Any) -> Callable:
 _HALVES = (types.uint16, types.int16)  # float16, bfloat16: see `half_loops`
 
 
-@njit
-def _combine(op: int, total: NDArray, other: NDArray) -> None:
-    """Put `total` op `other` into `total`, element by element as NumPy does; of two NaNs the left one stays."""
+@njit(inline="always")  # so that the compiler sees where `total` is `left`
+def _combine(op: int, total: NDArray, left: NDArray, right: NDArray) -> None:
+    """Put `left` op `right` into `total`, element by element as NumPy does; of two NaNs the left one stays."""
     if op == MAX:
         for i in range(len(total)):
-            number = _wide(other[i])
-            total[i] = total[i] if total[i] >= number or total[i] != total[i] else number
+            one, other = _wide(left[i]), _wide(right[i])
+            total[i] = one if one >= other or one != one else other
     elif op == MIN:
         for i in range(len(total)):
-            number = _wide(other[i])
-            total[i] = total[i] if total[i] <= number or total[i] != total[i] else number
+            one, other = _wide(left[i]), _wide(right[i])
+            total[i] = one if one <= other or one != one else other
     elif op == PROD:
         for i in range(len(total)):
-            product = total[i] * _wide(other[i])
-            total[i] = product if total[i] == total[i] else total[i]
+            one, other = _wide(left[i]), _wide(right[i])
+            total[i] = one * other if one == one else one
     else:
         for i in range(len(total)):
-            both = total[i] + _wide(other[i])
-            total[i] = both if total[i] == total[i] else total[i]
+            one, other = _wide(left[i]), _wide(right[i])
+            total[i] = one + other if one == one else one
 
 
 @njit
 def _in_order(address: int, like: Any, itemsize: int) -> None:
-    """Do what the row at an address says, of elements like this one."""
+    """Do what the row at an address says, of elements like this one.
+
+    The first two sources are read at once, and destinations written two at a time, for each pass costs.
+    """
     fields = carray(words_at(address), ADDRESSES)
-    sources, destinations, count = fields[SOURCES], fields[DESTINATIONS], fields[COUNT]
+    op, sources, destinations, count = fields[OP], fields[SOURCES], fields[DESTINATIONS], fields[COUNT]
     places = carray(words_at(address + 8 * ADDRESSES), sources + destinations)
     for first in range(0, count, PIECE):
         length, skip = min(PIECE, count - first), first * itemsize
         total = carray(_at(fields[ASIDE], _wide(like)), length)
         one = carray(_at(places[0] + skip, like), length)
-        for i in range(length):
-            total[i] = _wide(one[i])
-        for source in range(1, sources):
-            _combine(fields[OP], total, carray(_at(places[source] + skip, like), length))
-        if fields[OP] == AVG:
+        if sources == 1:
+            for i in range(length):
+                total[i] = _wide(one[i])
+        else:
+            _combine(op, total, one, carray(_at(places[1] + skip, like), length))
+        for source in range(2, sources):
+            _combine(op, total, total, carray(_at(places[source] + skip, like), length))
+        if op == AVG:
             for i in range(length):
                 total[i] = _quotient(total[i], sources)
-        for destination in range(sources, sources + destinations):
+        for destination in range(sources, sources + destinations - 1, 2):
             out = carray(_at(places[destination] + skip, like), length)
+            other = carray(_at(places[destination + 1] + skip, like), length)
+            for i in range(length):
+                out[i] = other[i] = _stored(total[i], like)
+        if destinations % 2:
+            out = carray(_at(places[sources + destinations - 1] + skip, like), length)
             for i in range(length):
                 out[i] = _stored(total[i], like)
 
