@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 MPI    ?= openmpi
 SIZES  ?= 1 2 3 4 5 8
-DEVICE_SIZES ?= 1 2 4
-AWARE_SIZES  ?= 3
+DEVICE_SIZES ?= $(if $(filter full,$(MATRIX)),1 2 4,3 4)
+AWARE_SIZES  ?= $(if $(filter full,$(MATRIX)),3,2)
 TORCH  ?= .venv-torch
 BENCH  ?= .venv-bench
 MPIO   ?= .venv-mpio
@@ -71,26 +71,44 @@ demo: $(STAMP)
 	@echo "  $(DEMO)/selection.json       what algorithm=\"auto\" reads: export HPCDIST_SELECTION=$(DEMO)/selection.json"
 	@$(BIN)/python -c "import json; s = json.load(open('$(DEMO)/train/summary.json')); print(f\"  test accuracy {s['test_accuracy']:.1%} after {s['steps']} steps on {s['execution']['ranks']} ranks, resumed from step {s['resumed_from']}\")"
 
-test: lint check-kernels test-unit test-jobs test-mpi test-device
+# MATRIX=full: every combination of the tests' axes, and every test on every number of ranks. Otherwise tests of several
+# ranks run on 3, and those that are marked every_size on the others as well. TESTS: what a ring passes to pytest in place
+# of its folder.
+MATRIX ?=
+TESTS  ?=
+export HPCDIST_TEST_MATRIX := $(MATRIX)
+WHOLE_ON := $(if $(filter full,$(MATRIX)),$(SIZES),3)
+on_ranks = timeout -k 10 900 $(HPCDIST) run -n $$n -- python -m pytest -q --color=no -p no:cacheprovider --with-mpi \
+    $$(echo " $(WHOLE_ON) " | grep -q " $$n " || echo -m every_size) $(or $(TESTS),$(1))
+
+RINGS := lint check-kernels test-unit test-jobs test-mpi test-device
+test: $(STAMP)
+	@set -e; for ring in $(RINGS); do begun=$$(date +%s); $(MAKE) --no-print-directory $$ring; \
+	    took="$$took$$(printf '%6d s  %s' $$(($$(date +%s) - begun)) $$ring)\n"; done; printf "\n$$took"
 	@echo "All tests of this ring passed. Not run:"
+	@echo "  make test-full      all combinations of types, operators, algorithms and numbers of ranks, 50 minutes"
 	@echo "  make test-cluster   several hosts: makes virtual ones, for which it wants root and iproute2"
 	@echo "  make test-slurm     job scripts: makes a Slurm on virtual hosts, for which it wants root and Debian's packages"
 	@echo "  make test-gpu       kernels and device buffers on GPUs: wants them, and CuPy; here, kernels ran on the host, and"
 	@echo "                      device buffers were those of a simulated device"
 
+test-full: $(STAMP)
+	$(MAKE) --no-print-directory test MATRIX=full
+
+.PHONY: test-full test-environment
+test-environment: $(STAMP)
+
 test-unit: $(STAMP)
-	$(BIN)/python -m pytest -q tests/unit
+	$(BIN)/python -m pytest -q -n logical --dist worksteal $(or $(TESTS),tests/unit)
 
 # CUDA sources for the GPUs of several years, warnings as errors; run on the host by test-unit, on a GPU by test-gpu.
 NVCC  ?= nvcc
 ARCHS ?= 75 80 90
 check-kernels:
 	@command -v $(NVCC) >/dev/null || { echo "check-kernels: skipped, there is no $(NVCC) (CUDA toolkit) here"; exit 0; }; \
-	for source in kernels/*.cu; do for arch in $(ARCHS); do \
-	    echo "$(NVCC) sm_$$arch $$source"; \
-	    $(NVCC) -std=c++17 -Werror all-warnings -Wno-deprecated-gpu-targets -ftz=true -arch=sm_$$arch \
-	        -cubin -o /dev/null $$source || exit 1; \
-	done; done
+	for source in kernels/*.cu; do printf "$$source %s\n" $(ARCHS); done | xargs -n 2 -P "$$(nproc)" sh -c \
+	    'echo "$(NVCC) sm_$$2 $$1"; exec $(NVCC) -std=c++17 -Werror all-warnings -Wno-deprecated-gpu-targets -ftz=true \
+	        -arch=sm_$$2 -cubin -o /dev/null "$$1"' sh
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -q tests/gpu
@@ -99,17 +117,17 @@ test-gpu: $(STAMP)
 
 # Jobs that tests start, kill and restart themselves.
 test-jobs: $(STAMP)
-	$(BIN)/python -m pytest -q tests/jobs tests/crash
+	$(BIN)/python -m pytest -q -n logical --dist worksteal $(or $(TESTS),tests/crash tests/jobs)
 
 test-mpi: $(STAMP)
-	set -e; for n in $(SIZES); do echo "== tests/mpi on $$n ranks"; \
-	    timeout -k 10 900 $(HPCDIST) run -n $$n -- python -m pytest -q --color=no -p no:cacheprovider --with-mpi tests/mpi; done
+	set -e; for n in $(SIZES); do echo "== tests/mpi on $$n ranks"; $(call on_ranks,tests/mpi); done
 
 # Device buffers on a simulated device, where MPI that is handed its memory crashes, unless that is made readable.
-on_device = timeout -k 10 900 $(HPCDIST) run -n $(1) -- python -m pytest -q --color=no -p no:cacheprovider --with-mpi tests/device
 test-device: $(STAMP)
-	set -e; for n in $(DEVICE_SIZES); do echo "== tests/device on $$n ranks"; GUARDED_AWARE=0 $(call on_device,$$n); done
-	set -e; for n in $(AWARE_SIZES); do echo "== tests/device on $$n ranks, aware"; GUARDED_AWARE=1 $(call on_device,$$n); done
+	set -e; for n in $(DEVICE_SIZES); do echo "== tests/device on $$n ranks"; \
+	    GUARDED_AWARE=0 $(call on_ranks,tests/device); done
+	set -e; for n in $(AWARE_SIZES); do echo "== tests/device on $$n ranks, aware"; \
+	    GUARDED_AWARE=1 $(call on_ranks,tests/device); done
 
 # Virtual hosts; without the right or the tools to make them, the tests say so and are skipped.
 test-cluster: $(STAMP)

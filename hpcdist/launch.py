@@ -67,12 +67,18 @@ def launch(launcher: Launcher, ranks: int, command: Sequence[str], cores: int, r
 
 
 def _open_mpi(crowded: bool, root: bool) -> tuple[list[str], dict[str, str]]:
-    """Slots are a batch system's business, and binding two ranks to one core halves them both."""
+    """Slots are a batch system's business, and binding two ranks to one core halves them both.
+
+    The component for fabrics is of no use to ranks of one machine, and MPI_Init sleeps for a second where it finds none
+    (seen in Open MPI 5.0.11: sleep(1) when mca_btl_ofi is closed).
+    """
     options = ["--map-by", ":OVERSUBSCRIBE", "--bind-to", "none"]
     if crowded:
         options += ["--mca", "mpi_yield_when_idle", "1"]
-    consent = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return options, consent if root else {}
+    variables = {"OMPI_MCA_btl": "^ofi"}
+    if root:
+        variables |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return options, variables
 
 
 def _mpich(crowded: bool, root: bool) -> tuple[list[str], dict[str, str]]:

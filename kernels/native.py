@@ -45,7 +45,7 @@ def entry(function: Callable) -> Any:
 def _kept_on_disk(decorator: Callable, function: Callable) -> Any:
     """Compile for this start and the next; where the disk cannot be used, each start compiles anew."""
     try:
-        with _in_folder():
+        with _in_folder(f"{function.__module__}.{function.__qualname__}-{function.__code__.co_firstlineno}"):
             return decorator(cache=True)(function)
     except OSError:  # no room, no quota, a file gone stale
         return decorator()(function)
@@ -56,21 +56,26 @@ def _kept_on_disk(decorator: Callable, function: Callable) -> Any:
 
 
 @contextmanager
-def _in_folder() -> Iterator[None]:
+def _in_folder(name: str) -> Iterator[None]:
     """Let Numba keep what it compiles in a folder that is for this very source.
 
     In its own place it would look at the function's file alone, not at those of what the function calls; and of ranks
     that start together after a change, some would take the old code as long as others have not replaced it. Of all
-    processes of a host one compiles at a time, so that the others find it done.
+    processes of a host one compiles at a time, so that the others find it done. What is known to be done is loaded by
+    all at once: if each waited for its turn, the last of many ranks would wait for all others.
     """
     before = config.CACHE_DIR
     folder = _folder(before)
+    done = folder / f"{name}.done"
     with (folder / "lock").open("w") as lock:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
         config.CACHE_DIR = str(folder)
         try:
             yield
+            with suppress(OSError):
+                done.touch()
         finally:
             config.CACHE_DIR = before
 

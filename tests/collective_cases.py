@@ -9,10 +9,12 @@ import weakref
 import numpy as np
 import pytest
 from buffers import bits, check, distinct, special
+from matrix import WHOLE
 from mpi4py import MPI
 
 import hpcdist
 from hpcdist import algorithms
+from hpcdist.device.paths import HOST
 from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.kernels.reduce import DTYPES, OPS
 from hpcdist.one_line import CACHED_PLANS
@@ -46,6 +48,8 @@ def assert_same_error(call, *needed):
 # --- results ---
 
 
+@pytest.mark.every_size
+@pytest.mark.paired(times=2)
 @pytest.mark.parametrize("count", AROUND_EAGER.values(), ids=AROUND_EAGER)
 @pytest.mark.parametrize("name", algorithms.ALLREDUCE)
 def test_a_plan_gives_every_rank_the_sum_each_time_it_runs(comm, memory, name, count):
@@ -69,6 +73,7 @@ def test_a_result_out_of_place_leaves_the_input_alone(comm, memory, name):
     np.testing.assert_array_equal(memory.get(buffer), values[RANK])
 
 
+@pytest.mark.every_size
 @pytest.mark.parametrize("name", algorithms.ALLREDUCE)
 def test_counts_that_leave_ranks_without_elements_work(comm, memory, name):
     for count in sorted({0, 1, SIZE - 1, SIZE + 1}):
@@ -77,6 +82,7 @@ def test_counts_that_leave_ranks_without_elements_work(comm, memory, name):
         check(memory.get(result), values, "sum")
 
 
+@pytest.mark.paired(times=2)
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_type_and_operation_is_right_and_the_same_on_all_ranks(comm, memory, dtype, op):
@@ -87,6 +93,7 @@ def test_every_type_and_operation_is_right_and_the_same_on_all_ranks(comm, memor
         assert_same_bits(result)
 
 
+@pytest.mark.every_size
 @pytest.mark.parametrize("name", algorithms.ALLREDUCE)
 def test_all_ranks_get_the_same_bits_of_sums_that_depend_on_the_order(comm, memory, name):
     values = np.random.default_rng(7).normal(size=(SIZE, 10_007)).astype(np.float32)
@@ -98,6 +105,7 @@ def test_all_ranks_get_the_same_bits_of_sums_that_depend_on_the_order(comm, memo
     assert_same_bits(result)
 
 
+@pytest.mark.paired(times=2)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("name", algorithms.ALLREDUCE)
 def test_zeros_of_both_signs_infinities_and_nans_end_the_same_on_all_ranks(comm, memory, name, dtype):
@@ -135,6 +143,7 @@ def test_buffers_of_any_shape_are_combined_element_by_element(comm, memory):
     np.testing.assert_array_equal(memory.get(result), values.sum(axis=0))
 
 
+@pytest.mark.every_size
 @pytest.mark.parametrize("name", algorithms.ALLREDUCE)
 def test_a_run_started_and_polled_ends_as_a_blocking_one(comm, memory, name):
     values = distinct(SIZE, 20_000, "int64")
@@ -153,6 +162,7 @@ def test_a_run_started_and_polled_ends_as_a_blocking_one(comm, memory, name):
 # --- the relatives ---
 
 
+@pytest.mark.every_size
 @pytest.mark.parametrize("count", [0, 1, SIZE - 1, 1000, 40_000])
 def test_reduce_scatter_leaves_part_r_at_rank_r(comm, memory, count):
     values = distinct(SIZE, count, "int64")
@@ -162,6 +172,7 @@ def test_reduce_scatter_leaves_part_r_at_rank_r(comm, memory, count):
             check(memory.get(part), values[:, count * RANK // SIZE : count * (RANK + 1) // SIZE], op)
 
 
+@pytest.mark.every_size
 @pytest.mark.parametrize("count", [0, 1, SIZE - 1, 1000, 40_000])
 def test_allgather_brings_part_r_of_rank_r_to_all(comm, memory, count):
     values = distinct(SIZE, count, "float32")
@@ -171,6 +182,7 @@ def test_allgather_brings_part_r_of_rank_r_to_all(comm, memory, count):
         np.testing.assert_array_equal(memory.get(result), wanted)
 
 
+@pytest.mark.every_size
 @pytest.mark.parametrize("root", sorted({0, SIZE // 2, LAST}))
 def test_bcast_brings_what_the_root_has_to_all(comm, memory, root):
     for count in (0, 1, 40_000):
@@ -179,6 +191,7 @@ def test_bcast_brings_what_the_root_has_to_all(comm, memory, root):
         np.testing.assert_array_equal(memory.get(result), values[root])
 
 
+@pytest.mark.every_size
 @pytest.mark.parametrize("root", sorted({0, SIZE // 2, LAST}))
 def test_reduce_leaves_the_result_at_the_root(comm, memory, root):
     for op in OPS:
@@ -188,6 +201,7 @@ def test_reduce_leaves_the_result_at_the_root(comm, memory, root):
             check(memory.get(result), values, op)
 
 
+@pytest.mark.every_size
 @pytest.mark.parametrize("each", [0, 1, 3, 5000])
 def test_alltoall_moves_every_part_to_its_rank_and_place(comm, memory, each):
     values = distinct(SIZE, each * SIZE, "int64")
@@ -200,6 +214,7 @@ def test_alltoall_moves_every_part_to_its_rank_and_place(comm, memory, each):
 # --- several communicators, plans and messages at once ---
 
 
+@pytest.mark.every_size
 def test_sub_communicators_work_by_themselves_and_beside_the_whole(comm, memory):
     half = comm.Split(RANK % 2, -RANK)
     mine = half.allgather(RANK)
@@ -214,6 +229,7 @@ def test_sub_communicators_work_by_themselves_and_beside_the_whole(comm, memory)
     half.Free()
 
 
+@pytest.mark.every_size
 def test_plans_on_one_and_several_communicators_run_at_the_same_time(comm, memory):
     other = comm.Dup()
     names = algorithms.ALLREDUCE
@@ -249,11 +265,12 @@ def test_messages_of_the_user_on_the_same_communicator_are_not_touched(comm, mem
 
 
 def test_hundreds_of_plans_can_be_open_and_closed_ones_give_their_tags_back(comm, memory):
-    values = distinct(SIZE, 300, "int64")
-    total = np.repeat(values.sum(axis=0), 2).reshape(300, 2)
-    buffers = memory.put(np.repeat(values[RANK], 2).reshape(300, 2))
-    plans = [hpcdist.plan(comm, buffers[row], algorithm="recursive_doubling") for row in range(300)]
-    assert len({plan.tag for plan in plans}) == 300
+    number = 300 if WHOLE or memory.path == HOST else 60
+    values = distinct(SIZE, number, "int64")
+    total = np.repeat(values.sum(axis=0), 2).reshape(number, 2)
+    buffers = memory.put(np.repeat(values[RANK], 2).reshape(number, 2))
+    plans = [hpcdist.plan(comm, buffers[row], algorithm="recursive_doubling") for row in range(number)]
+    assert len({plan.tag for plan in plans}) == number
     for plan in plans[::-1]:
         plan()
     np.testing.assert_array_equal(memory.get(buffers), total)
@@ -273,6 +290,7 @@ def test_a_closed_plan_cannot_run(comm, memory):
         plan()
 
 
+@pytest.mark.every_size
 def test_a_plan_still_running_on_some_rank_is_not_closed_on_any(comm, memory):
     values = distinct(SIZE, 1000, "int64")
     buffer = memory.put(values[RANK])
@@ -356,6 +374,7 @@ def test_a_tag_whose_messages_may_still_come_is_not_used_again(comm, memory, mon
     assert (transport.take_tag() == collective.tag) is not failed
 
 
+@pytest.mark.every_size
 def test_cached_calls_bind_the_addresses_that_change_on_some_ranks_only(comm, memory):
     values = distinct(SIZE, 2000, "int64")
     for name in ("ring", "auto"):

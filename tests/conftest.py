@@ -3,15 +3,20 @@
 The limit is HPCDIST_TEST_TIMEOUT seconds (default 120), or a test's own: `@pytest.mark.limit(300)`. When it is up, the
 stacks of all threads are printed and the process ends; under a launcher that ends all ranks.
 
-Launchers that tests kill leave their folders in a TMPDIR that is removed at the end.
+Launchers that tests kill leave their folders in a TMPDIR that is removed at the end. Open MPI's component for fabrics,
+for which MPI_Init sleeps a second where there is none, is left out as `hpcdist run` does.
 """
 
 import faulthandler
+import gc
 import os
 import shutil
 import tempfile
 
 import pytest
+from matrix import pytest_collection_modifyitems
+
+__all__ = ["pytest_collection_modifyitems"]
 
 LIMIT = float(os.environ.get("HPCDIST_TEST_TIMEOUT", "120"))
 TERMINAL = pytest.StashKey[int]()
@@ -21,7 +26,14 @@ FOLDER = pytest.StashKey[str]()
 def pytest_configure(config):
     config.addinivalue_line("markers", "limit(seconds): how long the test may take; 0 for as long as it likes")
     config.stash[TERMINAL] = os.dup(2)  # while a test runs, file descriptor 2 belongs to pytest's capture
+    os.environ.setdefault("OMPI_MCA_btl", "^ofi")
     config.stash[FOLDER] = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="hpcdist-")
+
+
+def pytest_collection_finish():
+    """Garbage is looked for in what tests make, not again and again in all that was imported."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config):

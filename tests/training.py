@@ -24,10 +24,17 @@ def rows(out: Path) -> list[Row]:
 
 
 def train(
-    out: Path, comm: MPI.Intracomm = MPI.COMM_WORLD, console: Console | None = None, **settings: Any
+    out: Path,
+    comm: MPI.Intracomm = MPI.COMM_WORLD,
+    console: Console | None = None,
+    figure: bool = False,
+    **settings: Any,
 ) -> list[Row]:
-    """A run to its end; the log of what it did."""
-    outcome = loop.train(comm, {**SHORT, "out": str(out), **settings}, console)
+    """A run to its end; the log of what it did. Without its figure, which takes longer than the run."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not figure:
+            patch.setattr("hpcdist.train.figure.draw", lambda *arguments, **options: None)
+        outcome = loop.train(comm, {**SHORT, "out": str(out), **settings}, console)
     assert outcome.completed
     return rows(out)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from matrix import WHOLE
 
 from hpcdist.checkpoint import committed, look
 from hpcdist.checkpoint.crash import job, program
@@ -22,11 +23,11 @@ from hpcdist.checkpoint.crash.record import Report
 
 pytest.importorskip("sklearn", reason="trains on the digits")
 
-TRIALS = int(os.environ.get("HPCDIST_KILL_TRIALS", "4"))
-RANKS, EVERY, STEPS = 4, 3, 240
+TRIALS = int(os.environ.get("HPCDIST_KILL_TRIALS", "4" if WHOLE else "2"))
+RANKS, EVERY, STEPS = 4, 3, 120
 COMMAND = [sys.executable, "-c", "from hpcdist.cli import main; main()"]
 LAUNCH = [*COMMAND, "run", "-n", str(RANKS), "--", *COMMAND]
-TRAIN = ["train", "--epochs", "20", "--batch", "128", "--seed", "5", "--model", "softmax"]
+TRAIN = ["train", "--epochs", "10", "--batch", "128", "--seed", "5", "--model", "softmax"]
 PATIENCE = 120.0  # seconds, for a machine that is busy with other things
 
 

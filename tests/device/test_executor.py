@@ -97,6 +97,8 @@ def number_bits(array):
 # --- results ---
 
 
+@pytest.mark.every_size
+@pytest.mark.paired
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", algorithms.ALLREDUCE)
 def test_the_bits_are_those_of_the_host(transport, path, name, dtype):
@@ -483,6 +485,7 @@ def test_shared_gives_the_ranks_in_order_bit_for_bit(transport, dtype):
                 program.free()
 
 
+@pytest.mark.paired(times=2)
 @direct_only
 @pytest.mark.parametrize("topology", NODES.values(), ids=NODES)
 @pytest.mark.parametrize("outer", ["", "ring", "tree"])

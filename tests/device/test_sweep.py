@@ -110,6 +110,7 @@ def after(case, last_rank_does):
 # --- right? ---
 
 
+@pytest.mark.paired
 @pytest.mark.limit(300)
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -20,7 +20,8 @@ def run(tmp_path):
 
     def run_tests(program, limit="60"):
         (tmp_path / "mpi").mkdir()
-        shutil.copy(TESTS / "conftest.py", tmp_path)
+        for shared in ("conftest.py", "matrix.py"):
+            shutil.copy(TESTS / shared, tmp_path)
         shutil.copy(TESTS / "ranks.py", tmp_path / "mpi" / "conftest.py")
         (tmp_path / "mpi" / "test_it.py").write_text(BEGIN + program)
         (tmp_path / "pytest.ini").write_text("[pytest]\n")

@@ -16,6 +16,7 @@ from hpcdist.transport.mpi import transport_of
 pytestmark = pytest.mark.mpi
 
 
+@pytest.mark.every_size
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.limit(300)
 def test_a_buffer_beyond_two_to_the_31_bytes_is_summed(comm):
@@ -48,6 +49,7 @@ def test_a_plan_knows_its_algorithm_segment_topology_and_reason(comm):
     assert plan.schedule.size == SIZE
 
 
+@pytest.mark.every_size
 def test_auto_is_the_same_algorithm_on_all_ranks_and_says_why(comm):
     several = [rank % 2 for rank in range(SIZE)]  # on one node they would be passed through shared memory
     for count in (1, 1 << 18):
@@ -74,6 +76,7 @@ def spans(last):
     return "rank 0: " if last == 0 else f"ranks 0-{last}: "
 
 
+@pytest.mark.every_size
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("cached", [False, True], ids=["first", "cached"])
 @pytest.mark.parametrize("field", ALIKE)
@@ -89,6 +92,7 @@ def test_a_call_on_which_ranks_differ_raises_the_same_error_on_all(field, cached
     )
 
 
+@pytest.mark.every_size
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("field", ALIKE)
 def test_a_plan_on_which_ranks_differ_raises_the_same_error_on_all(field):
@@ -99,6 +103,7 @@ def test_a_plan_on_which_ranks_differ_raises_the_same_error_on_all(field):
     )
 
 
+@pytest.mark.every_size
 @pytest.mark.mpi(min_size=2)
 def test_ranks_that_make_different_calls_hear_of_it():
     def call():
@@ -110,11 +115,13 @@ def test_ranks_that_make_different_calls_hear_of_it():
     assert_same_error(call, "rank 0: call='bcast'", "call='reduce'")
 
 
+@pytest.mark.every_size
 @pytest.mark.mpi(min_size=2)
 def test_ranks_that_name_different_roots_hear_of_it():
     assert_same_error(lambda: hpcdist.bcast(COMM, np.zeros(3), root=int(RANK == 0)), "rank 0: root=1", "root=0")
 
 
+@pytest.mark.every_size
 @pytest.mark.mpi(min_size=2)
 def test_ranks_that_see_different_topologies_or_segments_hear_of_it():
     nodes = [0] * SIZE if RANK else list(range(SIZE))
@@ -280,6 +287,7 @@ def test_bad_arguments_are_seen_where_good_ones_were_known(comm):
     np.testing.assert_array_equal(hpcdist.allreduce(comm, np.ones(3)), [SIZE] * 3)
 
 
+@pytest.mark.every_size
 def test_a_call_after_one_that_was_interrupted_is_refused_on_all_ranks(comm, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt

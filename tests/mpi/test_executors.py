@@ -52,6 +52,7 @@ def result(comm, executor, monkeypatch, array, **how):
     return array
 
 
+@pytest.mark.paired(times=2)
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_both_executors_compute_the_same_bits(comm, monkeypatch, dtype, op):
@@ -65,6 +66,7 @@ def test_both_executors_compute_the_same_bits(comm, monkeypatch, dtype, op):
             np.testing.assert_array_equal(bits(one), bits(other))
 
 
+@pytest.mark.every_size
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_a_plan_runs_again_and_again_blocking_or_not(comm, monkeypatch, executor):
     monkeypatch.setenv(SWITCH, EXECUTORS[executor])
@@ -85,6 +87,7 @@ def test_a_plan_runs_again_and_again_blocking_or_not(comm, monkeypatch, executor
     plan.close()
 
 
+@pytest.mark.every_size
 @pytest.mark.mpi(min_size=2)
 def test_executors_can_be_mixed(comm, monkeypatch):
     monkeypatch.setenv(SWITCH, str(RANK % 2))
@@ -130,6 +133,7 @@ def test_without_numba_python_does_it_unless_that_was_ruled_out(comm, monkeypatc
         hpcdist.plan(comm, np.zeros(100), algorithm="ring")
 
 
+@pytest.mark.every_size
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize(
     ("call", "known", "said"),

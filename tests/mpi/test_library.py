@@ -100,6 +100,7 @@ def test_a_variable_that_there_is_not_is_named():
         Control("no_such_thing")
 
 
+@pytest.mark.every_size
 def test_every_algorithm_is_right_in_every_segment_and_timed(fixed):
     names = [LIBRARY, *fixed.names]
     with Bench(WORLD, POINT, names, (64, 256), library=fixed) as bench:

@@ -148,6 +148,7 @@ def copies_of(shared: Path, share: int, step: int = 5) -> list[Path]:
 # --- saved, restored ---
 
 
+@pytest.mark.every_size
 @pytest.mark.parametrize("name", TOPOLOGIES)
 def test_what_is_saved_comes_back(shared: Path, name: str) -> None:
     topology = TOPOLOGIES[name](SIZE)
@@ -164,6 +165,7 @@ def test_nodes_are_found_by_themselves(shared: Path) -> None:
     started.close()
 
 
+@pytest.mark.every_size
 def test_each_share_is_in_two_places_but_with_one_rank(shared: Path) -> None:
     run(shared, TOPOLOGIES["two ranks per node"](SIZE), [5])
     for share in range(SIZE):
@@ -181,6 +183,7 @@ def test_only_the_newest_state_is_kept(shared: Path) -> None:
     assert all(names == ["step-00000005.mine"] for names in generations(shared).values())
 
 
+@pytest.mark.every_size
 def test_other_numbers_of_ranks_on_the_same_nodes(shared: Path) -> None:
     topology = TOPOLOGIES["two ranks per node"](SIZE)
     nodes = len(set(topology))
@@ -193,6 +196,7 @@ def test_other_numbers_of_ranks_on_the_same_nodes(shared: Path) -> None:
     assert again(shared, topology) == (6, [])
 
 
+@pytest.mark.every_size
 def test_ranks_that_are_placed_otherwise(shared: Path) -> None:
     run(shared, TOPOLOGIES["cyclic"](SIZE), [5])
     placed = TOPOLOGIES["uneven"](SIZE)[::-1]
@@ -249,6 +253,7 @@ def test_arrays_that_are_left_out_are_not_read(shared: Path) -> None:
 # --- nodes that are lost ---
 
 
+@pytest.mark.every_size
 @pytest.mark.parametrize("name", TOPOLOGIES)
 def test_any_one_node_may_be_replaced_by_a_spare(shared: Path, name: str) -> None:
     topology = TOPOLOGIES[name](SIZE)
@@ -260,6 +265,7 @@ def test_any_one_node_may_be_replaced_by_a_spare(shared: Path, name: str) -> Non
         assert again(shared, topology, names=[f"spare{lost}" if node == lost else node for node in nodes]) == (5, [])
 
 
+@pytest.mark.every_size
 @pytest.mark.skipif(SIZE < 3, reason="two nodes are to be lost, and one left")
 @pytest.mark.parametrize("name", ["a rank per node", "two ranks per node"])
 def test_what_is_missing_is_said_when_two_nodes_are_lost(shared: Path, name: str) -> None:
@@ -308,6 +314,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+@pytest.mark.every_size
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_copy_is_named_and_the_other_used(shared: Path, damage: str) -> None:
     harm, why = DAMAGES[damage]

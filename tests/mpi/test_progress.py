@@ -72,6 +72,7 @@ def test_runs_by_the_thread_by_calls_and_at_once_in_any_order(comm):
         plan.close()
 
 
+@pytest.mark.every_size
 def test_several_plans_at_once_in_another_order_on_each_rank(comm):
     values = distinct(SIZE, 50_000, "int64")
     buffers = [values[RANK] * factor for factor in range(1, 5)]

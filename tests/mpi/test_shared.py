@@ -74,6 +74,7 @@ def left(comm):
 # --- results ---
 
 
+@pytest.mark.every_size
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_result_is_that_of_the_ranks_in_order_bit_for_bit(comm, dtype):
     array = hpcdist.empty(20_011, dtype, comm)
@@ -119,6 +120,8 @@ def test_sums_of_zeros_and_of_one_nan_keep_sign_and_payload(comm):
     assert (bits(buffer[::3]) == 0x7FC0_1234).all()
 
 
+@pytest.mark.every_size
+@pytest.mark.paired(times=2)
 @pytest.mark.parametrize("topology", NODES.values(), ids=NODES)
 @pytest.mark.parametrize("outer", ["", ":ring"])
 def test_several_nodes_share_memory_inside_and_send_messages_between(comm, topology, outer):
@@ -164,6 +167,7 @@ def test_a_result_out_of_place_leaves_the_input_alone(comm):
 # --- races ---
 
 
+@pytest.mark.every_size
 @pytest.mark.parametrize("topology", NODES.values(), ids=NODES)
 @pytest.mark.parametrize("count", [1, 50_000])
 def test_runs_back_to_back_see_no_value_of_another_run(comm, count, topology):
@@ -213,6 +217,7 @@ def test_nothing_is_complete_before_all_ranks_have_started(comm):
     assert (buffer == SIZE * LAST // 2).all()
 
 
+@pytest.mark.every_size
 def test_plans_started_in_another_order_on_each_rank_do_not_mix(comm):
     values = distinct(SIZE, 4000, "int64").reshape(SIZE, 4, 1000)
     buffers = filled(comm, values)
@@ -257,6 +262,7 @@ def test_a_rank_that_waits_in_shared_memory_lets_its_messages_go_on(comm):
 # --- who is registered ---
 
 
+@pytest.mark.every_size
 def test_auto_takes_shared_for_arrays_that_are(comm, waiting):
     for count in (1, LEAST_WITHOUT_FLAGS):
         plan = hpcdist.plan(comm, hpcdist.empty(count, "float64", comm))
@@ -304,6 +310,7 @@ WHY = {
 }
 
 
+@pytest.mark.every_size
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("kind", WHY)
 def test_ranks_whose_arrays_are_not_alike_do_not_work_in_them_and_say_why(comm, waiting, kind):
@@ -361,6 +368,7 @@ def test_an_input_shared_on_some_ranks_only_is_not_worked_on_where_it_lies(comm)
     np.testing.assert_array_equal(out, values.sum(axis=0))
 
 
+@pytest.mark.every_size
 def test_sub_communicators_share_the_arrays_of_the_whole(comm):
     half = comm.Split(RANK % 2, -RANK)
     mine = half.allgather(RANK)

@@ -58,6 +58,7 @@ def restored(store: Store, path: Path) -> dict[str, np.ndarray]:
     return into
 
 
+@pytest.mark.every_size
 @pytest.mark.parametrize(
     "options", [{}, {"writers": COMM.size}, {"layout": "single"}, {"compression": "gzip"}], ids=str
 )
@@ -134,6 +135,7 @@ def test_every_writer_has_a_file(shared: Path) -> None:
     assert len(list(path.glob("*.json"))) == 1  # announcements are gone
 
 
+@pytest.mark.every_size
 @pytest.mark.parametrize("piece", [64, 1000])
 def test_saved_on_all_and_restored_on_fewer_and_the_other_way_round(
     shared: Path, monkeypatch: pytest.MonkeyPatch, piece: int
@@ -194,6 +196,7 @@ def test_a_save_waits_for_the_one_before(shared: Path, monkeypatch: pytest.Monke
     assert most == [1]
 
 
+@pytest.mark.every_size
 @pytest.mark.parametrize("victim", range(COMM.size))
 def test_a_writer_that_fails_is_everybodys_error_and_nothing_is_lost(
     shared: Path, monkeypatch: pytest.MonkeyPatch, victim: int

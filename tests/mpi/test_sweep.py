@@ -68,6 +68,7 @@ def options(**changes):
     )
 
 
+@pytest.mark.paired(times=2)
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_algorithm_is_right_in_place_and_out_of_place(dtype, op):
@@ -128,6 +129,7 @@ def test_an_operation_that_does_nothing_is_wrong(placement):
         assert case.bad.wrong == 10 * WORLD.size
 
 
+@pytest.mark.every_size
 def test_each_rank_counts():
     bench, case = library_bench("in_place")
     real = case.call
@@ -157,6 +159,7 @@ def test_the_effort_is_bounded(effort, operation, shares):
     assert effort.divide(operation) == shares
 
 
+@pytest.mark.every_size
 def test_every_case_gets_its_samples_the_same_on_all_ranks():
     with Bench(WORLD, Point(4, np.dtype("float32"), "sum"), ["ring", LIBRARY]) as bench:
         bench.warm_up(Effort(samples=5, iterations=2))

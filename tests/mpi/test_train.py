@@ -77,14 +77,23 @@ def make_trainer(data: Dataset, comm: MPI.Intracomm = COMM, **settings: Any) -> 
     return Trainer(comm, config, model, data, Execution(comm.size, "auto", None, None, 1))
 
 
+@pytest.fixture(scope="module")
+def whole(cache: None) -> list[Row]:
+    """The log of a run that nothing befell."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = train(Path(COMM.bcast(folder)))
+        COMM.Barrier()
+    return log
+
+
 @pytest.fixture
 def data() -> Iterator[Dataset]:
     with setup.open_data(COMM, Config()) as opened:
         yield opened
 
 
-@pytest.mark.parametrize("algorithm", ALLREDUCE)
-def test_digits_are_learnt_with_every_algorithm(shared: Path, algorithm: str) -> None:
+@pytest.mark.parametrize("algorithm", ["ring", "binary_blocks"])
+def test_digits_are_learnt(shared: Path, algorithm: str) -> None:
     train(shared, epochs=6, batch=32, warmup=40, algorithm=algorithm)
     summary = json.loads((shared / "summary.json").read_text())
     assert summary["completed"]
@@ -92,10 +101,13 @@ def test_digits_are_learnt_with_every_algorithm(shared: Path, algorithm: str) ->
     assert summary["execution"]["algorithm"] == algorithm
 
 
+@pytest.mark.paired
 @pytest.mark.parametrize("model", ["softmax", "mlp", "convnet"])
-def test_losses_are_those_of_one_rank_to_rounding(shared: Path, model: str) -> None:
-    together = train(shared / "together", model=model, epochs=1)
+@pytest.mark.parametrize("algorithm", ALLREDUCE)
+def test_losses_are_those_of_one_rank_to_rounding(shared: Path, algorithm: str, model: str) -> None:
+    together = train(shared / "together", algorithm=algorithm, model=model, epochs=1)
     alone = train(shared / f"alone-{COMM.rank}", MPI.COMM_SELF, model=model, epochs=1)
+    assert execution(shared / "together")["algorithm"] == algorithm
     for a, b in zip(together, alone, strict=True):
         assert (a.step, a.learning_rate) == (b.step, b.learning_rate)
         assert a.loss == pytest.approx(b.loss, rel=2e-5)
@@ -106,6 +118,7 @@ def test_the_same_run_gives_the_same_bits(shared: Path) -> None:
     assert train(shared / "first") == train(shared / "second")
 
 
+@pytest.mark.every_size
 def test_all_ranks_hold_the_same_bits(data: Dataset) -> None:
     trainer = make_trainer(data, batch=7)
     for _ in range(5):
@@ -114,6 +127,7 @@ def test_all_ranks_hold_the_same_bits(data: Dataset) -> None:
     trainer.close()
 
 
+@pytest.mark.every_size
 def test_batches_smaller_than_the_number_of_ranks(data: Dataset) -> None:
     together, alone = make_trainer(data, batch=1), make_trainer(data, MPI.COMM_SELF, batch=1)
     for _ in range(20):
@@ -123,12 +137,13 @@ def test_batches_smaller_than_the_number_of_ranks(data: Dataset) -> None:
 
 
 def test_resuming_goes_on_bit_for_bit(shared: Path) -> None:
-    whole = train(shared / "whole", checkpoint_every=4, keep=99)
+    whole = train(shared / "whole", checkpoint_every=7, keep=99)
     for path in committed(shared / "whole" / "checkpoints"):
         out = shared / path.name
         assert train(out, resume=str(path)) == whole[look(path).step :]
 
 
+@pytest.mark.every_size
 def test_resuming_on_another_number_of_ranks(shared: Path) -> None:
     before = train(shared / "before", checkpoint_every=10, keep=99)
     path = shared / "before" / "checkpoints" / "step-00000010"
@@ -238,8 +253,7 @@ def test_a_run_gives_its_shared_memory_back(data: Dataset) -> None:
     assert hpcdist.release(COMM) == 0
 
 
-def test_stop_asked_of_one_rank_stops_all_with_a_checkpoint(shared: Path) -> None:
-    whole = train(shared / "whole")
+def test_stop_asked_of_one_rank_stops_all_with_a_checkpoint(whole: list[Row], shared: Path) -> None:
 
     class Asked:
         requested = COMM.rank == COMM.size - 1
@@ -426,8 +440,7 @@ def memory(shared: Path) -> Path:
     return path
 
 
-def test_a_newer_state_in_the_memory_of_the_nodes_is_taken(shared: Path, memory: Path) -> None:
-    whole = train(shared / "whole")
+def test_a_newer_state_in_the_memory_of_the_nodes_is_taken(whole: list[Row], shared: Path, memory: Path) -> None:
     out = shared / "out"
     settings = {"checkpoint_every": 10, "partner_every": 3, "partner_dir": str(memory), "checkpoint_mode": "wait"}
     die_after(17, out, **settings)
@@ -441,9 +454,12 @@ def test_a_newer_state_in_the_memory_of_the_nodes_is_taken(shared: Path, memory:
 
 
 def test_copies_that_fail_are_said_and_the_run_goes_on(
-    shared: Path, memory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    whole: list[Row],
+    shared: Path,
+    memory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    whole = train(shared / "whole")
     fill, out, steps = PartnerCopies._fill, shared / "out", []
 
     def fail(self: PartnerCopies, order: Any, *arguments: Any) -> None:
@@ -469,8 +485,7 @@ def test_copies_that_fail_are_said_and_the_run_goes_on(
         assert "note: partner copies of step 27 failed" in said
 
 
-def test_an_older_state_in_memory_is_not_taken(shared: Path, memory: Path) -> None:
-    whole = train(shared / "whole")
+def test_an_older_state_in_memory_is_not_taken(whole: list[Row], shared: Path, memory: Path) -> None:
     settings = {"checkpoint_every": 10, "partner_every": 7, "partner_dir": str(memory), "checkpoint_mode": "wait"}
     die_after(12, shared / "out", **settings)
     assert train(shared / "out", resume="auto", **settings) == whole
@@ -488,6 +503,7 @@ def test_what_is_begun_anew_does_not_find_the_copies_of_what_was_given_up(shared
     assert train(shared / "out", resume="auto", seed=6, **settings) == train(shared / "whole", seed=6)
 
 
+@pytest.mark.paired
 @pytest.mark.parametrize("layout", ["shards", "single"])
 @pytest.mark.parametrize("mode", ["background", "wait"])
 def test_how_checkpoints_are_written_changes_no_bit(shared: Path, layout: str, mode: str) -> None:
@@ -537,6 +553,6 @@ def test_results_can_be_made_again_from_their_own_settings(shared: Path) -> None
     text = (shared / "first" / "config.toml").read_text()
     settings = Config(**{**tomllib.loads(text), "out": str(shared / "second")})
     assert settings.seed == 5
-    again = train(shared / "second", **settings.lasting())
+    again = train(shared / "second", figure=True, **settings.lasting())
     assert again == first
     assert (shared / "second" / "training.png").stat().st_size > 10_000

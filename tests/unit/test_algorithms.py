@@ -70,6 +70,7 @@ def test_hierarchical_is_proven_on_nodes_of_any_shape(size):
         verify(algorithms.hierarchical(size, topology))
 
 
+@pytest.mark.paired(times=3)
 @pytest.mark.parametrize("outer", FLAT)
 @pytest.mark.parametrize("inner", algorithms.SCATTER_REDUCE)
 def test_hierarchical_is_proven_with_any_algorithms_inside_and_between_nodes(inner, outer):
@@ -78,6 +79,7 @@ def test_hierarchical_is_proven_with_any_algorithms_inside_and_between_nodes(inn
             verify(algorithms.allreduce(f"hierarchical:{inner}+{outer}", size, topology))
 
 
+@pytest.mark.paired(times=2)
 @pytest.mark.parametrize("name", ["halving_doubling", "binary_blocks", "circulant", "recursive_doubling", "tree"])
 @pytest.mark.parametrize("size", [63, 96, 127, 257, 600, 1000, 2049, 4095])
 def test_logarithmic_algorithms_are_proven_at_large_sizes(name, size):

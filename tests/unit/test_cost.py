@@ -107,6 +107,7 @@ def test_without_ranks_to_talk_to_nothing_costs_anything():
         assert cost.predict(algorithms.allreduce(name, 1), 10**9) == 0
 
 
+@pytest.mark.paired(times=6)
 @pytest.mark.parametrize("topology", [None, "one node", "a node each"])
 @pytest.mark.parametrize("size", [2, 3, 4, 8, 12])
 @pytest.mark.parametrize("burst", [0.0, 1e5])

@@ -175,6 +175,7 @@ def test_what_cannot_be_copied_is_refused(gpu):
             stream.copy(target, source)
 
 
+@pytest.mark.paired(times=2)
 @needs_compiler
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", DTYPES)

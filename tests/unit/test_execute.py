@@ -51,6 +51,7 @@ def counts(size):
     return sorted({0, 1, size - 1, size, 3 * size + 1} if size <= 8 else {size - 1, 3 * size + 1})
 
 
+@pytest.mark.paired(times=3)
 @pytest.mark.parametrize(
     ("size", "eager"), [*((size, 0) for size in SIZES), *((size, BUFFERED) for size in (2, 3, 5, 8, 13, 24))]
 )
@@ -63,6 +64,7 @@ def test_every_rank_gets_the_sum(name, size, eager):
         np.testing.assert_array_equal(results, np.broadcast_to(values.sum(axis=0), results.shape))
 
 
+@pytest.mark.paired(times=4)
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", algorithms.ALLREDUCE)
@@ -83,6 +85,7 @@ def test_all_ranks_get_the_same_bits_of_sums_that_depend_on_the_order(name, size
     check(results[0], values, "sum")
 
 
+@pytest.mark.paired(times=3)
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("name", algorithms.ALLREDUCE)

@@ -212,6 +212,7 @@ OPERATIONS = {
 }
 
 
+@pytest.mark.paired
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_device_arrays_compute_what_numpy_computes(operation, seed):
@@ -487,6 +488,7 @@ def test_copies_refuse_ordinary_host_memory_other_sizes_and_gaps():
         stream.copy(DEVICE.pinned(6, "float32")[::2], x[:3])
 
 
+@pytest.mark.paired(times=2)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("op", ["sum", "avg", "max", "min", "prod"])
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

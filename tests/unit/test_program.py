@@ -22,6 +22,7 @@ def lowered(schedule, count, segment, rank=0, staged=False):
 # --- rehearsals ---
 
 
+@pytest.mark.paired(times=6)
 @STAGED
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("size", range(1, 10))
@@ -33,6 +34,7 @@ def test_no_order_that_the_dependencies_allow_is_wrong_or_stuck(name, size, driv
             play(schedule, count, segment, seed=count + segment, driver=driver, staged=staged)
 
 
+@pytest.mark.paired(times=2)
 @STAGED
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("name", algorithms.ALLREDUCE)
@@ -49,6 +51,7 @@ def test_larger_worlds_are_rehearsed_too(name, driver, staged):
     play(algorithms.allreduce(name, 13, [rank // 4 for rank in range(13)]), 40, 3, driver=driver, staged=staged)
 
 
+@pytest.mark.paired(times=2)
 @STAGED
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("name", algorithms.ALLREDUCE)
@@ -103,6 +106,7 @@ def unordered(operations):
                         yield earlier, number
 
 
+@pytest.mark.paired(times=4)
 @STAGED
 @pytest.mark.parametrize("size", range(1, 10))
 @pytest.mark.parametrize("name", algorithms.ALLREDUCE)

@@ -87,6 +87,7 @@ def accepts(schedule):
     return True
 
 
+@pytest.mark.paired(times=3)
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 6])
 @pytest.mark.parametrize("name", algorithms.ALLREDUCE)
 def test_every_change_of_one_transfer_is_rejected_or_harmless(name, size):

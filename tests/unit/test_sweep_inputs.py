@@ -26,6 +26,7 @@ def random_tree(parts, combine, rng):
     return parts[0]
 
 
+@pytest.mark.paired(times=4)
 @every_dtype
 @every_op
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 61, 300])
