@@ -100,7 +100,7 @@ def kill_everywhere(folder: Path, victim: int) -> list[Path]:
     found: list[Path] = []
     while True:
         found.append(folder / f"{victim}-{len(found) + 1}")
-        done = launched(3, SAVE_AND_DIE, found[-1], victim, len(found))
+        done = launched(4, SAVE_AND_DIE, found[-1], victim, len(found))
         if done.returncode == 0:
             return found
         assert "signal 9" in done.stdout + done.stderr, done.stderr
@@ -108,8 +108,8 @@ def kill_everywhere(folder: Path, victim: int) -> list[Path]:
 
 @pytest.mark.limit(600)
 def test_a_rank_killed_anywhere_in_a_save_leaves_a_whole_state(tmp_path: Path) -> None:
-    of_leader, of_other = kill_everywhere(tmp_path, 0), kill_everywhere(tmp_path, 2)
-    done = launched(4, RECOVER, *of_leader, *of_other)
+    of_leader, of_other = kill_everywhere(tmp_path, 0), kill_everywhere(tmp_path, 3)
+    done = launched(3, RECOVER, *of_leader, *of_other)
     assert done.returncode == 0, done.stderr
     steps = json.loads(done.stdout)
     found, others = steps[: len(of_leader)], steps[len(of_leader) :]

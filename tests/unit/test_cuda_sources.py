@@ -32,7 +32,7 @@ def on(tmp_path_factory):
     return Host(tmp_path_factory.mktemp("kernels"), KERNELS)
 
 
-@pytest.mark.paired(times=4)
+@pytest.mark.paired
 @needs_compiler
 @pytest.mark.limit(600)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)

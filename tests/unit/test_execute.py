@@ -51,7 +51,7 @@ def counts(size):
     return sorted({0, 1, size - 1, size, 3 * size + 1} if size <= 8 else {size - 1, 3 * size + 1})
 
 
-@pytest.mark.paired(times=3)
+@pytest.mark.paired(times=2)
 @pytest.mark.parametrize(
     ("size", "eager"), [*((size, 0) for size in SIZES), *((size, BUFFERED) for size in (2, 3, 5, 8, 13, 24))]
 )

@@ -34,7 +34,7 @@ def test_no_order_that_the_dependencies_allow_is_wrong_or_stuck(name, size, driv
             play(schedule, count, segment, seed=count + segment, driver=driver, staged=staged)
 
 
-@pytest.mark.paired(times=2)
+@pytest.mark.paired
 @STAGED
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("name", algorithms.ALLREDUCE)
@@ -44,6 +44,7 @@ def test_many_random_orders_end_alike(name, driver, staged):
         play(schedule, 9, 1, seed, driver, staged)
 
 
+@pytest.mark.paired
 @STAGED
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("name", ["ring", "binary_blocks", "hierarchical"])
@@ -51,7 +52,7 @@ def test_larger_worlds_are_rehearsed_too(name, driver, staged):
     play(algorithms.allreduce(name, 13, [rank // 4 for rank in range(13)]), 40, 3, driver=driver, staged=staged)
 
 
-@pytest.mark.paired(times=2)
+@pytest.mark.paired
 @STAGED
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("name", algorithms.ALLREDUCE)

@@ -82,7 +82,7 @@ def test_every_rank_gets_the_sum(name, size, eager):
         np.testing.assert_array_equal(results, np.broadcast_to(values.sum(axis=0), results.shape))
 
 
-@pytest.mark.paired(times=2)
+@pytest.mark.paired
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", algorithms.ALLREDUCE)
 def test_the_bits_are_those_of_the_host(name, dtype):
