@@ -24,7 +24,7 @@ from hpcdist.checkpoint.crash.record import Report
 pytest.importorskip("sklearn", reason="trains on the digits")
 
 TRIALS = int(os.environ.get("HPCDIST_KILL_TRIALS", "4" if WHOLE else "2"))
-RANKS, EVERY, STEPS = 4, 3, 120
+RANKS, EVERY, STEPS = 4 if WHOLE else 2, 3, 120
 COMMAND = [sys.executable, "-c", "from hpcdist.cli import main; main()"]
 LAUNCH = [*COMMAND, "run", "-n", str(RANKS), "--", *COMMAND]
 TRAIN = ["train", "--epochs", "10", "--batch", "128", "--seed", "5", "--model", "softmax"]

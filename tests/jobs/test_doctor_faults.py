@@ -168,7 +168,10 @@ import os, signal
 from mpi4py import MPI
 comm = MPI.COMM_WORLD.Dup()
 if comm.rank == 1:
+    for other in (0, 2):
+        comm.recv(source=other)  # they have the communicator, too
     os.kill(os.getpid(), signal.SIGKILL)
+comm.send("ready", 1)
 comm.Set_errhandler(MPI.ERRORS_RETURN)
 try:
     comm.Barrier()

@@ -1,4 +1,7 @@
-"""Jobs in which something goes wrong: each ends by itself, or says who waits for whom."""
+"""Jobs in which something goes wrong: each ends by itself, or says who waits for whom.
+
+By the Python executor, which is loaded in half the time; `test_compiled.py` has what is special to compiled code.
+"""
 
 import os
 import signal
@@ -8,6 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from hpcdist.transport.switch import SWITCH
 
 PATIENCE = 60.0  # seconds; a job that needs them hangs
 COMMAND = [sys.executable, "-c", "from hpcdist.cli import main; main()"]
@@ -74,6 +79,11 @@ class Job:
         (self.folder / "go").touch()
 
 
+def by_python(folder, ranks, program, **variables):
+    """A job whose plans are run by the Python executor."""
+    return Job(folder, ranks, program, **{SWITCH: "0", **variables})
+
+
 # --- a rank that fails takes the others along ---
 
 
@@ -84,7 +94,7 @@ if comm.rank == 1:
     raise ValueError("rank 1 gives up")
 plan()
 """
-    with Job(tmp_path, 3, program) as job:
+    with by_python(tmp_path, 3, program) as job:
         assert job.end() != 0
     assert "hpcdist: rank 1 ends the job:\nTraceback (most recent call last):" in job.output
     assert "ValueError: rank 1 gives up" in job.output
@@ -96,7 +106,7 @@ hpcdist.allreduce(comm, buffer)
 buffer[comm.rank * 50]  # rank 2 has no element 100
 hpcdist.allreduce(comm, buffer)
 """
-    with Job(tmp_path, 3, program) as job:
+    with by_python(tmp_path, 3, program) as job:
         assert job.end() != 0
     assert "hpcdist: rank 2 ends the job:" in job.output
     assert "IndexError: index 100 is out of bounds" in job.output
@@ -110,7 +120,7 @@ except hpcdist.ArgumentError as error:
     buffer[:] = 1
     print("caught", hpcdist.allreduce(comm, buffer)[0], error, flush=True)
 """
-    with Job(tmp_path, 3, program) as job:
+    with by_python(tmp_path, 3, program) as job:
         assert job.end() == 0
     assert job.output.count("caught 3.0 the ranks do not make the same call. rank 0: count=50; rank 1: count=51") == 3
 
@@ -125,7 +135,7 @@ if comm.rank == 0:
     until_told()
 plan()
 """
-    with Job(tmp_path, 2, program, HPCDIST_TIMEOUT="0.4") as job:
+    with by_python(tmp_path, 2, program, HPCDIST_TIMEOUT="0.4") as job:
         line = job.read_until("in recursive_doubling")  # on a busy machine, binding may be slow and reported first
         job.tell()
         assert job.end() == 0
@@ -149,7 +159,7 @@ plan()
 )
 def test_the_watchdog_sees_that_a_rank_does_not_make_the_call(tmp_path, before, call, said):
     program = f"{before}\nif comm.rank == 1:\n    until_told()\n{call}\n"
-    with Job(tmp_path, 2, program, HPCDIST_TIMEOUT="0.4") as job:
+    with by_python(tmp_path, 2, program, HPCDIST_TIMEOUT="0.4") as job:
         line = job.read_until(f"rank 0 of 2 {said}")
         job.tell()
         assert job.end() == 0
@@ -163,7 +173,7 @@ if comm.rank == 2:
     until_told()
 plan()
 """
-    with Job(tmp_path, 3, program, HPCDIST_TIMEOUT="0.4", HPCDIST_TIMEOUT_ACTION="abort") as job:
+    with by_python(tmp_path, 3, program, HPCDIST_TIMEOUT="0.4", HPCDIST_TIMEOUT_ACTION="abort") as job:
         assert job.end() != 0
     assert "no progress" in job.output
     assert "HPCDIST_TIMEOUT_ACTION=abort ends the job" in job.output
@@ -182,7 +192,7 @@ while "{stuck_in}" == "Python":
     pass
 comm.Recv(buffer, (comm.rank + 1) % comm.size)
 """
-    with Job(tmp_path, 2, program) as job:
+    with by_python(tmp_path, 2, program) as job:
         ranks = [psutil.Process(int(job.read_until("ready").split()[1])) for _ in range(2)]
         os.kill(job.process.pid, signal.SIGKILL)
         _, alive = psutil.wait_procs(ranks, timeout=PATIENCE)
