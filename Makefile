@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 MPI    ?= openmpi
 SIZES  ?= 1 2 3 4 5 8
-DEVICE_SIZES ?= $(if $(filter full,$(MATRIX)),1 2 4,3 4)
+DEVICE_SIZES ?= $(if $(filter full,$(MATRIX)),1 2 4,3)
 AWARE_SIZES  ?= $(if $(filter full,$(MATRIX)),3,2)
 TORCH  ?= .venv-torch
 BENCH  ?= .venv-bench
@@ -15,12 +15,12 @@ HPCDIST := $(BIN)/hpcdist
 STAMP   := $(VENV)/.installed-$(MPI)
 DEMO    := demo
 
-.PHONY: help demo test check-kernels test-unit test-mpi test-device test-gpu test-jobs test-cluster test-slurm parallel-hdf5 test-mpio lint \
+.PHONY: help demo test check-kernels test-local test-unit test-mpi test-device test-gpu test-jobs test-cluster test-slurm parallel-hdf5 test-mpio lint \
         bench bench-overlap bench-awkward bench-network bench-checkpoints crash-report clean
 
 help:
 	@echo "make demo    install into $(VENV) and run the main job: train, resume, sweep"
-	@echo "make test    all tests (test-unit, test-mpi, test-jobs by themselves)"
+	@echo "make test    all tests that need one machine, 12 minutes (test-unit, test-mpi, test-jobs, test-device by themselves)"
 	@echo "make test-cluster  tests on virtual hosts; installs iproute2 if it is missing, as root"
 	@echo "make test-slurm    tests under a real Slurm on virtual hosts, as root; installs it if it is missing"
 	@echo "make parallel-hdf5  a second environment, in which h5py has MPI, 2 minutes; installs Debian's HDF5 as root"
@@ -28,6 +28,9 @@ help:
 	@echo "make check-kernels  compile the CUDA kernels for several GPUs, where there is nvcc; needs no GPU"
 	@echo "make test-device    tests of device buffers, on a simulated device"
 	@echo "make test-gpu       tests of the kernels and of device buffers on GPUs, in an environment that has CuPy"
+	@echo "make test-full      the same with every combination of types, operators, algorithms and numbers of ranks, 40 minutes"
+	@echo "make mutants        small faults in the code, drawn by seed, and which test notices them, 2 hours; writes to results/"
+	@echo "make soak           long seeded runs: 300 kills of training runs, 40 minutes; writes to results/"
 	@echo "make lint    formatting, style, types"
 	@echo "make bench   measure ours beside Open MPI, MPICH, Intel MPI and Gloo, on this machine and on virtual hosts, as root:"
 	@echo "             3 hours, or BENCH_SECONDS and 40 minutes; installs them all; writes to results/; the two below, too"
@@ -81,12 +84,12 @@ WHOLE_ON := $(if $(filter full,$(MATRIX)),$(SIZES),3)
 on_ranks = timeout -k 10 900 $(HPCDIST) run -n $$n -- python -m pytest -q --color=no -p no:cacheprovider --with-mpi \
     $$(echo " $(WHOLE_ON) " | grep -q " $$n " || echo -m every_size) $(or $(TESTS),$(1))
 
-RINGS := lint check-kernels test-unit test-jobs test-mpi test-device
+RINGS := checks test-local test-mpi test-device
 test: $(STAMP)
 	@set -e; for ring in $(RINGS); do begun=$$(date +%s); $(MAKE) --no-print-directory $$ring; \
 	    took="$$took$$(printf '%6d s  %s' $$(($$(date +%s) - begun)) $$ring)\n"; done; printf "\n$$took"
 	@echo "All tests of this ring passed. Not run:"
-	@echo "  make test-full      all combinations of types, operators, algorithms and numbers of ranks, 50 minutes"
+	@echo "  make test-full      all combinations of types, operators, algorithms and numbers of ranks, 40 minutes"
 	@echo "  make test-cluster   several hosts: makes virtual ones, for which it wants root and iproute2"
 	@echo "  make test-slurm     job scripts: makes a Slurm on virtual hosts, for which it wants root and Debian's packages"
 	@echo "  make test-gpu       kernels and device buffers on GPUs: wants them, and CuPy; here, kernels ran on the host, and"
@@ -95,11 +98,37 @@ test: $(STAMP)
 test-full: $(STAMP)
 	$(MAKE) --no-print-directory test MATRIX=full
 
-.PHONY: test-full test-environment
+.PHONY: test-full test-environment mutants soak
 test-environment: $(STAMP)
 
+# Small faults in the code, drawn by seed: which tests notice them? Those that live need a reason; see tests/mutants.py.
+SEED ?= 1
+mutants: $(STAMP)
+	$(BIN)/python tests/mutants.py --seed $(SEED) --out results/mutants
+
+# Long seeded runs; each writes to results/.
+soak: crash-report
+
+# Side by side, as each keeps one core busy. What the first plan of a fresh environment would compile is compiled here, as
+# workers that need it would wait for each other.
+.PHONY: checks compiled-code
+checks: $(STAMP)
+	$(MAKE) --no-print-directory --jobs=3 --output-sync lint check-kernels compiled-code
+
+compiled-code: $(STAMP)
+	$(BIN)/python -c "import hpcdist.compiled, hpcdist.transport.flags, hpcdist.transport.bounce"
+
+# Unit tests, and jobs that tests start, kill and restart themselves; three for two cores, as jobs wait now and then.
+WORKERS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
+side_by_side = $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist worksteal $(or $(TESTS),$(1))
+test-local: $(STAMP)
+	$(call side_by_side,tests/crash tests/jobs tests/unit)
+
 test-unit: $(STAMP)
-	$(BIN)/python -m pytest -q -n logical --dist worksteal $(or $(TESTS),tests/unit)
+	$(call side_by_side,tests/unit)
+
+test-jobs: $(STAMP)
+	$(call side_by_side,tests/crash tests/jobs)
 
 # CUDA sources for the GPUs of several years, warnings as errors; run on the host by test-unit, on a GPU by test-gpu.
 NVCC  ?= nvcc
@@ -114,10 +143,6 @@ test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -q tests/gpu
 	set -e; for n in $(SIZES); do echo "== tests/gpu on $$n ranks"; \
 	    timeout -k 10 1800 $(HPCDIST) run -n $$n -- python -m pytest -q --color=no -p no:cacheprovider --with-mpi -m mpi tests/gpu; done
-
-# Jobs that tests start, kill and restart themselves.
-test-jobs: $(STAMP)
-	$(BIN)/python -m pytest -q -n logical --dist worksteal $(or $(TESTS),tests/crash tests/jobs)
 
 test-mpi: $(STAMP)
 	set -e; for n in $(SIZES); do echo "== tests/mpi on $$n ranks"; $(call on_ranks,tests/mpi); done
@@ -160,7 +185,7 @@ $(MPIO)/.installed: setup.cfg pyproject.toml
 	touch $@
 
 test-mpio: $(MPIO)/.installed $(STAMP)
-	HPCDIST_SERIAL_PYTHON=$(abspath $(BIN)/python) $(MPIO)/bin/python -m pytest -q tests/mpio
+	HPCDIST_SERIAL_PYTHON=$(abspath $(BIN)/python) $(MPIO)/bin/python -m pytest -q $(or $(TESTS),tests/mpio)
 
 # $(call debian,PROGRAMS,PACKAGES): install packages if a program is missing and we are root.
 define debian

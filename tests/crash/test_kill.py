@@ -20,6 +20,7 @@ from matrix import WHOLE
 from hpcdist.checkpoint import committed, look
 from hpcdist.checkpoint.crash import job, program
 from hpcdist.checkpoint.crash.record import Report
+from hpcdist.transport.switch import SWITCH
 
 pytest.importorskip("sklearn", reason="trains on the digits")
 
@@ -33,7 +34,8 @@ PATIENCE = 120.0  # seconds, for a machine that is busy with other things
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return {**os.environ, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1"}
+    own = {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **own, SWITCH: "0"}  # without compiled code, which takes longer to load than these runs last
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from matrix import WHOLE
 
 COMMAND = [sys.executable, "-c", "from hpcdist.cli import main; main()"]
 PATIENCE = 60.0  # seconds, for a machine that is busy with other things
@@ -96,14 +98,18 @@ def launched(ranks: int, program: str, *arguments: object) -> subprocess.Complet
 
 
 def kill_everywhere(folder: Path, victim: int) -> list[Path]:
-    """The directories of jobs in which this rank was killed, each a point later than before; in the last it was not."""
+    """The directories of jobs in which this rank was killed, each a point later than before; in the last it was not.
+
+    In the whole matrix at every point, else at every second.
+    """
     found: list[Path] = []
-    while True:
-        found.append(folder / f"{victim}-{len(found) + 1}")
-        done = launched(4, SAVE_AND_DIE, found[-1], victim, len(found))
+    for call in itertools.count(1, 1 if WHOLE else 2):
+        found.append(folder / f"{victim}-{call}")
+        done = launched(4, SAVE_AND_DIE, found[-1], victim, call)
         if done.returncode == 0:
-            return found
+            break
         assert "signal 9" in done.stdout + done.stderr, done.stderr
+    return found
 
 
 @pytest.mark.limit(600)
@@ -113,8 +119,8 @@ def test_a_rank_killed_anywhere_in_a_save_leaves_a_whole_state(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     steps = json.loads(done.stdout)
     found, others = steps[: len(of_leader)], steps[len(of_leader) :]
-    assert others == [1, 1, 1, 1, 2]  # it makes two files and takes their memory
+    assert others == ([1, 1, 1, 1, 2] if WHOLE else [1, 1, 2])  # it makes two files and takes their memory
     assert found == sorted(found)  # 1 until the commit, 2 from then on
-    assert found.count(1) > 5
-    assert found.count(2) > 4
+    assert found.count(1) > (5 if WHOLE else 2)
+    assert found.count(2) > (4 if WHOLE else 2)
     assert not list(tmp_path.glob("*/*/*"))
