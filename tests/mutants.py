@@ -7,8 +7,9 @@ drawn from each of five parts of the package. Each mutant meets the tests of `ma
 one part has its ring) that reach the changed statement, up to the first that fails; if none does, the same tests in the
 whole matrix, that of `make test-full`.
 
-Which tests reach a statement is found out first, in a run of them all under coverage. What coverage does not see runs
-in compiled code, while a module is imported, or nowhere: such mutants meet all tests.
+Which tests reach a statement is found out first, in a run of them all under coverage. Mutants in what coverage does
+not see, such as compiled code, and in what runs at import meet the tests that reach anything in their module, or all if
+none does.
 
 All of it happens in a clone of HEAD. The table is written after each mutant, and a second call goes on from there.
 A mutant that lives in the whole matrix needs a reason in `survivors.toml` beside the table; if it has none, or if only
@@ -102,11 +103,21 @@ def changed(node: ast.AST) -> ast.AST | None:
     return fault
 
 
-def sites(node: ast.AST, statement: ast.stmt | None = None) -> Iterator[tuple[ast.AST, ast.stmt]]:
-    """(node that can be changed, the statement it is in); none in what only readers and type checkers look at."""
+@dataclass(frozen=True)
+class Site:
+    """A node that can be changed, the statement it is in, and whether that runs when its module is imported."""
+
+    node: ast.AST
+    statement: ast.stmt
+    at_import: bool
+
+
+def sites(node: ast.AST, statement: ast.stmt | None = None, at_import: bool = True) -> Iterator[Site]:
+    """All in a syntax tree but those in what only readers and type checkers look at."""
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list"):
             continue
+        imported = at_import and not (name == "body" and isinstance(node, ast.FunctionDef))
         for child in value if isinstance(value, list) else [value]:
             if not isinstance(child, ast.AST) or isinstance(child, ast.JoinedStr):
                 continue
@@ -114,8 +125,8 @@ def sites(node: ast.AST, statement: ast.stmt | None = None) -> Iterator[tuple[as
                 continue
             around = child if isinstance(child, ast.stmt) else statement
             if changed(child):
-                yield child, around
-            yield from sites(child, around)
+                yield Site(child, around, imported)
+            yield from sites(child, around, imported)
 
 
 def with_fault(text: str, node: ast.AST) -> str:
@@ -149,6 +160,7 @@ class Mutant:
     last: int
     before: str
     after: str
+    at_import: bool
     reached_by: int = 0  # tests; 0 where coverage does not see
     killed_by: str = ""  # ring and test of `make test`
     killed_in_full: str = ""  # ring and test of the whole matrix
@@ -172,11 +184,11 @@ def drawn(root: Path, seed: int, each: int) -> list[tuple[Mutant, str]]:
     for part, patterns in PARTS.items():
         files = sorted({path for pattern in patterns for path in (root / "hpcdist").glob(pattern)})
         texts = {path: path.read_text() for path in files}
-        places = [(path, *site) for path in files for site in sites(ast.parse(texts[path]))]
-        for path, node, statement in chance.sample(places, each):
-            lines, words = head(statement), (_first_line(node), _first_line(changed(node)))
-            mutant = Mutant(part, str(path.relative_to(root)), lines[0], lines[-1], *words)
-            found.append((mutant, with_fault(texts[path], node)))
+        places = [(path, site) for path in files for site in sites(ast.parse(texts[path]))]
+        for path, site in chance.sample(places, each):
+            lines, words = head(site.statement), (_first_line(site.node), _first_line(changed(site.node)))
+            mutant = Mutant(part, str(path.relative_to(root)), lines[0], lines[-1], *words, site.at_import)
+            found.append((mutant, with_fault(texts[path], site.node)))
     return found
 
 
@@ -261,6 +273,7 @@ class Reach:
 
     def __init__(self, clone: Clone):
         self._tests: dict[tuple[tuple[str, ...], str, int], set[str]] = defaultdict(set)
+        self._of_module: dict[tuple[tuple[str, ...], str], set[str]] = defaultdict(set)
         for ring in MEASURED:
             measured = clone.folder / "reach" / ring.target
             if not measured.exists():
@@ -298,15 +311,26 @@ class Reach:
                     test = context.rpartition("|")[2].partition("[")[0].partition(" (")[0]
                     if "::" in test:
                         self._tests[ring.folders, place, line].add(test)
+                        self._of_module[ring.folders, place].add(test)
 
     def of(self, mutant: Mutant, folders: tuple[str, ...]) -> set[str]:
-        """Tests in these folders that reach the mutant's statement."""
+        """Tests in these folders that reach the mutant's statement; what runs at import says nothing of them."""
+        if mutant.at_import:
+            return set()
         lines = range(mutant.first, mutant.last + 1)
         return set().union(*(self._tests[folders, mutant.file, line] for line in lines))
 
     def everywhere(self, mutant: Mutant) -> set[str]:
         """Tests that reach the mutant's statement."""
         return set().union(*(self.of(mutant, ring.folders) for ring in MEASURED))
+
+    def chosen(self, mutant: Mutant, ring: Ring) -> list[str]:
+        """What a ring is to run for a mutant: tests, or the whole ring."""
+        if self.everywhere(mutant):
+            return sorted(self.of(mutant, ring.folders))
+        if any(self._of_module[each.folders, mutant.file] for each in MEASURED):
+            return sorted(self._of_module[ring.folders, mutant.file])
+        return list(ring.folders)
 
 
 def meet(mutant: Mutant, text: str, clone: Clone, reach: Reach, matrix: str) -> str:
@@ -315,10 +339,9 @@ def meet(mutant: Mutant, text: str, clone: Clone, reach: Reach, matrix: str) -> 
     sound = path.read_text()
     path.write_text(text)
     begun = time.monotonic()
-    seen = reach.everywhere(mutant)
     try:
         for ring in RINGS[matrix]:
-            tests = sorted(reach.of(mutant, ring.folders)) if seen else list(ring.folders)
+            tests = reach.chosen(mutant, ring)
             if tests and (test := clone.failure(ring, tests, matrix)):
                 return f"{ring.name}: {test}"
         return ""
@@ -349,7 +372,7 @@ def table(mutants: list[Mutant], reasons: dict[str, str], seed: int) -> str:
     for mutant in mutants:
         fate = mutant.killed_by or (mutant.killed_in_full and f"whole matrix alone: {mutant.killed_in_full}")
         before, after = (f"`{text.replace('|', chr(92) + '|')}`" for text in (mutant.before[:70], mutant.after[:70]))
-        reached = mutant.reached_by or "not seen"
+        reached = mutant.reached_by or "not seen by coverage"
         cells = (mutant.part, f"{mutant.file}:{mutant.first}", before, after, reached, fate or "**lives**")
         lines.append(f"| {' | '.join(map(str, cells))} | {mutant.seconds:.0f} |")
     lines += ["", "## Why those that live do no harm", ""]

@@ -7,6 +7,7 @@ from pathlib import Path
 import guarded
 import numpy as np
 import pytest
+import sweep_cases
 from mpi4py import MPI
 
 import hpcdist
@@ -22,7 +23,6 @@ from hpcdist.sweep.device.measurement import Measurement
 from hpcdist.sweep.device.options import LEAST, Settings
 from hpcdist.sweep.device.record import Report
 from hpcdist.sweep.measure import Bench, Effort, Point
-from hpcdist.sweep.options import Options
 from hpcdist.sweep.record import LIBRARY
 from hpcdist.sweep.run import Sweep
 
@@ -51,34 +51,8 @@ def folder(tmp_path):
 
 def options(**changes):
     """The options of a sweep of a few milliseconds."""
-    return Options(
-        **{
-            "algorithms": ("ring", SHARED),
-            "library": True,
-            "min_bytes": 8,
-            "max_bytes": 128,
-            "step_factor": 4,
-            "dtype": ("float32",),
-            "op": ("sum",),
-            "segment_bytes": (),
-            "timing": "pipelined",
-            "time_limit": 0.001,
-            "samples": 3,
-            "iterations": 2,
-            "warmup": 1,
-            "check": True,
-            "seed": 0,
-            "format": "wide",
-            "json": None,
-            "csv": None,
-            "figure": None,
-            "tune": None,
-            "explain": False,
-            "device": "simulated",
-            "path": ALL_PATHS,
-            **changes,
-        }
-    )
+    usual = {"algorithms": ("ring", SHARED), "format": "wide", "device": "simulated", "path": ALL_PATHS}
+    return sweep_cases.options(**{**usual, **changes})
 
 
 def bench(names, count=10, dtype=FLOAT32, op="sum", asked=ALL_PATHS, **more):

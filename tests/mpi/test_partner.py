@@ -23,7 +23,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcdist.checkpoint import layout
-from hpcdist.checkpoint.partner import PartnerCopies, Recovery, contents, copies, exchange, key_of, memory, recovery
+from hpcdist.checkpoint.partner import PartnerCopies, Recovery, contents, copies, exchange, memory, recovery
 from hpcdist.checkpoint.partner.placement import members, partners
 from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.transport.together import on_root
@@ -285,15 +285,6 @@ def test_what_is_missing_is_said_when_two_nodes_are_lost(shared: Path, name: str
         assert all(f"share-{rank:04d}-of-{SIZE:04d}, which rank" in notes[0] for rank in gone[:4])
         fatal += bool(gone)
     assert fatal == (len(nodes) // 2 if len(nodes) % 2 == 0 else len(nodes))
-
-
-@pytest.mark.parametrize("topology", [[0, 1, 2, 3], [0, 0, 1, 1, 2], [0, 0, 0, 1], [5, 3, 5, 3], [0, 1, 1, 1, 1, 2, 2]])
-def test_partners_are_on_other_nodes(topology: list[int]) -> None:
-    found = partners(topology)
-    assert all(topology[found[rank]] != topology[rank] for rank in range(len(topology)))
-    for node in set(topology):  # and share the load
-        load = Counter(found[rank] for rank in range(len(topology)) if topology[found[rank]] == node)
-        assert max(load.values()) - min(load.get(r, 0) for r in range(len(topology)) if topology[r] == node) <= 1
 
 
 # --- damage ---
@@ -675,13 +666,6 @@ def test_nothing_is_left_of_a_run_that_is_forgotten(shared: Path) -> None:
     assert recovered(started) == 1
     started.close()
     other.close()
-
-
-def test_keys_tell_directories_and_histories_apart(tmp_path: Path) -> None:
-    keys = [key_of(tmp_path / "a b"), key_of(tmp_path / "a-b"), key_of(tmp_path / "a b", "second")]
-    assert len(set(keys)) == 3
-    assert all(memory.KEY.fullmatch(key) for key in [*keys, key_of(Path("/"))])
-    assert key_of(tmp_path / "x" / ".." / "a b") == keys[0]
 
 
 def test_the_manifest_says_who_keeps_what(shared: Path) -> None:

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import signal
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,17 +11,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from mpi4py import MPI
+from sweep_cases import options
 
-from hpcdist import cost
-from hpcdist.algorithms import ALLREDUCE, SHARED
+from hpcdist.algorithms import ALLREDUCE
 from hpcdist.errors import AgreedError
 from hpcdist.kernels.reduce import DTYPES, OPS
 from hpcdist.selection import Selection
-from hpcdist.sweep import inputs, measure, memory, model, record
+from hpcdist.sweep import inputs, measure, model, record
 from hpcdist.sweep.command import sweep
 from hpcdist.sweep.interrupt import Interrupt
 from hpcdist.sweep.measure import Bench, Effort, Point
-from hpcdist.sweep.options import Options
 from hpcdist.sweep.record import LIBRARY
 from hpcdist.sweep.run import Sweep
 from hpcdist.transport.control import Control
@@ -36,36 +34,6 @@ WORLD = MPI.COMM_WORLD
 def folder(tmp_path):
     """One folder for all ranks."""
     return Path(WORLD.bcast(str(tmp_path)))
-
-
-def options(**changes):
-    """The options of a sweep of a few milliseconds."""
-    return Options(
-        **{
-            "algorithms": ("ring", "recursive_doubling"),
-            "library": True,
-            "min_bytes": 8,
-            "max_bytes": 128,
-            "step_factor": 4,
-            "dtype": ("float32",),
-            "op": ("sum",),
-            "segment_bytes": (),
-            "timing": "pipelined",
-            "time_limit": 0.001,
-            "samples": 3,
-            "iterations": 2,
-            "warmup": 1,
-            "check": True,
-            "seed": 0,
-            "format": "nccl",
-            "json": None,
-            "csv": None,
-            "figure": None,
-            "tune": None,
-            "explain": False,
-            **changes,
-        }
-    )
 
 
 @pytest.mark.paired(times=2)
@@ -137,26 +105,6 @@ def test_each_rank_counts():
     bench.check()
     assert case.bad.wrong == 10 * WORLD.size
     assert case.bad.rank == 0
-
-
-@pytest.mark.parametrize(
-    ("effort", "operation", "shares"),
-    [
-        (Effort(samples=20, iterations=20, seconds=0.1), 1e-6, (20, 20)),
-        (Effort(samples=20, iterations=20, seconds=0.1), 1e-3, (20, 5)),
-        (Effort(samples=20, iterations=20, seconds=0.1), 0.01, (10, 1)),
-        (Effort(samples=20, iterations=20, seconds=0.1), 10, (3, 1)),
-        (Effort(samples=2, iterations=1, seconds=0.1), 10, (2, 1)),
-        (Effort(samples=20, iterations=20, seconds=0.2, least=0.08), 4e-3, (3, 20)),
-        (Effort(samples=20, iterations=20, seconds=0.2, least=0.08), 0.01, (3, 8)),
-        (Effort(samples=20, iterations=20, seconds=0.2, least=0.08), 1e-4, (3, 800)),
-        (Effort(samples=20, iterations=1, seconds=0.2, least=0.08), 4e-3, (3, 20)),
-        (Effort(samples=2, iterations=20, seconds=0.2, least=0.08), 4e-3, (2, 20)),
-        (Effort("barrier", samples=20, iterations=20, seconds=0.1), 1e-3, (100, 1)),
-    ],
-)
-def test_the_effort_is_bounded(effort, operation, shares):
-    assert effort.divide(operation) == shares
 
 
 @pytest.mark.every_size
@@ -328,16 +276,6 @@ def test_what_no_memory_holds_is_refused_on_all_ranks_before_it_begins():
         Sweep(WORLD, options(max_bytes=100 << 40)).run()
 
 
-@pytest.mark.parametrize("size", [1, 2, 4])
-def test_the_memory_needed_is_that_of_buffers_and_inboxes(size):
-    asked = options(algorithms=("recursive_doubling",), max_bytes=1 << 20, check=False)
-    buffers, inboxes = memory.needed(0, (0,) * size, asked)
-    assert buffers == 2 << 20
-    assert inboxes == {1: 0, 2: 2 << 20, 4: 4 << 20}[size]
-    several = replace(asked, segment_bytes=(4096, 65536))
-    assert memory.needed(0, (0,) * size, several) == (buffers, 2 * inboxes)
-
-
 def test_half_types_are_measured_without_the_library(capsys, folder):
     Sweep(WORLD, options(dtype=("bfloat16",), json=folder / "s.json")).run()
     WORLD.Barrier()
@@ -416,82 +354,3 @@ def test_the_second_signal_acts_as_it_always_did():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert interrupt.exit_code == 130
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--algorithms", "ring,rign"], "'rign'; choose from"),
-        (["--dtype", "half"], "'half'; choose from"),
-        (["--op", "mean"], "'mean'; choose from"),
-        (["--max-bytes", "4MB"], "write 4MiB"),
-        (["--min-bytes", "16", "--max-bytes", "8"], "--min-bytes must be"),
-        (["--min-bytes", "0"], "--min-bytes must be"),
-        (["--step-factor", "1"], "--step-factor"),
-        (["--segment-bytes", "64KiB,1MB"], "write 1MiB"),
-        (["--time-limit", "nan"], "nan is no number of seconds"),
-        (["--time-limit", "inf"], "inf is no number of seconds"),
-        (["--no-library", "--algorithms", LIBRARY], "nothing is left to measure"),
-        (["--algorithms", LIBRARY, "--dtype", "bfloat16"], "nothing is left to measure"),
-        (["--library-algorithms", "--no-library", "--algorithms", LIBRARY, "--dtype", "float16"], "nothing is left"),
-        (["--path", "direct"], "--path is for device buffers: add --device cuda"),
-        (["--device", "cuda", "--path", "stage"], "'stage'; choose from auto, staged, aware, direct"),
-        (["--device", "tpu"], "--device"),
-        (["--device", "cuda", "--library-algorithms"], "--library-algorithms is for host buffers"),
-        (["--json", "a", "--tune", "./a"], "a is named for two outputs"),
-        (["--figure", "a", "--csv", "a.svg"], "a.svg is named for two outputs"),
-    ],
-)
-def test_bad_arguments_exit_with_2_and_say_what_is_allowed(arguments, message):
-    result = CliRunner().invoke(sweep, arguments)
-    assert result.exit_code == 2
-    assert message in result.output
-
-
-def test_hierarchical_is_left_out_where_it_is_another_algorithm_unless_it_is_asked_for():
-    every = options(algorithms=(*ALLREDUCE, SHARED))
-    one_node, one_rank_each, two_nodes = (0, 0, 0, 0), (0, 1, 2, 3), (0, 0, 1, 1)
-    assert every.sensible(two_nodes) == every
-    for topology in one_node, one_rank_each:
-        assert set(every.sensible(topology).algorithms) == {*ALLREDUCE, SHARED} - {"hierarchical"}
-    asked = options(algorithms=("ring", "hierarchical"))
-    assert asked.sensible(one_node) == asked
-
-
-class Bucket:
-    """Messages over a link that has saved up a burst, in place of real ones."""
-
-    alpha, beta = 1e-4, 8e-9
-
-    def __init__(self, burst, burst_beta, nbytes):
-        self.burst, self.burst_beta, self.nbytes = burst, burst_beta, nbytes
-
-    def seconds(self):
-        fast = min(self.nbytes, self.burst / (1 - self.burst_beta / self.beta))
-        return self.alpha + fast * self.burst_beta + (self.nbytes - fast) * self.beta
-
-    def free(self):
-        pass
-
-
-@pytest.mark.parametrize("burst_beta", [0.0, 1e-9, 3e-9])
-@pytest.mark.parametrize("burst", [1e5, 1 << 18, 5e5])
-def test_bursts_are_found(monkeypatch, burst, burst_beta):
-    monkeypatch.setattr(model, "_passing_on", lambda comm, steps, nbytes: Bucket(burst, burst_beta, nbytes))
-    monkeypatch.setattr(model, "_batch", lambda comm, messages, calls: messages.seconds())
-    assert model._burst(WORLD, Bucket.alpha, Bucket.beta) == pytest.approx((burst, burst_beta))
-
-
-@pytest.mark.parametrize(("burst", "burst_beta"), [(0, 0), (1e4, 1e-9), (1 << 20, 5e-9)])
-def test_links_without_a_burst_to_speak_of_have_none(monkeypatch, burst, burst_beta):
-    monkeypatch.setattr(model, "_passing_on", lambda comm, steps, nbytes: Bucket(burst, burst_beta, nbytes))
-    monkeypatch.setattr(model, "_batch", lambda comm, messages, calls: messages.seconds())
-    assert model._burst(WORLD, Bucket.alpha, Bucket.beta) == (0, 0)
-
-
-def test_samples_outlast_bursts_only_where_bytes_cost_twice_what_messages_do():
-    model = replace(cost.DEFAULT, alpha=1e-4, beta=4e-8, burst=1e5)
-    least = {nbytes: Effort(seconds=0.3).beyond_bursts(nbytes, model) for nbytes in (8, 5000, 5001, 1 << 20)}
-    assert {effort.seconds for effort in least.values()} == {0.3}
-    long = pytest.approx(0.032)
-    assert {nbytes: effort.least for nbytes, effort in least.items()} == {8: 0, 5000: 0, 5001: long, 1 << 20: long}

@@ -9,8 +9,6 @@ from hpcdist.choosing import LARGEST_AT_ONCE, LARGEST_MESSAGE, SEGMENTS, _segmen
 from hpcdist.device.paths import AWARE, DIRECT, HOST, STAGED
 from hpcdist.transport.mpi import transport_of
 
-pytestmark = pytest.mark.mpi
-
 KIB, MIB = 1 << 10, 1 << 20
 ONE, TWO = (0, 0, 0), (0, 0, 1)
 
