@@ -358,22 +358,24 @@ def table(mutants: list[Mutant], reasons: dict[str, str], seed: int) -> str:
     killed = sum(bool(mutant.killed_by) for mutant in mutants)
     only_full = sum(bool(mutant.killed_in_full) for mutant in mutants)
     alive = [mutant for mutant in mutants if mutant.met == "full" and not mutant.killed_in_full]
+    open_ = len(mutants) - killed - only_full - len(alive)
     minutes = sum(mutant.seconds for mutant in mutants) / 60
     lines = [
         "# Mutants",
         "",
         f"Made by `make mutants` with seed {seed}, in {minutes:.0f} minutes; to find out which test reaches what comes "
         f"before. Of {len(mutants)} mutants `make test` kills {killed}, the whole matrix alone {only_full}; "
-        f"{len(alive)} live.",
+        f"{len(alive)} live" + (f"; {open_} have not met all tests yet." if open_ else "."),
         "",
         "| part | place | before | after | tests that reach it | killed by | s |",
         "|---|---|---|---|---|---|---|",
     ]
     for mutant in mutants:
         fate = mutant.killed_by or (mutant.killed_in_full and f"whole matrix alone: {mutant.killed_in_full}")
+        fate = fate or {"": "not met yet", "test": "lives in `make test`", "full": "**lives**"}[mutant.met]
         before, after = (f"`{text.replace('|', chr(92) + '|')}`" for text in (mutant.before[:70], mutant.after[:70]))
         reached = mutant.reached_by or "not seen by coverage"
-        cells = (mutant.part, f"{mutant.file}:{mutant.first}", before, after, reached, fate or "**lives**")
+        cells = (mutant.part, f"{mutant.file}:{mutant.first}", before, after, reached, fate)
         lines.append(f"| {' | '.join(map(str, cells))} | {mutant.seconds:.0f} |")
     lines += ["", "## Why those that live do no harm", ""]
     lines += [f"- `{mutant.name}`: {reasons.get(mutant.name, '**no reason is given**')}" for mutant in alive]

@@ -49,6 +49,16 @@ def test_a_plan_knows_its_algorithm_segment_topology_and_reason(comm):
     assert plan.schedule.size == SIZE
 
 
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("nbytes", [1, 8, 15])
+def test_a_segment_has_one_element_at_least_and_no_more_than_it_may(comm, nbytes):
+    buffer = np.full(50, RANK + 1)
+    plan = hpcdist.plan(comm, buffer, algorithm="ring", segment_nbytes=nbytes)
+    assert {operation.count for operation in plan.collective.program.operations} == {1}
+    plan()
+    assert (buffer == SIZE * (SIZE + 1) // 2).all()
+
+
 @pytest.mark.every_size
 def test_auto_is_the_same_algorithm_on_all_ranks_and_says_why(comm):
     several = [rank % 2 for rank in range(SIZE)]  # on one node they would be passed through shared memory

@@ -52,5 +52,9 @@ def test_what_is_asked_for_is_for_the_network_where_there_is_one(asked, expected
     assert chosen(ONE, asked=asked) == (expected[0],) * 2
 
 
+def test_the_defaults_are_those_that_the_readme_states():
+    assert SEGMENTS == {HOST: 4 * MIB, STAGED: MIB, AWARE: 4 * MIB, DIRECT: 16 * MIB}
+
+
 def test_ranks_of_one_host_send_nothing_over_tcp():
     assert transport_of(MPI.COMM_WORLD).sent_at_once is None
