@@ -3,8 +3,7 @@
 The limit is HPCDIST_TEST_TIMEOUT seconds (default 120), or a test's own: `@pytest.mark.limit(300)`. When it is up, the
 stacks of all threads are printed and the process ends; under a launcher that ends all ranks.
 
-Launchers that tests kill leave their folders in a TMPDIR that is removed at the end. Open MPI's component for fabrics,
-for which MPI_Init sleeps a second where there is none, is left out as `hpcdist run` does.
+Launchers that tests kill leave their folders in a TMPDIR that is removed at the end.
 """
 
 import faulthandler
@@ -26,7 +25,6 @@ FOLDER = pytest.StashKey[str]()
 def pytest_configure(config):
     config.addinivalue_line("markers", "limit(seconds): how long the test may take; 0 for as long as it likes")
     config.stash[TERMINAL] = os.dup(2)  # while a test runs, file descriptor 2 belongs to pytest's capture
-    os.environ.setdefault("OMPI_MCA_btl", "^ofi")
     config.stash[FOLDER] = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="hpcdist-")
 
 
