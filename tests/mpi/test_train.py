@@ -254,7 +254,6 @@ def test_a_run_gives_its_shared_memory_back(data: Dataset) -> None:
 
 
 def test_stop_asked_of_one_rank_stops_all_with_a_checkpoint(whole: list[Row], shared: Path) -> None:
-
     class Asked:
         requested = COMM.rank == COMM.size - 1
 
