@@ -81,8 +81,9 @@ MATRIX ?=
 TESTS  ?=
 export HPCDIST_TEST_MATRIX := $(MATRIX)
 WHOLE_ON := $(if $(filter full,$(MATRIX)),$(SIZES),3)
-on_ranks = timeout -k 10 900 $(HPCDIST) run -n $$n -- python -m pytest -q --color=no -p no:cacheprovider --with-mpi \
-    $$(echo " $(WHOLE_ON) " | grep -q " $$n " || echo -m every_size) $(or $(TESTS),$(1))
+on_ranks = HPCDIST_TEST_MATRIX=$$(echo " $(WHOLE_ON) " | grep -q " $$n " && echo $(MATRIX) || echo every_size) \
+    timeout -k 10 900 $(HPCDIST) run -n $$n -- python -m pytest -q --color=no -p no:cacheprovider --with-mpi \
+    $(or $(TESTS),$(1))
 
 RINGS := checks test-local test-mpi test-device
 test: $(STAMP)

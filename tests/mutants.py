@@ -8,10 +8,11 @@ one part has its ring) that reach the changed statement, up to the first that fa
 whole matrix, that of `make test-full`.
 
 Which tests reach a statement is found out first, in a run of them all under coverage. Mutants in what coverage does
-not see, such as compiled code, and in what runs at import meet the tests that reach anything in their module, or all if
-none does.
+not see, such as compiled code, meet the tests that reach anything in their module, or all if none does. Mutants in what
+runs at import meet all: a test need not run a line of a module to look at its constants.
 
-All of it happens in a clone of HEAD. The table is written after each mutant, and a second call goes on from there.
+All of it happens in a clone of HEAD, one for each commit. The table is written after each mutant, and a second call goes
+on from there.
 A mutant that lives in the whole matrix needs a reason in `survivors.toml` beside the table; if it has none, or if only
 the whole matrix has killed a mutant, the exit code is 1.
 """
@@ -232,10 +233,12 @@ class Clone:
     """A copy of HEAD, with an environment of its own, in which tests can be run."""
 
     def __init__(self, folder: Path):
-        self.folder, self.root = folder, folder / "clone"
+        here = Path(__file__).parents[1]
+        head = subprocess.check_output(["git", "-C", str(here), "rev-parse", "--short", "HEAD"], text=True).strip()
+        self.folder, self.root = folder / head, folder / head / "clone"
         if not self.root.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["git", "clone", "--quiet", str(Path(__file__).parents[1]), str(self.root)], check=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["git", "clone", "--quiet", str(here), str(self.root)], check=True)
             self.make("test-environment", "parallel-hdf5")
 
     def make(self, *arguments: str, **variables: str) -> tuple[int, str]:
@@ -328,7 +331,7 @@ class Reach:
         """What a ring is to run for a mutant: tests, or the whole ring."""
         if self.everywhere(mutant):
             return sorted(self.of(mutant, ring.folders))
-        if any(self._of_module[each.folders, mutant.file] for each in MEASURED):
+        if not mutant.at_import and any(self._of_module[each.folders, mutant.file] for each in MEASURED):
             return sorted(self._of_module[ring.folders, mutant.file])
         return list(ring.folders)
 

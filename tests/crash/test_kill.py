@@ -114,7 +114,10 @@ def test_a_signal_at_any_time_since_the_start_is_heard_and_breaks_nothing(
 
 
 @pytest.mark.limit(0)  # each wait has a limit of its own
-def test_a_killed_run_resumes_from_its_newest_checkpoint_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_from_its_newest_checkpoint_as_if_nothing_had_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SWITCH, "0")
     memory = tmp_path / "memory"
     memory.mkdir()
     report = Report([], "", {"trials": TRIALS, "seed": 0, "ranks": RANKS, "writers": RANKS, "every": job.EVERY})

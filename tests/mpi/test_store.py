@@ -141,14 +141,15 @@ def test_saved_on_all_and_restored_on_fewer_and_the_other_way_round(
     shared: Path, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
     monkeypatch.setattr(part.layout, "PIECE", piece)
-    for size in range(1, COMM.size + 1):
+    sizes = sorted({1, 2, COMM.size - 1, COMM.size} & set(range(1, COMM.size + 1)))
+    for size in sizes:
         some = COMM.Split(int(COMM.rank < size))
         if COMM.rank < size:
             with Store(some, shared / str(size), writers=size) as store:
                 store.save(size, arrays(size), {})
         some.Free()
     COMM.Barrier()
-    for size in range(1, COMM.size + 1):
+    for size in sizes:
         path = committed(shared / str(size))[0]
         some = COMM.Split(int(COMM.rank < size))
         for comm in (COMM, some):

@@ -147,7 +147,9 @@ def test_resuming_goes_on_bit_for_bit(shared: Path) -> None:
 def test_resuming_on_another_number_of_ranks(shared: Path) -> None:
     before = train(shared / "before", checkpoint_every=10, keep=99)
     path = shared / "before" / "checkpoints" / "step-00000010"
-    after = train(shared / f"alone-{COMM.rank}", MPI.COMM_SELF, resume=str(path))
+    if COMM.rank:
+        return
+    after = train(shared / "alone", MPI.COMM_SELF, resume=str(path))
     assert [row.step for row in after] == list(range(11, 31))
     assert [row.loss for row in after] == pytest.approx([row.loss for row in before[10:]], rel=2e-5)
 

@@ -1,6 +1,7 @@
 """A device of kernels that is this machine's processor: the same .cu sources, compiled by g++ with cuda_on_host.h."""
 
 import ctypes
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -44,7 +45,7 @@ class Host:
     """Runs kernels on NumPy arrays; `seed` is the order in which blocks and threads take turns."""
 
     def __init__(self, folder, kernels, sources=FOLDER):
-        """`kernels` names the kernels of each file in `sources`; what is compiled is put into `folder`."""
+        """`kernels` names the kernels of each file in `sources`; what is compiled stays in `folder`, for others, too."""
         self.folder, self.kernels, self.sources, self.seed = Path(folder), kernels, Path(sources), 0
         self._libraries = {}
 
@@ -81,12 +82,15 @@ class Host:
 
     def compiled(self, source):
         """The kernels of a source as a shared library, each with a launcher."""
-        unit, library = self.folder / f"{source}.cpp", self.folder / f"{source}.so"
+        library = self.folder / f"{source}.so"
+        if library.exists():
+            return library
+        unit, made = (self.folder / f"{source}.{os.getpid()}.{kind}" for kind in ("cpp", "so"))
         launchers = "".join(f"LAUNCHER({kernel})\n" for kernel in self.kernels[source])
         header = Path(__file__).with_suffix(".h")
         unit.write_text(f'#include "{header}"\n#include "{self.sources / source}.cu"\n{launchers}')
-        command = [COMPILER, *FLAGS, f"-I{FOLDER}", f"-DNEW_NAN_SIGN={new_nan_sign()}u", unit, "-o", library]
+        command = [COMPILER, *FLAGS, f"-I{FOLDER}", f"-DNEW_NAN_SIGN={new_nan_sign()}u", unit, "-o", made]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"g++ does not compile {source}.cu: {done.stderr}")
-        return library
+        return made.rename(library)

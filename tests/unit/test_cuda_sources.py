@@ -1,6 +1,7 @@
 """The CUDA kernels without a GPU: the same sources, compiled for this processor and run beside their NumPy twins."""
 
 import importlib.util
+import os
 import platform
 import re
 import shutil
@@ -29,7 +30,10 @@ needs_nvcc = pytest.mark.skipif(NVCC is None, reason="no nvcc here; `make check-
 
 @pytest.fixture(scope="session")
 def on(tmp_path_factory):
-    return Host(tmp_path_factory.mktemp("kernels"), KERNELS)
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "kernels"
+    folder.mkdir(exist_ok=True)
+    return Host(folder, KERNELS)
 
 
 @pytest.mark.paired

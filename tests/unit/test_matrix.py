@@ -13,10 +13,10 @@ class Case:
 
     def __init__(self, nodeid, params, **paired):
         self.nodeid, self.callspec = nodeid, SimpleNamespace(params=params)
-        self.paired = SimpleNamespace(kwargs=paired)
+        self.markers = {"paired": SimpleNamespace(kwargs=paired)}
 
     def get_closest_marker(self, name):
-        return self.paired if name == "paired" else None
+        return self.markers.get(name)
 
 
 def cases(name, lengths, **paired):
@@ -24,8 +24,9 @@ def cases(name, lengths, **paired):
     return [Case(f"{name}[{params}]", dict(enumerate(params)), **paired) for params in product(*axes)]
 
 
-def selected(items, monkeypatch, whole=False):
-    monkeypatch.setattr(matrix, "WHOLE", whole)
+def selected(items, monkeypatch, name=""):
+    monkeypatch.setattr(matrix, "WHOLE", name == "full")
+    monkeypatch.setattr(matrix, "SELECTED", name == "every_size")
     dropped = []
     hook = SimpleNamespace(pytest_deselected=lambda items: dropped.extend(items))
     left = list(items)
@@ -55,4 +56,11 @@ def test_each_test_has_pairs_of_its_own_and_their_order_stays(monkeypatch):
 
 def test_the_whole_matrix_has_all(monkeypatch):
     items = cases("test", (6, 5))
-    assert selected(items, monkeypatch, whole=True) == items
+    assert selected(items, monkeypatch, "full") == items
+
+
+def test_where_only_what_depends_on_the_number_of_ranks_is_run_it_is_paired(monkeypatch):
+    one, other = cases("one", (3, 2)), cases("other", (2, 2))
+    for case in other:
+        case.markers["every_size"] = SimpleNamespace(args=())
+    assert selected([*one, *other], monkeypatch, "every_size") == selected(other, monkeypatch)
