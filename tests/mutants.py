@@ -11,8 +11,8 @@ Which tests reach a statement is found out first, in a run of them all under cov
 not see, such as compiled code, meet the tests that reach anything in their module, or all if none does. Mutants in what
 runs at import meet all: a test need not run a line of a module to look at its constants.
 
-All of it happens in a clone of HEAD, one for each commit. The table is written after each mutant, and a second call goes
-on from there.
+All of it happens in a clone of HEAD, one for each commit. The table is written after each mutant, and a second call
+goes on from there.
 A mutant that lives in the whole matrix needs a reason in `survivors.toml` beside the table; if it has none, or if only
 the whole matrix has killed a mutant, the exit code is 1.
 """
