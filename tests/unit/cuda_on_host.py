@@ -45,7 +45,7 @@ class Host:
     """Runs kernels on NumPy arrays; `seed` is the order in which blocks and threads take turns."""
 
     def __init__(self, folder, kernels, sources=FOLDER):
-        """`kernels` names the kernels of each file in `sources`; what is compiled stays in `folder`, also for others."""
+        """`kernels` names the kernels of each file in `sources`; what is compiled stays in `folder`, for others too."""
         self.folder, self.kernels, self.sources, self.seed = Path(folder), kernels, Path(sources), 0
         self._libraries = {}
 
