@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -112,6 +113,13 @@ def test_losses_are_those_of_one_rank_to_rounding(shared: Path, algorithm: str, 
         assert (a.step, a.learning_rate) == (b.step, b.learning_rate)
         assert a.loss == pytest.approx(b.loss, rel=2e-5)
     assert together[-1].test_loss == pytest.approx(alone[-1].test_loss, rel=2e-5)
+
+
+def test_only_rank_0_reports_and_only_where_it_was_told_to(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = io.StringIO()
+    train(shared, console=Console(file=said), epochs=1)
+    assert capsys.readouterr() == ("", "")
+    assert ("test accuracy" in said.getvalue()) == (COMM.rank == 0)
 
 
 def test_the_same_run_gives_the_same_bits(shared: Path) -> None:
