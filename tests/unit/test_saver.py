@@ -32,11 +32,13 @@ def run_whose_saves_take(seconds, clock):
     def save(step, arrays, facts):
         clock.now += seconds
 
+    waits = []
     config = SimpleNamespace(checkpoint_every=0, checkpoint_budget=0.5, checkpoint_mtbf=0.0)
     trainer = SimpleNamespace(
         config=config, done=0, comm=MPI.COMM_SELF, arrays=dict, facts=dict, check_parameters=lambda: None
     )
-    return SimpleNamespace(trainer=trainer, store=SimpleNamespace(save=save, last=None), copies=None)
+    store = SimpleNamespace(save=save, last=None, wait=lambda: waits.append(trainer.done), waits=waits)
+    return SimpleNamespace(trainer=trainer, store=store, copies=None)
 
 
 def test_what_a_save_took_is_not_counted_as_time_of_the_next_steps(clock, monkeypatch):
@@ -61,3 +63,12 @@ def test_the_next_save_comes_when_the_budget_allows_it(clock):
             saves.save()
             saved.append(step)
     assert saved == [FIRST, FIRST + 100]  # of two seconds each, half of which is 100 s
+
+
+def test_only_the_last_save_waits_for_the_one_before(clock):
+    run = run_whose_saves_take(1.0, clock)
+    saves = saver.Saver(run, None)
+    for run.trainer.done, options in ((1, {}), (2, {}), (3, {"last": True})):
+        clock.now += 2.0
+        saves.save(**options)
+    assert run.store.waits == [3]
