@@ -115,6 +115,10 @@ def test_losses_are_those_of_one_rank_to_rounding(shared: Path, algorithm: str, 
     assert together[-1].test_loss == pytest.approx(alone[-1].test_loss, rel=2e-5)
 
 
+def test_the_test_set_is_met_at_the_end_of_each_epoch(whole: list[Row]) -> None:
+    assert [(row.epoch, row.step) for row in whole if row.test_loss is not None] == [(1, 15), (2, 30)]
+
+
 def test_only_rank_0_reports_and_only_where_it_was_told_to(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = io.StringIO()
     train(shared, console=Console(file=said), epochs=1)
