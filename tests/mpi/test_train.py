@@ -115,8 +115,13 @@ def test_losses_are_those_of_one_rank_to_rounding(shared: Path, algorithm: str, 
     assert together[-1].test_loss == pytest.approx(alone[-1].test_loss, rel=2e-5)
 
 
-def test_the_test_set_is_met_at_the_end_of_each_epoch(whole: list[Row]) -> None:
-    assert [(row.epoch, row.step) for row in whole if row.test_loss is not None] == [(1, 15), (2, 30)]
+def test_the_test_set_is_met_at_the_end_of_each_epoch(shared: Path) -> None:
+    met = [row for row in train(shared) if row.test_loss is not None]
+    assert [(row.epoch, row.step) for row in met] == [(1, 15), (2, 30)]
+    summary = json.loads((shared / "summary.json").read_text())
+    assert met[-1].test_loss == pytest.approx(summary["test_loss"])
+    assert met[-1].test_accuracy == pytest.approx(summary["test_accuracy"])
+    assert met[-1].test_loss != pytest.approx(met[-1].test_accuracy)
 
 
 def test_only_rank_0_reports_and_only_where_it_was_told_to(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
