@@ -5,6 +5,7 @@ HPCDIST_SERIAL_PYTHON: a Python whose h5py has no MPI, which must be able to rea
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -193,6 +194,25 @@ def test_without_room_for_the_file_all_ranks_raise_and_nothing_is_left(tmp_path)
     assert output.count("raised") == 3
     assert output.count("there is no room for") == 3
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000001"]
+
+
+DURABLE = """
+import sys
+from save import save
+from hpcdist.checkpoint import collective
+fsync = collective.fsync
+def noted(path):
+    fsync(path)
+    print("durable", path, flush=True)
+collective.fsync = noted
+save(*sys.argv[1:])
+"""
+
+
+def test_every_rank_makes_durable_what_mpi_may_have_given_it_to_write(tmp_path):
+    code, output = job(3, "-c", DURABLE, tmp_path, 2, "collective")
+    assert code == 0, output
+    assert len(re.findall(rf"^durable \S*/{STATE}$", output, re.MULTILINE)) == 3
 
 
 # What a rank meets in its second transfer, while the others are in theirs: a limit stands for a disk that fails.
