@@ -124,15 +124,15 @@ def test_direct_and_aware_are_refused_for_memory_that_cannot_be_opened(memory):
 
 
 @pytest.mark.every_size
-def test_aware_is_refused_where_it_is_not_known_that_mpi_takes_device_memory(memory, unknown, monkeypatch):
+def test_aware_is_refused_where_it_is_not_known_that_mpi_takes_device_memory(comm, memory, unknown, monkeypatch):
     buffer = memory.zeros(12)
-    assert_same_error(lambda: hpcdist.plan(COMM, buffer, path=AWARE), "it is not known that", "hpcdist doctor")
+    assert_same_error(lambda: hpcdist.plan(comm, buffer, path=AWARE), "it is not known that", "hpcdist doctor")
     monkeypatch.setenv(paths.ENVIRONMENT, AWARE)
-    assert_same_error(lambda: hpcdist.allreduce(COMM, buffer), "it is not known that", "hpcdist doctor")
+    assert_same_error(lambda: hpcdist.allreduce(comm, buffer), "it is not known that", "hpcdist doctor")
     monkeypatch.setenv(awareness.ENVIRONMENT, "0")
-    assert_same_error(lambda: hpcdist.plan(COMM, buffer, path=AWARE), "HPCDIST_CUDA_AWARE=0")
+    assert_same_error(lambda: hpcdist.plan(comm, buffer, path=AWARE), "HPCDIST_CUDA_AWARE=0")
     monkeypatch.setenv(awareness.ENVIRONMENT, "yes")
-    assert_same_error(lambda: hpcdist.plan(COMM, buffer), "HPCDIST_CUDA_AWARE must be 0 or 1, not 'yes'")
+    assert_same_error(lambda: hpcdist.plan(comm, buffer), "HPCDIST_CUDA_AWARE must be 0 or 1, not 'yes'")
 
 
 @pytest.mark.every_size
