@@ -117,7 +117,7 @@ checks: $(STAMP)
 	$(MAKE) --no-print-directory --jobs=3 --output-sync lint check-kernels compiled-code
 
 compiled-code: $(STAMP)
-	$(BIN)/python -c "import hpcdist.compiled, hpcdist.transport.flags, hpcdist.transport.bounce"
+	$(BIN)/python -c "import hpcdist.executor.compiled, hpcdist.transport.barrier_flags, hpcdist.executor.intranode.bounce_kernel"
 
 # Unit tests, and jobs that tests start, kill and restart themselves; three for two cores, as jobs wait now and then.
 WORKERS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
@@ -239,7 +239,7 @@ bench-overlap: $(STAMP)
 	    $(HPCDIST) cluster run --name overlap -n $$n -- python -m hpcdist.bench.overlap \
 	        --out results/overlap/200mbit-$$n; done
 
-AWKWARD = python -m hpcdist.sweep.awkward --seconds 1 --sizes 1KiB,64KiB,1MiB,4MiB,16MiB
+AWKWARD = python -m hpcdist.bench.awkward --seconds 1 --sizes 1KiB,64KiB,1MiB,4MiB,16MiB
 bench-awkward: $(STAMP)
 	$(call debian,tc,iproute2)
 	$(HPCDIST) cluster up --name awkward --hosts 12 --rate 200mbit
@@ -248,13 +248,13 @@ bench-awkward: $(STAMP)
 	$(HPCDIST) cluster up --name racks --hosts 12 --rate 200mbit --racks 2 --rack-rate 100mbit
 	trap '$(HPCDIST) cluster down --name racks' EXIT; \
 	    $(HPCDIST) cluster run --name racks -n 12 -- $(AWKWARD) --racks 2 --out results/awkward/racks-12.json
-	$(BIN)/python -m hpcdist.sweep.awkward.table results/awkward/*.json --out results/awkward/awkward.txt
+	$(BIN)/python -m hpcdist.bench.awkward.table results/awkward/*.json --out results/awkward/awkward.txt
 
 # On a machine with a GPU, in an environment that has CuPy: pip install '.[cuda]'. GPU names the report.
 GPU ?= report
 .PHONY: bench-gpu
 bench-gpu: $(STAMP)
-	$(BIN)/python -m hpcdist.sweep.device --out results/gpu/$(GPU)
+	$(BIN)/python -m hpcdist.bench.gpu --out results/gpu/$(GPU)
 
 # Torch for CPUs, in an environment of its own, since it comes with libraries of a gigabyte.
 $(TORCH)/.installed:
@@ -265,12 +265,12 @@ $(TORCH)/.installed:
 
 SCRATCH ?= .
 bench-checkpoints: $(STAMP) $(TORCH)/.installed
-	$(BIN)/python -m hpcdist.checkpoint.benchmark.report --torch $(TORCH)/bin/python --scratch $(SCRATCH) \
+	$(BIN)/python -m hpcdist.bench.checkpoints.report --torch $(TORCH)/bin/python --scratch $(SCRATCH) \
 	    --out results/checkpoints
-	$(HPCDIST) run -n 4 -- python -m hpcdist.train.overhead --scratch $(SCRATCH) --out results/checkpoints/overhead
+	$(HPCDIST) run -n 4 -- python -m hpcdist.bench.overhead --scratch $(SCRATCH) --out results/checkpoints/overhead
 
 crash-report: $(STAMP)
-	$(BIN)/python -m hpcdist.checkpoint.crash --trials 300 --seed 0 --out results/checkpoints
+	$(BIN)/python -m hpcdist.bench.crash --trials 300 --seed 0 --out results/checkpoints
 
 clean:
 	rm -rf $(VENV) $(MPIO) $(TORCH) $(BENCH) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

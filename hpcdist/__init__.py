@@ -12,14 +12,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from hpcdist import algorithms, cost
+from hpcdist import algorithms
 from hpcdist._version import __version__
 from hpcdist.errors import AgreedError, ArgumentError, LaunchError, ScheduleError
-from hpcdist.proof import verify
-from hpcdist.schedule import Schedule
+from hpcdist.schedule.ir import Schedule
+from hpcdist.schedule.verify import verify
+from hpcdist.simulate import cost
 
 if TYPE_CHECKING:
-    from hpcdist.collectives import (
+    from hpcdist.collectives.calls import (
         Plan,
         allgather,
         allreduce,
@@ -73,6 +74,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _NEED_MPI:
-        found = globals()[name] = getattr(importlib.import_module("hpcdist.collectives"), name)
+        found = globals()[name] = getattr(importlib.import_module("hpcdist.collectives.calls"), name)
         return found
     raise AttributeError(f"module 'hpcdist' has no attribute {name!r}")

@@ -20,7 +20,6 @@ from pathlib import Path
 import click
 import numpy as np
 
-from hpcdist.durable import write_text
 from hpcdist.kernels.average import average
 from hpcdist.kernels.bucket import Bucket
 from hpcdist.kernels.combine import combine
@@ -31,7 +30,8 @@ from hpcdist.kernels.segments import Segments
 from hpcdist.kernels.sgd import update as sgd
 from hpcdist.kernels.sparse import scatter_add, select
 from hpcdist.kernels.unscale import unscale
-from hpcdist.sizes import BYTES, format_bytes
+from hpcdist.util.atomic_files import write_text
+from hpcdist.util.sizes import BYTES, format_bytes
 
 LAYER = 1 << 16  # elements of each layer or tensor
 SHARE = 100  # top-k takes one element in so many

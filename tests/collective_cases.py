@@ -14,11 +14,11 @@ from mpi4py import MPI
 
 import hpcdist
 from hpcdist import algorithms
+from hpcdist.collectives.plan import CACHED_BUFFERS
+from hpcdist.collectives.plan_cache import CACHED_PLANS
 from hpcdist.device.paths import HOST
 from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.kernels.reduce import DTYPES, OPS
-from hpcdist.one_line import CACHED_PLANS
-from hpcdist.plans import CACHED_BUFFERS
 from hpcdist.transport.mpi import transport_of
 
 COMM = MPI.COMM_WORLD

@@ -11,13 +11,13 @@ from matrix import WHOLE
 
 import hpcdist
 from hpcdist import algorithms
-from hpcdist.choosing import SEGMENTS
+from hpcdist.collectives.decide import SEGMENTS
 from hpcdist.device import awareness, paths
 from hpcdist.device.paths import AUTO, AWARE, DIRECT, STAGED
 from hpcdist.errors import AgreedError
 from hpcdist.kernels.reduce import DTYPES, OPS
-from hpcdist.selection import Bracket, Rule, Selection
-from hpcdist.transport.loaded import libraries
+from hpcdist.mpi.library import libraries
+from hpcdist.tuning.table import Bracket, Rule, Selection
 
 NEVER_DIRECT = {STAGED: "staged through host memory", AWARE: "this MPI takes device memory (HPCDIST_CUDA_AWARE=1)"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpcdist.algorithms.halving import bit_reversed, halving_steps
-from hpcdist.schedule import (
+from hpcdist.schedule.ir import (
     NO_ROWS,
     Rows,
     Schedule,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hpcdist.schedule import Rows, Schedule, Step, mirror, reduce_scatter_to, then
+from hpcdist.schedule.ir import Rows, Schedule, Step, mirror, reduce_scatter_to, then
 
 
 def _reaches(size: int) -> Iterator[tuple[int, int]]:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from hpcdist.schedule import Ints, Rows, Schedule, Step, beside, mirror, place, reduce_scatter_to, relabel, then
+from hpcdist.schedule.ir import Ints, Rows, Schedule, Step, beside, mirror, place, reduce_scatter_to, relabel, then
 
 MOST_BLOCKS = 1 << 12  # more would be messages too small for any network, and steps too many to look at
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcdist.schedule import Ints, Rows, Step
+from hpcdist.schedule.ir import Ints, Rows, Step
 
 
 def largest_power(size: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcdist.schedule import ALLTOALL, Rows, Schedule, Step
+from hpcdist.schedule.ir import ALLTOALL, Rows, Schedule, Step
 
 
 def _round(size: int, distance: int) -> Step:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcdist.schedule import Rows, Schedule, Step, allgather_from, reduce_scatter_to, then
+from hpcdist.schedule.ir import Rows, Schedule, Step, allgather_from, reduce_scatter_to, then
 
 
 def _to_the_right(size: int, chunk_of_rank_0: int, reduce: bool) -> Step:

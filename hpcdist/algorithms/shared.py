@@ -13,7 +13,7 @@ from dataclasses import replace
 from hpcdist.algorithms.direct import direct, scatter_reduce
 from hpcdist.algorithms.halving_doubling import halving_doubling
 from hpcdist.algorithms.hierarchical import hierarchical, members
-from hpcdist.schedule import Schedule
+from hpcdist.schedule.ir import Schedule
 
 
 def shared(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcdist.schedule import Rows, Schedule, Step, mirror, reduce_scatter_to, relabel, then
+from hpcdist.schedule.ir import Rows, Schedule, Step, mirror, reduce_scatter_to, relabel, then
 
 
 def _up(size: int, distance: int) -> Step:

@@ -14,17 +14,17 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 import hpcdist
+from hpcdist.bench.links.measure import Cores
+from hpcdist.bench.links.raw import Neighbours
+from hpcdist.bench.links.record import link_bytes
 from hpcdist.bench.task import AUTO, CALL, COPY, KINDS, LIBRARY, NAMES, RAW, REGISTERED, Link, Task
 from hpcdist.bench.values import Numbers, fill, numbers_of, wrong
 from hpcdist.errors import AgreedError
 from hpcdist.kernels.reduce import DTYPES
-from hpcdist.samples import order
+from hpcdist.mpi.collective_errors import on_all
 from hpcdist.sweep.measure import Effort, collector_paused, sample
-from hpcdist.sweep.network.measure import Cores
-from hpcdist.sweep.network.raw import Neighbours
-from hpcdist.sweep.network.record import link_bytes
 from hpcdist.sweep.record import segment_name
-from hpcdist.transport.together import on_all
+from hpcdist.util.sampling import order
 
 
 @dataclass

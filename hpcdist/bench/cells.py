@@ -8,8 +8,8 @@ from hpcdist.bench.compare import Group, Point
 from hpcdist.bench.ratios import TIE, Side
 from hpcdist.bench.record import WRONG
 from hpcdist.bench.task import LIBRARY
-from hpcdist.samples import Spread
-from hpcdist.sizes import format_bytes
+from hpcdist.util.sampling import Spread
+from hpcdist.util.sizes import format_bytes
 
 Cell = Callable[[Point], str]
 Column = tuple[str, Cell]

@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from hpcdist.bench import algorithms, halves, network, node
+from hpcdist.bench.links.options import Listed
 from hpcdist.bench.peers import NAMES
 from hpcdist.bench.settings import Draft, Settings
 from hpcdist.cluster import plan
-from hpcdist.endings import endings_as_exceptions
-from hpcdist.sizes import BYTES, parse_bytes
-from hpcdist.sweep.network.options import Listed
+from hpcdist.util.signals import endings_as_exceptions
+from hpcdist.util.sizes import BYTES, parse_bytes
 
 # The last for each rate and number of ranks.
 SECONDS = {node.PART: 1500.0, algorithms.PART: 300.0, halves.PART: 300.0, network.PART: 600.0}

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from hpcdist.bench.links.record import link_bytes, share
 from hpcdist.bench.peers import MPIS, NAMES, OPEN_MPI
 from hpcdist.bench.ratios import Side, best, ratio
 from hpcdist.bench.record import HERE, WRONG, Row
 from hpcdist.bench.task import LIBRARY, RAW
 from hpcdist.cluster.plan import parse_rate
-from hpcdist.samples import Spread
-from hpcdist.sweep.network.record import link_bytes, share
+from hpcdist.util.sampling import Spread
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from hpcdist.bench.compare import LIMIT, Group, Point, groups
 from hpcdist.bench.ratios import TIE, Side
 from hpcdist.bench.record import Report
 from hpcdist.bench.task import AUTO, COPY, LIBRARY, REGISTERED
-from hpcdist.samples import Spread
-from hpcdist.sizes import format_bytes
 from hpcdist.sweep.figure import COLOURS, MARKERS, save
+from hpcdist.util.sampling import Spread
+from hpcdist.util.sizes import format_bytes
 
 Curve = tuple[str, Callable[[Point], Spread | None]]
 SMALLEST = 1024  # bytes; smaller buffers make no use of a link

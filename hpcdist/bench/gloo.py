@@ -152,7 +152,7 @@ def share_out(
 
 
 def order(names: list[str], number: int) -> list[str]:
-    """As `hpcdist.samples.order`."""
+    """As `hpcdist.util.sampling.order`."""
     first = number // 2 % len(names)
     rotated = names[first:] + names[:first]
     return rotated[::-1] if number % 2 else rotated

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from hpcdist.bench import tuning
+from hpcdist.bench.links.report import BUCKET
 from hpcdist.bench.peers import NAMES, OPEN_MPI, Peer
 from hpcdist.bench.record import Judgement, Part, part_of_network
 from hpcdist.bench.rounds import Asked, Rounds
@@ -18,7 +19,6 @@ from hpcdist.bench.start import Hosts, cluster
 from hpcdist.bench.task import AUTO, LIBRARY, RAW, Link, Task
 from hpcdist.cluster import plan
 from hpcdist.cluster.namespaces import NamespaceError
-from hpcdist.cluster.report import BUCKET
 from hpcdist.cluster.state import StateError
 from hpcdist.sweep.record import Record
 

@@ -17,8 +17,8 @@ from hpcdist.bench.rounds import Asked, Rounds, case_seconds
 from hpcdist.bench.settings import Draft
 from hpcdist.bench.start import Here
 from hpcdist.bench.task import AUTO, CALL, COPY, LIBRARY, REGISTERED, Task
-from hpcdist.limits import available_memory
-from hpcdist.sizes import format_bytes
+from hpcdist.util.cgroups import available_memory
+from hpcdist.util.sizes import format_bytes
 
 PART = "node"
 SIZES = "8,32,128,512,2KiB,8KiB,32KiB,64KiB,128KiB,512KiB,2MiB,8MiB,32MiB,128MiB,256MiB"

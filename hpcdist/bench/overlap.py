@@ -28,14 +28,14 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 import hpcdist
-from hpcdist import durable
-from hpcdist.progress import CALLS, THREAD
-from hpcdist.samples import Spread, order
-from hpcdist.sizes import BYTES, format_bytes, parse_bytes
-from hpcdist.sweep import machine
+from hpcdist.executor.progress_thread import CALLS, THREAD
+from hpcdist.mpi import machine
+from hpcdist.mpi.world import world
 from hpcdist.sweep.measure import collector_paused
 from hpcdist.transport import mpi
-from hpcdist.transport.startup import world
+from hpcdist.util import atomic_files
+from hpcdist.util.sampling import Spread, order
+from hpcdist.util.sizes import BYTES, format_bytes, parse_bytes
 
 SIZES = "256KiB,1MiB,4MiB,16MiB"
 OURS, LIBRARY, WORK = "ours alone", "MPI_Iallreduce alone", "work alone"
@@ -257,8 +257,8 @@ def main(
         click.echo(words)
         if out is not None:
             everything = {"command": command, "machine": where, "found": [asdict(each) for each in found]}
-            durable.write_text(out.with_suffix(".json"), json.dumps(everything, indent=1) + "\n")
-            durable.write_text(out.with_suffix(".md"), words)
+            atomic_files.write_text(out.with_suffix(".json"), json.dumps(everything, indent=1) + "\n")
+            atomic_files.write_text(out.with_suffix(".md"), words)
     sys.exit(int(any(each.wrong for each in found)))
 
 

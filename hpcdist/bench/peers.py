@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcdist.bench.processes import last_words
-from hpcdist.launch import maker
+from hpcdist.mpi.launcher import maker
 
 OPEN_MPI, MPICH, INTEL, GLOO = "Open MPI", "MPICH", "Intel MPI", "Gloo"
 FOLDERS = {OPEN_MPI: "openmpi", MPICH: "mpich", INTEL: "impi"}  # below that of the environments

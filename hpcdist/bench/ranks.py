@@ -10,14 +10,14 @@ from typing import Any
 
 from mpi4py import MPI
 
-from hpcdist import durable
 from hpcdist.bench.cases import Links, Size, chosen, network
 from hpcdist.bench.task import Task
 from hpcdist.errors import AgreedError
-from hpcdist.sizes import format_bytes
-from hpcdist.sweep import machine
+from hpcdist.mpi import machine
+from hpcdist.mpi.world import world
 from hpcdist.transport import mpi
-from hpcdist.transport.startup import world
+from hpcdist.util import atomic_files
+from hpcdist.util.sizes import format_bytes
 
 
 def main(path: str) -> None:
@@ -31,7 +31,7 @@ def main(path: str) -> None:
             except AgreedError as error:
                 found["missing"].append(f"{format_bytes(nbytes)} left out: {error}")
             if comm.rank == 0:
-                durable.write_text(Path(task.out), json.dumps(found) + "\n")
+                atomic_files.write_text(Path(task.out), json.dumps(found) + "\n")
 
 
 def measure(comm: MPI.Intracomm, nbytes: int, task: Task, links: Links | None) -> dict[str, Any]:

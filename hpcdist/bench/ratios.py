@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hpcdist.bench.record import Row
-from hpcdist.samples import Spread
+from hpcdist.util.sampling import Spread
 
 TIE = 1.05  # a ratio of times up to which two are called equally fast, and so is one over it
 

@@ -9,8 +9,8 @@ from math import nan
 from pathlib import Path
 from typing import Any, Self
 
-from hpcdist import durable
-from hpcdist.samples import Spread
+from hpcdist.util import atomic_files
+from hpcdist.util.sampling import Spread
 
 VERSION = 1
 HERE = "here"  # the place of ranks on this machine
@@ -145,7 +145,7 @@ class Report:
             "judgements": [asdict(each) for each in self.judgements],
         }
         rows = ",\n".join(f"  {json.dumps(asdict(row))}" for row in self.rows)
-        durable.write_text(path, f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n{rows}\n ]\n}}\n')
+        atomic_files.write_text(path, f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n{rows}\n ]\n}}\n')
 
     @classmethod
     def read(cls, path: Path) -> Self:

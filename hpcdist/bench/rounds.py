@@ -19,7 +19,7 @@ from hpcdist.bench.ratios import paired
 from hpcdist.bench.record import Part, Report, Row
 from hpcdist.bench.start import Place, start
 from hpcdist.bench.task import Task
-from hpcdist.samples import order
+from hpcdist.util.sampling import order
 
 FAILURES = 2  # in a row, after which a library is left out
 STARTING = 4.0  # seconds that a job takes before it measures

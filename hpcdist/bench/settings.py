@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from hpcdist import durable
 from hpcdist.bench import peers, table
 from hpcdist.bench.peers import Peer
 from hpcdist.bench.record import Part, Report
-from hpcdist.samples import now
+from hpcdist.util import atomic_files
+from hpcdist.util.sampling import now
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Draft:
     def write(self) -> None:
         """The numbers and the text."""
         self.report.write_json(self.json)
-        durable.write_text(self.settings.out / "bench.md", table.text(self.report, self.figures()))
+        atomic_files.write_text(self.settings.out / "bench.md", table.text(self.report, self.figures()))
 
     def figures(self) -> dict[str, str]:
         """Part or place -> its figure, of those that were drawn."""

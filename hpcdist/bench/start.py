@@ -17,9 +17,9 @@ from hpcdist.bench.record import HERE
 from hpcdist.cluster import hosts
 from hpcdist.cluster.plan import Network
 from hpcdist.cluster.state import folder
-from hpcdist.selection import ENVIRONMENT
+from hpcdist.tuning.table import ENVIRONMENT
 
-CLI = ("-c", "from hpcdist.cli import main; main()")
+CLI = ("-c", "from hpcdist.cli.main import main; main()")
 GLOO_PROGRAM = Path(__file__).with_name("gloo.py")
 
 # Who waits for a message is to leave the core to others, where there are more ranks than cores. For Open MPI and MPICH

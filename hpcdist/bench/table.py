@@ -12,7 +12,7 @@ from hpcdist.bench.compare import LIMIT, Group, groups
 from hpcdist.bench.ratios import TIE
 from hpcdist.bench.record import HERE, WRONG, Judgement, Part, Report, label, near
 from hpcdist.bench.task import AUTO, CALL, CHOOSING, COPY, HALVES, NAMES, ORDINARY, REGISTERED
-from hpcdist.sizes import format_bytes
+from hpcdist.util.sizes import format_bytes
 
 ERROR = 0.15  # of the price model, at most
 NEAR = 0.95  # of the sizes

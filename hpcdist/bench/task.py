@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcdist import durable
 from hpcdist.algorithms import ALLREDUCE, SHARED
+from hpcdist.util import atomic_files
 
 LIBRARY = "library"  # the library's own all-reduce, in place
 AUTO = "auto"  # ours, a bound plan on the same ordinary array
@@ -65,7 +65,7 @@ class Task:
 
     def write(self, path: Path) -> None:
         """For `read`, and for other programs that read JSON."""
-        durable.write_text(path, json.dumps(asdict(self)) + "\n")
+        atomic_files.write_text(path, json.dumps(asdict(self)) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Task:

@@ -13,9 +13,9 @@ from hpcdist.bench.peers import Peer
 from hpcdist.bench.processes import call
 from hpcdist.bench.record import Judgement
 from hpcdist.bench.start import Place
-from hpcdist.selection import Selection
 from hpcdist.sweep.record import Record, read_json
 from hpcdist.sweep.tune import MARGIN, Case, times_of
+from hpcdist.tuning.table import Selection
 
 LONGEST = 3600.0  # seconds after which a sweep is ended
 NEAR = MARGIN  # times the best: what "auto" takes is as good

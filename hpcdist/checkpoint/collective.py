@@ -28,15 +28,15 @@ from numpy.typing import NDArray
 # isort: split
 import h5py  # after mpi4py: a parallel HDF5 would load the MPI it was built with, beside the one in use
 
-from hpcdist import watch
 from hpcdist.checkpoint import hdf5, layout, part
 from hpcdist.checkpoint.hdf5 import ALIGNMENT, Layout
 from hpcdist.checkpoint.part import Part
 from hpcdist.checkpoint.shares import Share, row_nbytes, shares
-from hpcdist.durable import fsync
 from hpcdist.errors import AgreedError
-from hpcdist.transport.loaded import libraries
-from hpcdist.transport.together import on_all, on_root
+from hpcdist.mpi.collective_errors import on_all, on_root
+from hpcdist.mpi.library import libraries
+from hpcdist.util import watchdog
+from hpcdist.util.atomic_files import fsync
 
 
 def unavailable() -> str | None:
@@ -156,9 +156,9 @@ def _write_rows(comm: MPI.Intracomm, file: h5py.File, arrays: Mapping[str, NDArr
     how.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
     who = f"rank {comm.rank} of {comm.size} waits for all ranks to"
     for name, start, stop in _transfers(comm, arrays, share):
-        with watch.waiting(f"{who} write {name} to {file.filename} together"):
+        with watchdog.waiting(f"{who} write {name} to {file.filename} together"):
             _write(file[name].id, arrays[name], start, stop, how)
-    with watch.waiting(f"{who} close {file.filename} together"):
+    with watchdog.waiting(f"{who} close {file.filename} together"):
         file.close()
 
 

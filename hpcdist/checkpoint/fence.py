@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hpcdist.durable import fsync, write_text
+from hpcdist.util.atomic_files import fsync, write_text
 
 OWNER, LOCK = "OWNER", "LOCK"
 PATIENCE = 60.0  # seconds; the lock is held only for a rename

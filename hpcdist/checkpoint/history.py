@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcdist.checkpoint.fence import Fence
-from hpcdist.durable import write_text
+from hpcdist.util.atomic_files import write_text
 
 HISTORY = "HISTORY"
 

@@ -13,7 +13,7 @@ from hpcdist.checkpoint.host import Landing, writable
 from hpcdist.checkpoint.layout import Piece
 from hpcdist.checkpoint.reader import Checkpoint, Contents, DamagedCheckpoint
 from hpcdist.errors import AgreedError
-from hpcdist.transport.together import on_all
+from hpcdist.mpi.collective_errors import on_all
 
 
 def restore(comm: MPI.Intracomm, checkpoint: Checkpoint, into: Mapping[str, NDArray]) -> None:

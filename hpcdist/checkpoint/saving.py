@@ -27,7 +27,7 @@ from hpcdist.checkpoint.part import Part, Shapes, assemble, write_part
 from hpcdist.checkpoint.shares import Share, Writer
 from hpcdist.checkpoint.unchanged import Previous
 from hpcdist.checkpoint.writer import commit, prune
-from hpcdist.durable import write_text
+from hpcdist.util.atomic_files import write_text
 
 LOOK_FIRST, LOOK_EVERY = 0.001, 0.02  # seconds between two looks for the announcements of others, doubled each time
 FENCE_EVERY = 50  # looks

@@ -31,8 +31,8 @@ from hpcdist.checkpoint.unchanged import Previous
 from hpcdist.checkpoint.writer import begin, claim, set_aside
 from hpcdist.device import accelerator_of
 from hpcdist.errors import AgreedError
+from hpcdist.mpi.collective_errors import on_all, on_root
 from hpcdist.transport.mpi import topology
-from hpcdist.transport.together import on_all, on_root
 
 STORABLE = "biufc"  # kinds of dtypes that every HDF5 library knows
 

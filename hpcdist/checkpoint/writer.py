@@ -14,7 +14,7 @@ from pathlib import Path
 from hpcdist.checkpoint.fence import Fence
 from hpcdist.checkpoint.layout import MANIFEST, Manifest, directory_name, draft_suffix, step_of
 from hpcdist.checkpoint.reader import committed
-from hpcdist.durable import fsync, write_text
+from hpcdist.util.atomic_files import fsync, write_text
 
 
 def claim(directory: Path) -> Fence:

@@ -177,7 +177,7 @@ def execute(host: str | None, name: str, command: tuple[str, ...]) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def report(arguments: tuple[str, ...]) -> None:
     """Measure algorithms as a share of the links' rate, on clusters of its own; writes tables and figures."""
-    from hpcdist.cluster import report as measurement  # here, as its options are many
+    from hpcdist.bench.links import report as measurement  # here, as its options are many
 
     measurement.main(arguments, prog_name="hpcdist cluster report")
 

@@ -15,7 +15,7 @@ import click
 
 from hpcdist.cluster import hosts, namespaces, plan, slurm
 from hpcdist.cluster.state import Cluster, StateError
-from hpcdist.launch import Launcher, environment, find
+from hpcdist.mpi.launcher import Launcher, environment, find
 
 # Frameworks of Open MPI -> what to take: shared memory within a host, TCP between hosts.
 MCA = {

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from hpcdist.data.dataset import write
-from hpcdist.durable import replacing
+from hpcdist.util.atomic_files import replacing
 
 SPLIT_SEED = 1998  # fixed, so that everybody means the same test images
 TEST_FRACTION = 0.2

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcdist.durable import write_text
+from hpcdist.util.atomic_files import write_text
 
 ENVIRONMENT = "HPCDIST_CUDA_AWARE"
 VERSION = Path("/proc/driver/nvidia/version")

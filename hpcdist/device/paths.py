@@ -2,7 +2,7 @@
 
 staged: through page-locked host memory, in segments; works with every MPI. aware: MPI is handed device memory. direct:
 the ranks of one node read each other's device memory. The decision is a function of what all ranks together know, so
-that all of them take the same path; they are asked in `hpcdist.choosing`.
+that all of them take the same path; they are asked in `hpcdist.collectives.decide`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from hpcdist.doctor import cuda, probe, tool
 from hpcdist.doctor.finding import FAIL, OK, SKIP, WARN, Finding
 from hpcdist.doctor.job import Job
 from hpcdist.doctor.probe import Verdict
-from hpcdist.transport.loaded import libraries
+from hpcdist.mpi.library import libraries
 
 NAME = "CUDA-aware MPI"
 

@@ -14,8 +14,8 @@ import click
 from hpcdist._version import __version__
 from hpcdist.doctor.finding import FAIL, Finding, summary
 from hpcdist.doctor.start import is_first, start
-from hpcdist.durable import write_text
-from hpcdist.samples import now
+from hpcdist.util.atomic_files import write_text
+from hpcdist.util.sampling import now
 
 if TYPE_CHECKING:
     from mpi4py import MPI

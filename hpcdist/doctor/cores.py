@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from mpi4py import MPI
 from threadpoolctl import threadpool_info
 
-from hpcdist import launch as launchers
 from hpcdist.doctor.finding import FAIL, OK, WARN, Finding, listing, plural
 from hpcdist.doctor.job import Job
-from hpcdist.limits import quota
-from hpcdist.transport.crowd import told_to_yield
+from hpcdist.mpi import launcher as launchers
+from hpcdist.mpi.oversubscription import told_to_yield
 from hpcdist.transport.mpi import naming
+from hpcdist.util.cgroups import quota
 
 
 @dataclass(frozen=True)

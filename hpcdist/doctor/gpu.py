@@ -12,7 +12,7 @@ from hpcdist.doctor import aware, cuda
 from hpcdist.doctor.finding import FAIL, OK, SKIP, WARN, Finding, listing, plural
 from hpcdist.doctor.job import Job, Places
 from hpcdist.errors import ArgumentError
-from hpcdist.transport.loaded import libraries
+from hpcdist.mpi.library import libraries
 from hpcdist.transport.mpi import naming
 
 # What takes device memory from pools that CUDA IPC cannot share.

@@ -8,7 +8,7 @@ from typing import Any
 
 from hpcdist.doctor.finding import FAIL, OK, WARN, Finding, listing
 from hpcdist.doctor.job import Job
-from hpcdist.transport.loaded import libraries
+from hpcdist.mpi.library import libraries
 from hpcdist.transport.mpi import naming
 
 LOCKING = "HDF5_USE_FILE_LOCKING"

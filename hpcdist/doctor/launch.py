@@ -11,13 +11,13 @@ import click
 import numpy as np
 from mpi4py import MPI
 
-from hpcdist import launch
 from hpcdist._version import __version__
 from hpcdist.doctor.finding import FAIL, OK, SKIP, Finding, listing, plural
 from hpcdist.doctor.job import Job
 from hpcdist.doctor.start import SRUN, started
-from hpcdist.sweep.machine import library_name
-from hpcdist.transport.loaded import libraries
+from hpcdist.mpi import launcher
+from hpcdist.mpi.library import libraries
+from hpcdist.mpi.machine import library_name
 from hpcdist.transport.mpi import naming
 
 
@@ -45,10 +45,10 @@ def software() -> dict[str, str]:
 
 def singletons(problem: str) -> Finding:
     """Each process is a world of its own; `problem` says which launcher did that."""
-    library = launch.maker(MPI.Get_library_version())
-    srun = SRUN.get(launch.KIND.get(library or "", ""), "srun --mpi=pmix, or pmi2 for an MPI that comes from MPICH")
+    library = launcher.maker(MPI.Get_library_version())
+    srun = SRUN.get(launcher.KIND.get(library or "", ""), "srun --mpi=pmix, or pmi2 for an MPI that comes from MPICH")
     try:
-        fitting = f"on this machine {launch.find(None).path} fits"
+        fitting = f"on this machine {launcher.find(None).path} fits"
     except click.ClickException:
         fitting = "no launcher of its kind was found here: load its module"
     todo = (

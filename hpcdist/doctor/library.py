@@ -10,8 +10,8 @@ from mpi4py import MPI
 from hpcdist.doctor import tolerance, tool
 from hpcdist.doctor.finding import OK, WARN, Finding
 from hpcdist.doctor.job import Job
-from hpcdist.sweep.machine import library_name
-from hpcdist.transport.loaded import libraries
+from hpcdist.mpi.library import libraries
+from hpcdist.mpi.machine import library_name
 
 LEVELS = {
     MPI.THREAD_SINGLE: "SINGLE",

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from hpcdist.doctor.finding import FAIL, OK, SKIP, WARN, Finding, listing, plural
 from hpcdist.doctor.job import Job
-from hpcdist.limits import available_memory
-from hpcdist.sizes import format_bytes
+from hpcdist.util.cgroups import available_memory
+from hpcdist.util.sizes import format_bytes
 
 SHM = Path("/dev/shm")
 PER_RANK = 16 << 20  # bytes of shared memory that MPI libraries take per rank of a host, about

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpcdist import launch
 from hpcdist.doctor.finding import WARN, Finding
 from hpcdist.errors import LaunchError
+from hpcdist.mpi import launcher as launch
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -57,7 +57,7 @@ def start(timeout: float) -> tuple[MPI.Intracomm, str | None]:
         click.echo(str(found), err=True)
         sys.stderr.flush()
     MPI.Init_thread()
-    from hpcdist.transport.startup import world
+    from hpcdist.mpi.world import world
 
     try:
         return world(), None

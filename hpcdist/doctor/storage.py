@@ -18,9 +18,9 @@ from hpcdist.doctor import locks, rename
 from hpcdist.doctor.finding import FAIL, OK, SKIP, WARN, Finding, listing, plural
 from hpcdist.doctor.job import Job
 from hpcdist.doctor.mounts import Mount, mount_of
-from hpcdist.durable import fsync
-from hpcdist.sizes import format_bytes
 from hpcdist.transport.mpi import naming
+from hpcdist.util.atomic_files import fsync
+from hpcdist.util.sizes import format_bytes
 
 PATIENCE = 5.0  # seconds until what one host has written must be seen on the others
 SLOW = 1.0  # seconds

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import psutil
 from mpi4py import MPI
 
-from hpcdist import launch
 from hpcdist.doctor import tool
 from hpcdist.doctor.finding import OK, WARN, Finding
 from hpcdist.doctor.job import Job
-from hpcdist.transport.loaded import libraries
+from hpcdist.mpi import launcher as launch
+from hpcdist.mpi.library import libraries
 
 
 def check(job: Job) -> list[Finding]:

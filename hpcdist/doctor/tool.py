@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 
-from hpcdist.transport.loaded import start_tool_interface
+from hpcdist.mpi.library import start_tool_interface
 
 LONG = 1 << 16  # bytes; longer than any value of a variable
 

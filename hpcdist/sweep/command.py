@@ -16,8 +16,8 @@ from hpcdist.device.host import CPU, Host
 from hpcdist.device.paths import ASKABLE, AUTO
 from hpcdist.errors import AgreedError, LaunchError
 from hpcdist.kernels.reduce import DTYPES, binary
-from hpcdist.sizes import BYTES, parse_bytes
 from hpcdist.sweep.record import LIBRARY
+from hpcdist.util.sizes import BYTES, parse_bytes
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -202,10 +202,10 @@ def sweep(**options: Any) -> None:
         raise click.UsageError("--min-bytes must be at least 1 and at most --max-bytes")
     _fit(options)
     accelerator, no_device = device_or_why(options["device"])  # chosen before MPI starts
+    from hpcdist.mpi.world import world
     from hpcdist.sweep.options import Options  # here, as they start MPI, which --help must not need
     from hpcdist.sweep.run import Sweep
     from hpcdist.transport import mpi
-    from hpcdist.transport.startup import world
 
     asked = Options(**options)
     if asked.nothing_to_measure:

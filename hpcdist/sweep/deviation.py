@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from hpcdist.sizes import format_bytes
 from hpcdist.sweep.record import Record, labels, segment_name
+from hpcdist.util.sizes import format_bytes
 
 SLOW = 1.5  # times its model's time, from which on a row is worth a word
 

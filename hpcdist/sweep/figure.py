@@ -13,10 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hpcdist import durable
 from hpcdist.device.paths import HOST
-from hpcdist.sizes import format_bytes
 from hpcdist.sweep.record import LIBRARY, Record, bandwidths, figure_paths, labels, of_library
+from hpcdist.util import atomic_files
+from hpcdist.util.sizes import format_bytes
 
 # The colours of Okabe and Ito (2008), which people with any colour vision tell apart, and two more;
 # black is kept for the library.
@@ -37,7 +37,7 @@ def save(figure: Figure, files: list[Path], **options: Any) -> list[Path]:
         # Text stays text in an SVG, and no date is in it, so that the same numbers make the same file.
         with (
             mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hpcdist"}),
-            durable.replacing(file) as draft,
+            atomic_files.replacing(file) as draft,
         ):
             metadata = {"Date": None} if file.suffix == ".svg" else None
             figure.savefig(draft, dpi=200, metadata=metadata, **options)

@@ -27,9 +27,9 @@ from typing import Protocol
 import numpy as np
 from mpi4py import MPI
 
+from hpcdist.mpi.cvars import Control, setting
 from hpcdist.sweep.record import FIXED
 from hpcdist.transport import mpi
-from hpcdist.transport.control import Control, setting
 
 AUTO = "auto"
 HIGHEST = 100  # the highest priority of a component that Open MPI knows

@@ -27,19 +27,19 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 import hpcdist
-from hpcdist.cost import Model
 from hpcdist.device import Accelerator
 from hpcdist.device.paths import AUTO, AWARE, HOST
 from hpcdist.errors import AgreedError
-from hpcdist.samples import order
-from hpcdist.sizes import format_bytes
+from hpcdist.mpi.collective_errors import on_all
+from hpcdist.simulate.cost import Model
 from hpcdist.sweep import inputs as numbers
 from hpcdist.sweep.buffers import Buffers, OnDevice, OnHost
 from hpcdist.sweep.library import Forced, Library
 from hpcdist.sweep.paths import ON_HOST, Paths
 from hpcdist.sweep.record import FIXED, LIBRARY, PLACEMENTS, of_library
 from hpcdist.sweep.staged import Ready, Staged
-from hpcdist.transport.together import on_all
+from hpcdist.util.sampling import order
+from hpcdist.util.sizes import format_bytes
 
 MPI_OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN, "prod": MPI.PROD}
 MPI_DTYPES = ("float64", "float32", "int64", "int32")

@@ -9,13 +9,13 @@ from mpi4py import MPI
 from hpcdist.algorithms import SHARED, allreduce
 from hpcdist.device.host import CPU
 from hpcdist.device.paths import STAGED
-from hpcdist.limits import available_memory
-from hpcdist.program import lower
-from hpcdist.schedule import Layout
-from hpcdist.sizes import format_bytes
+from hpcdist.schedule.ir import Layout
+from hpcdist.schedule.program import lower
 from hpcdist.sweep.options import Options
 from hpcdist.sweep.record import LIBRARY, PLACEMENTS
 from hpcdist.transport import mpi
+from hpcdist.util.cgroups import available_memory
+from hpcdist.util.sizes import format_bytes
 
 BUFFERS = 2  # source and target
 CHECK_BUFFERS = 2  # a rank's own numbers and the expected result

@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
-from hpcdist import cost, durable
-from hpcdist.selection import Selection
+from hpcdist.simulate import cost
 from hpcdist.sweep import figure, tune
 from hpcdist.sweep.record import VERSION, Record, read_json, write_csv
+from hpcdist.tuning.table import Selection
+from hpcdist.util import atomic_files
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -81,7 +82,7 @@ def _write_json(path: Path, heads: list[dict[str, Any]], records: list[Record]) 
         "sweeps": heads,
         "results": [record.row() for record in records],
     }
-    durable.write_text(path, json.dumps(document, indent=1) + "\n")
+    atomic_files.write_text(path, json.dumps(document, indent=1) + "\n")
 
 
 def _write_table(path: Path, heads: list[dict[str, Any]], records: list[Record]) -> None:

@@ -10,12 +10,12 @@ from time import perf_counter
 import numpy as np
 from mpi4py import MPI
 
-from hpcdist.cost import Model
-from hpcdist.execute import BoundProgram
-from hpcdist.program import lower
-from hpcdist.samples import order
-from hpcdist.schedule import Ints, Layout, Rows, Schedule, Step
+from hpcdist.executor.bind import BoundProgram
+from hpcdist.schedule.ir import Ints, Layout, Rows, Schedule, Step
+from hpcdist.schedule.program import lower
+from hpcdist.simulate.cost import Model
 from hpcdist.transport.mpi import transport_of
+from hpcdist.util.sampling import order
 
 SMALL, LARGE = 8, 1 << 20  # bytes: the first is all latency, the second nearly all bandwidth
 SEVERAL = 8  # messages of a rank in one step, at most

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcdist import durable
 from hpcdist.device.paths import HOST
-from hpcdist.sizes import format_bytes
+from hpcdist.util import atomic_files
+from hpcdist.util.sizes import format_bytes
 
 VERSION = 1
 WHOLE = 1 << 30  # bytes of a segment from which on messages are whole: no message is larger
@@ -168,7 +168,7 @@ def figure_paths(path: Path) -> list[Path]:
 
 def write_json(path: Path, report: Report) -> None:
     """Write the report as JSON; the file is whole or absent."""
-    durable.write_text(path, json.dumps(report.as_json(), indent=1) + "\n")
+    atomic_files.write_text(path, json.dumps(report.as_json(), indent=1) + "\n")
 
 
 def read_json(path: Path) -> tuple[dict[str, Any], list[Record]]:
@@ -196,4 +196,4 @@ def write_csv(path: Path, records: Sequence[Record]) -> None:
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(record.row() for record in records)
-    durable.write_text(path, text.getvalue())
+    atomic_files.write_text(path, text.getvalue())

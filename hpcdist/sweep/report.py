@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hpcdist.device.paths import HOST
-from hpcdist.sizes import format_bytes
 from hpcdist.sweep import deviation
 from hpcdist.sweep.record import Record, Report, labels, segment_name
+from hpcdist.util.sizes import format_bytes
 
 NCCL_TYPES = {
     "float64": "double",

@@ -15,18 +15,20 @@ import click
 import numpy as np
 from mpi4py import MPI
 
-from hpcdist import cost, gpus, selection
 from hpcdist.algorithms import SHARED
-from hpcdist.choosing import is_shared
+from hpcdist.collectives.decide import is_shared
 from hpcdist.device import Accelerator
 from hpcdist.device.paths import DIRECT, HOST
-from hpcdist.schedule import Schedule
-from hpcdist.sweep import deviation, library, machine, memory, model, paths, record, report, tune
+from hpcdist.mpi import gpu_binding, machine
+from hpcdist.schedule.ir import Schedule
+from hpcdist.simulate import cost
+from hpcdist.sweep import deviation, library, memory, model, paths, record, report, tune
 from hpcdist.sweep.interrupt import Interrupt
 from hpcdist.sweep.measure import Bench, Case, Point, refused
 from hpcdist.sweep.options import Options
-from hpcdist.sweep.progress import Progress
 from hpcdist.transport import mpi
+from hpcdist.tuning import table as selection
+from hpcdist.util.display import Progress
 
 CONTENDS = 1.3  # times as long as the fastest that is known, for who may be faster
 RUN_OFF = 3  # times the samples of before
@@ -40,7 +42,7 @@ class Sweep:
         self.topology = mpi.topology(comm)
         self.options = options = options.sensible(self.topology)
         self.library = library.find(comm) if options.library_algorithms else None
-        self.notes = gpus.sharing(comm, accelerator) if accelerator else []
+        self.notes = gpu_binding.sharing(comm, accelerator) if accelerator else []
         self.paths = paths.find(comm, accelerator, options.path) if accelerator else paths.on_host(comm)
         self.model = model.fit(comm, self.topology)
         self.report = record.Report(

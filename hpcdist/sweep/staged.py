@@ -9,7 +9,7 @@ import numpy as np
 from mpi4py import MPI
 
 from hpcdist.device import Accelerator
-from hpcdist.transport.together import on_all
+from hpcdist.mpi.collective_errors import on_all
 
 
 class Staged:

@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from hpcdist.device.paths import HOST
-from hpcdist.selection import Bracket, Rule
 from hpcdist.sweep.record import Record, of_library
+from hpcdist.tuning.table import Bracket, Rule
 
 MARGIN = 1.05  # a neighbour's algorithm is kept until another is this much faster: less is noise
 

@@ -47,9 +47,9 @@ def train(file: Path | None, explain: bool, **flags: Any) -> None:
 
 def _train(file: Path | None, explain: bool, stop: StopRequest, flags: dict[str, Any]) -> None:
     choose_device(file, flags)
+    from hpcdist.mpi.collective_errors import on_root
+    from hpcdist.mpi.world import world
     from hpcdist.train import loop  # here, as they start MPI, which --help must not need
-    from hpcdist.transport.startup import world
-    from hpcdist.transport.together import on_root
 
     try:
         comm = world()

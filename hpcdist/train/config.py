@@ -20,7 +20,7 @@ from hpcdist.device.host import CPU
 from hpcdist.device.kinds import KINDS
 from hpcdist.models import MODELS
 from hpcdist.optim.policy import POLICIES
-from hpcdist.sizes import parse_bytes
+from hpcdist.util.sizes import parse_bytes
 
 AUTO = "auto"
 SHARED_MEMORY = "/dev/shm"

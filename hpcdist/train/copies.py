@@ -10,9 +10,9 @@ from mpi4py import MPI
 from hpcdist.checkpoint import Fence
 from hpcdist.checkpoint.history import given_up, history_of
 from hpcdist.checkpoint.partner import PartnerCopies, key_of
+from hpcdist.mpi.collective_errors import on_root
 from hpcdist.train import resume
 from hpcdist.train.config import AUTO, Config
-from hpcdist.transport.together import on_root
 
 
 def open_copies(comm: MPI.Intracomm, config: Config, fence: Fence) -> PartnerCopies | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from hpcdist.durable import replacing
 from hpcdist.train.log import Row
+from hpcdist.util.atomic_files import replacing
 
 
 def draw(rows: Sequence[Row], path: Path, *, title: str, steps_per_epoch: int) -> None:

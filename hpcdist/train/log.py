@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import takewhile
 from pathlib import Path
 
-from hpcdist.durable import replacing
+from hpcdist.util.atomic_files import replacing
 
 
 @dataclass(frozen=True)

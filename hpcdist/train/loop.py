@@ -10,13 +10,13 @@ from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 from hpcdist.checkpoint.writer import claim
+from hpcdist.mpi.collective_errors import on_all, on_root
 from hpcdist.train.config import Config
 from hpcdist.train.results import Results
 from hpcdist.train.saver import Saver
 from hpcdist.train.setup import Run, open_results, rehearse, started
 from hpcdist.train.signals import StopRequest
 from hpcdist.train.trainer import Trainer
-from hpcdist.transport.together import on_all, on_root
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from rich.console import Console
 
 from hpcdist._version import __version__
 from hpcdist.checkpoint import Fence
-from hpcdist.durable import write_text
 from hpcdist.train.config import Config
 from hpcdist.train.log import Log, Row, read
 from hpcdist.train.progress import Display
+from hpcdist.util.atomic_files import write_text
 
 LOG, SETTINGS, FIGURE, SUMMARY, STOPPED = "log.csv", "config.toml", "training.png", "summary.json", "stopped.json"
 

@@ -10,14 +10,14 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike
 
 import hpcdist
-from hpcdist.choosing import is_shared
+from hpcdist.collectives.decide import is_shared
 from hpcdist.device.host import CPU
 from hpcdist.device.kinds import Device
 from hpcdist.errors import AgreedError
-from hpcdist.selection import ENVIRONMENT
 from hpcdist.train.config import AUTO, Config
 from hpcdist.transport.mpi import transport_of
-from hpcdist.transport.window import home_of
+from hpcdist.transport.shared_memory import home_of
+from hpcdist.tuning.table import ENVIRONMENT
 
 
 def room_for(

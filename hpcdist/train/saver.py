@@ -7,9 +7,9 @@ from contextlib import suppress
 
 from hpcdist.checkpoint.frequency import Frequency
 from hpcdist.errors import AgreedError, ArgumentError
+from hpcdist.mpi.collective_errors import on_all
 from hpcdist.train.results import Results
 from hpcdist.train.setup import Run
-from hpcdist.transport.together import on_all
 
 HOUR = 3600.0  # seconds
 

@@ -11,7 +11,6 @@ from typing import Any
 from mpi4py import MPI
 from rich.console import Console
 
-from hpcdist import gpus
 from hpcdist.checkpoint import DamagedCheckpoint, Fence, Store
 from hpcdist.checkpoint.history import note_start
 from hpcdist.checkpoint.partner import PartnerCopies, Recovery
@@ -22,6 +21,8 @@ from hpcdist.device.host import CPU
 from hpcdist.device.kinds import by_name
 from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.models import MODELS
+from hpcdist.mpi import gpu_binding
+from hpcdist.mpi.collective_errors import on_all, on_root
 from hpcdist.train import resume
 from hpcdist.train.config import AUTO, BACKGROUND, Config
 from hpcdist.train.copies import newest_start, open_copies
@@ -29,7 +30,6 @@ from hpcdist.train.results import Results
 from hpcdist.train.threads import share
 from hpcdist.train.trainer import Trainer
 from hpcdist.transport.mpi import agree, topology
-from hpcdist.transport.together import on_all, on_root
 
 
 def open_data(comm: MPI.Intracomm, config: Config) -> Dataset:
@@ -146,7 +146,7 @@ def prepare(comm: MPI.Intracomm, start: resume.Start, data: Dataset) -> Trainer:
     how = resume.execution(config, comm.size, share(comm), start.checkpoint)
     model = on_all(comm, lambda: MODELS[config.model](data.sample_shape, data.classes))
     device = on_all(comm, lambda: by_name(config.device))
-    notes = gpus.sharing(comm, device)
+    notes = gpu_binding.sharing(comm, device)
     trainer = Trainer(comm, config, model, data, how, device)
     trainer.notes += notes
     if start.checkpoint:

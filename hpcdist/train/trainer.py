@@ -16,7 +16,7 @@ import numpy as np
 from mpi4py import MPI
 
 import hpcdist
-from hpcdist.choosing import is_shared
+from hpcdist.collectives.decide import is_shared
 from hpcdist.data.dataset import Dataset
 from hpcdist.data.sampler import Sampler, part
 from hpcdist.device.host import CPU, Host

@@ -12,16 +12,16 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from hpcdist import watch
 from hpcdist.errors import AgreedError
+from hpcdist.mpi.eager_limit import sent_at_once
+from hpcdist.mpi.oversubscription import told_to_yield
+from hpcdist.mpi.world import abort_on_error
 from hpcdist.transport import Library, Native, TransferError
-from hpcdist.transport.crowd import told_to_yield
-from hpcdist.transport.eager import sent_at_once
-from hpcdist.transport.startup import abort_on_error
+from hpcdist.util import watchdog
 
 LARGEST_COUNT = 2**31 - 1  # a C int, which counts are in the calls of compiled code
 
-watch.WATCHDOG.abort = lambda: MPI.COMM_WORLD.Abort(70)
+watchdog.WATCHDOG.abort = lambda: MPI.COMM_WORLD.Abort(70)
 
 
 class MpiTransport:
@@ -57,12 +57,12 @@ class MpiTransport:
 
     def exchange(self, item: Any, what: str) -> list[Any]:
         """Collective: everybody's item, by rank; `what` tells the watchdog what is waited for."""
-        with watch.waiting(f"rank {self.rank} of {self.size} waits for all ranks to {what}"):
+        with watchdog.waiting(f"rank {self.rank} of {self.size} waits for all ranks to {what}"):
             return self.comm.allgather(item)
 
     def from_rank_0(self, item: Any, what: str) -> Any:
         """Collective: what rank 0 has."""
-        with watch.waiting(f"rank {self.rank} of {self.size} waits to {what}"):
+        with watchdog.waiting(f"rank {self.rank} of {self.size} waits to {what}"):
             return self.comm.bcast(item)
 
     @property
@@ -217,7 +217,9 @@ def _made_for(comm: Any) -> MpiTransport:
         raise ValueError("comm is MPI.COMM_NULL: this rank is not in the group and must not make the call.")
     if not isinstance(comm, MPI.Intracomm):
         raise TypeError(f"comm must be an mpi4py intracommunicator, not {type(comm).__name__}.")
-    with watch.waiting(f"rank {comm.rank} of {comm.size} waits for all ranks to use a communicator for the first time"):
+    with watchdog.waiting(
+        f"rank {comm.rank} of {comm.size} waits for all ranks to use a communicator for the first time"
+    ):
         transport = MpiTransport(comm)
     comm.Set_attr(_KEYVAL, transport)
     return transport
@@ -243,7 +245,7 @@ def agree(comm: MPI.Intracomm, ok: bool, message: str, error: type[AgreedError] 
 
     Raises: `error` on all ranks alike, naming the ranks and what they said.
     """
-    with watch.waiting(f"rank {comm.rank} of {comm.size} waits for all ranks to say whether they can go on"):
+    with watchdog.waiting(f"rank {comm.rank} of {comm.size} waits for all ranks to say whether they can go on"):
         problems = comm.allgather(None if ok else message)
     raise_together(problems, error)
 

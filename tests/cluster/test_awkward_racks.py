@@ -5,7 +5,7 @@ import sys
 import pytest
 from virtual_hosts import Cluster, missing
 
-from hpcdist.sweep.awkward.record import Run
+from hpcdist.bench.awkward.record import Run
 
 cluster = Cluster("awkward")
 MISSING = missing("--net")
@@ -25,7 +25,7 @@ def racks():
 
 def test_racks_are_the_nodes_of_hierarchical_and_of_the_price_model(racks, tmp_path):
     path = tmp_path / "racks.json"
-    program = [sys.executable, "-m", "hpcdist.sweep.awkward", "--sizes", "64KiB", "--seconds", "0"]
+    program = [sys.executable, "-m", "hpcdist.bench.awkward", "--sizes", "64KiB", "--seconds", "0"]
     done = cluster("run", "-n", "5", "--", *program, "--racks", "2", "--out", str(path))
     run = Run.read(path)
     assert run.topology == [0, 0, 0, 1, 1]

@@ -12,7 +12,7 @@ from hpcdist.bench.peers import OPEN_MPI
 from hpcdist.bench.record import Report
 from hpcdist.bench.task import AUTO, LIBRARY, RAW
 from hpcdist.cluster import state
-from hpcdist.launch import maker
+from hpcdist.mpi.launcher import maker
 
 NAME = f"bench-{os.getpid()}"
 MISSING = missing("--net")

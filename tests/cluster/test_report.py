@@ -132,7 +132,7 @@ def started(out, *arguments):
 def _ranks(number):
     """The processes of the job of so many ranks, but for those that start them."""
     running = [p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])]
-    ours = [words for words in running if words[1:3] == ["-m", "hpcdist.sweep.network"]]
+    ours = [words for words in running if words[1:3] == ["-m", "hpcdist.bench.links"]]
     return [words for words in ours if words[-1].endswith(f"-{number}.json")]
 
 

@@ -17,7 +17,7 @@ import sys
 import numpy as np
 from mpi4py import MPI
 import hpcdist
-from hpcdist.program import Kind
+from hpcdist.schedule.program import Kind
 comm, asked = MPI.COMM_WORLD, int(sys.argv[1])
 numbers = np.arange(1 << 20, dtype=np.int64) * (comm.rank + 1)
 plan = hpcdist.plan(comm, numbers, algorithm="ring", segment_nbytes=None if asked < 0 else asked)

@@ -17,16 +17,16 @@ import psutil
 import pytest
 from matrix import WHOLE
 
+from hpcdist.bench.crash import job, program
+from hpcdist.bench.crash.record import Report
 from hpcdist.checkpoint import committed, look
-from hpcdist.checkpoint.crash import job, program
-from hpcdist.checkpoint.crash.record import Report
-from hpcdist.transport.switch import SWITCH
+from hpcdist.kernels.jit import SWITCH
 
 pytest.importorskip("sklearn", reason="trains on the digits")
 
 TRIALS = int(os.environ.get("HPCDIST_KILL_TRIALS", "4" if WHOLE else "2"))
 RANKS, EVERY, STEPS = 4 if WHOLE else 2, 3, 120
-COMMAND = [sys.executable, "-c", "from hpcdist.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from hpcdist.cli.main import main; main()"]
 LAUNCH = [*COMMAND, "run", "-n", str(RANKS), "--", *COMMAND]
 TRAIN = ["train", "--epochs", "10", "--batch", "128", "--seed", "5", "--model", "softmax"]
 PATIENCE = 120.0  # seconds, for a machine that is busy with other things

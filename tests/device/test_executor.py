@@ -12,16 +12,17 @@ import pytest
 from buffers import bits, check, distinct, special
 from mpi4py import MPI
 
-from hpcdist import algorithms, streams
+from hpcdist import algorithms
 from hpcdist.device.paths import AWARE, DIRECT, STAGED
-from hpcdist.direct import DirectProgram
-from hpcdist.execute import BoundProgram, boxes_for
+from hpcdist.executor import gpu_streams
+from hpcdist.executor.bind import BoundProgram, boxes_for
+from hpcdist.executor.intranode.gpu_peer_memory import DirectProgram
+from hpcdist.executor.intranode.in_place import Task
 from hpcdist.kernels.reduce import DTYPES, OPS, average, binary
-from hpcdist.program import lower
-from hpcdist.schedule import Layout
-from hpcdist.shared import Task
+from hpcdist.schedule.ir import Layout
+from hpcdist.schedule.program import lower
 from hpcdist.transport import TransferError
-from hpcdist.transport.ipc import IpcTransport
+from hpcdist.transport.cuda_ipc import IpcTransport
 from hpcdist.transport.mpi import transport_of
 
 pytestmark = pytest.mark.mpi
@@ -341,7 +342,7 @@ def test_a_fault_of_the_device_is_the_error_of_the_run(transport, path):
 
 
 def test_a_device_without_working_kernels_is_an_error_when_a_plan_is_bound(transport, path, monkeypatch):
-    monkeypatch.setattr(streams, "_PREPARED", set())
+    monkeypatch.setattr(gpu_streams, "_PREPARED", set())
     for name, op in (("combine", "sum"), ("average", "avg")):
         with monkeypatch.context() as broken:
             broken.setattr(guarded.Stream, name, lambda *arguments: 1 / 0)

@@ -12,19 +12,19 @@ from mpi4py import MPI
 
 import hpcdist
 from hpcdist.algorithms import ALLREDUCE, SHARED
+from hpcdist.bench.gpu import bench as bench_module
+from hpcdist.bench.gpu.bench import ALL, ONE, DeviceBench
+from hpcdist.bench.gpu.measurement import Measurement
+from hpcdist.bench.gpu.options import LEAST, Settings
+from hpcdist.bench.gpu.record import Report
 from hpcdist.device.paths import AUTO, AWARE, DIRECT, STAGED
 from hpcdist.errors import AgreedError
 from hpcdist.kernels.reduce import DTYPES, OPS
-from hpcdist.selection import Selection
 from hpcdist.sweep import inputs, measure, memory, paths
-from hpcdist.sweep.device import bench as bench_module
-from hpcdist.sweep.device.bench import ALL, ONE, DeviceBench
-from hpcdist.sweep.device.measurement import Measurement
-from hpcdist.sweep.device.options import LEAST, Settings
-from hpcdist.sweep.device.record import Report
 from hpcdist.sweep.measure import Bench, Effort, Point
 from hpcdist.sweep.record import LIBRARY
 from hpcdist.sweep.run import Sweep
+from hpcdist.tuning.table import Selection
 
 pytestmark = pytest.mark.mpi
 

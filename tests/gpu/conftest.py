@@ -8,7 +8,7 @@ from ranks import comm, pytest_collection_finish, pytest_configure, pytest_runte
 
 from hpcdist.device import awareness, paths
 from hpcdist.device.kinds import by_name
-from hpcdist.transport.loaded import libraries
+from hpcdist.mpi.library import libraries
 
 __all__ = ["comm", "pytest_collection_finish", "pytest_configure", "pytest_runtest_makereport"]
 

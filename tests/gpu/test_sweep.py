@@ -7,12 +7,12 @@ import pytest
 from mpi4py import MPI
 
 from hpcdist.algorithms import ALLREDUCE, SHARED
+from hpcdist.bench.gpu.measurement import Measurement
+from hpcdist.bench.gpu.options import LEAST, Settings
+from hpcdist.bench.gpu.record import Report
 from hpcdist.device.paths import ASKABLE, AUTO, DIRECT
 from hpcdist.kernels.reduce import DTYPES, OPS
 from hpcdist.sweep import measure, paths
-from hpcdist.sweep.device.measurement import Measurement
-from hpcdist.sweep.device.options import LEAST, Settings
-from hpcdist.sweep.device.record import Report
 from hpcdist.sweep.measure import Bench, Point
 from hpcdist.sweep.record import LIBRARY
 

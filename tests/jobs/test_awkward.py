@@ -3,12 +3,12 @@
 import subprocess
 import sys
 
-from hpcdist.sweep.awkward.measure import AUTO, FLAT
-from hpcdist.sweep.awkward.record import Run
+from hpcdist.bench.awkward.measure import AUTO, FLAT
+from hpcdist.bench.awkward.record import Run
 from hpcdist.sweep.record import LIBRARY
 
-HPCDIST = [sys.executable, "-c", "from hpcdist.cli import main; main()"]
-PROGRAM = [sys.executable, "-m", "hpcdist.sweep.awkward"]
+HPCDIST = [sys.executable, "-c", "from hpcdist.cli.main import main; main()"]
+PROGRAM = [sys.executable, "-m", "hpcdist.bench.awkward"]
 
 
 def on(ranks, *options):

@@ -15,7 +15,7 @@ from hpcdist.bench.peers import FOLDERS
 from hpcdist.bench.record import Report
 from hpcdist.bench.start import CLI
 from hpcdist.bench.task import AUTO, CALL, COPY, KINDS, LIBRARY, NAMES, REGISTERED, Task
-from hpcdist.launch import maker
+from hpcdist.mpi.launcher import maker
 
 NAME = maker(MPI.Get_library_version())
 BENCH = [sys.executable, "-m", "hpcdist.bench"]

@@ -8,12 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-from hpcdist.checkpoint.benchmark.record import Report
-from hpcdist.checkpoint.benchmark.ways import BACKGROUND, PLAIN, RAW, SHARDS, SINGLE
+from hpcdist.bench.checkpoints.record import Report
+from hpcdist.bench.checkpoints.ways import BACKGROUND, PLAIN, RAW, SHARDS, SINGLE
 
 MIB = 1 << 20
-REPORT = [sys.executable, "-m", "hpcdist.checkpoint.benchmark.report"]
-RUN = [sys.executable, "-c", "from hpcdist.cli import main; main()", "run", "-n", "2", "--"]
+REPORT = [sys.executable, "-m", "hpcdist.bench.checkpoints.report"]
+RUN = [sys.executable, "-c", "from hpcdist.cli.main import main; main()", "run", "-n", "2", "--"]
 
 
 def states() -> set[Path]:
@@ -63,7 +63,7 @@ def test_a_report_that_is_told_to_end_keeps_what_it_has_and_removes_its_folder(t
 
 def test_the_cost_in_a_run_is_measured_on_real_periods(tmp_path):
     options = ["--state", "9MiB", "--every", "0.2", "--seconds", "0.4", "--rounds", "2", "--scratch", str(tmp_path)]
-    program = [sys.executable, "-m", "hpcdist.train.overhead", *options, "--out", str(tmp_path / "cost")]
+    program = [sys.executable, "-m", "hpcdist.bench.overhead", *options, "--out", str(tmp_path / "cost")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*RUN, *program], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr

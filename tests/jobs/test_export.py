@@ -12,12 +12,12 @@ import sys
 import pytest
 from mpi4py import MPI
 
-from hpcdist import launch
+from hpcdist.mpi import launcher
 
 RANKS = 5  # a number on which the algorithms differ
 SMALL, LARGE = 160, 40960  # bytes
-HPCDIST = [sys.executable, "-c", "from hpcdist.cli import main; main()"]
-MAKER = launch.maker(MPI.Get_library_version())
+HPCDIST = [sys.executable, "-c", "from hpcdist.cli.main import main; main()"]
+MAKER = launcher.maker(MPI.Get_library_version())
 FORMAT = {"Open MPI": "openmpi-classic", "MPICH": "mpich-json"}.get(MAKER, "")
 # The fastest at the small and at the large size, as the file shall say; neither is what the library does by itself.
 CHOSEN = {"Open MPI": ("basic_linear", "ring"), "MPICH": ("recursive_multiplying", "tree")}.get(MAKER, ("", ""))

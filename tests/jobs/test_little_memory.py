@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from test_no_hang import Job
 
-from hpcdist.transport.window import BACKING
+from hpcdist.transport.shared_memory import BACKING
 
 
 @pytest.fixture

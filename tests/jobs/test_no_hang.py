@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hpcdist.transport.switch import SWITCH
+from hpcdist.kernels.jit import SWITCH
 
 PATIENCE = 60.0  # seconds; a job that needs them hangs
-COMMAND = [sys.executable, "-c", "from hpcdist.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from hpcdist.cli.main import main; main()"]
 FROM_A_LAUNCHER = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "HPCDIST_")
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(FROM_A_LAUNCHER)}
 
@@ -185,7 +185,7 @@ plan()
 @pytest.mark.parametrize("stuck_in", ["MPI", "Python"])
 def test_ranks_exit_when_their_launcher_is_killed(tmp_path, stuck_in):
     program = f"""
-from hpcdist.transport.startup import world
+from hpcdist.mpi.world import world
 comm = world()
 print("ready", os.getpid(), flush=True)
 while "{stuck_in}" == "Python":
@@ -209,7 +209,7 @@ comm.Recv(buffer, (comm.rank + 1) % comm.size)
     ],
 )
 def test_processes_that_their_launcher_left_alone_say_which_flag_is_right(variable, advice):
-    command = [sys.executable, "-c", "from hpcdist.transport.startup import world; world()"]
+    command = [sys.executable, "-c", "from hpcdist.mpi.world import world; world()"]
     done = subprocess.run(
         command, env=CLEAN | {variable: "4"}, capture_output=True, text=True, timeout=PATIENCE, check=False
     )

@@ -9,8 +9,8 @@ from mpi4py import MPI
 
 import hpcdist
 from hpcdist import algorithms
-from hpcdist.choosing import LARGEST_MESSAGE
-from hpcdist.plans import CACHED_BUFFERS
+from hpcdist.collectives.decide import LARGEST_MESSAGE
+from hpcdist.collectives.plan import CACHED_BUFFERS
 from hpcdist.transport.mpi import transport_of
 
 pytestmark = pytest.mark.mpi

@@ -10,13 +10,13 @@ from mpi4py import MPI
 import hpcdist
 from hpcdist import algorithms
 from hpcdist.errors import AgreedError
-from hpcdist.execute import BoundProgram
+from hpcdist.executor.bind import BoundProgram
+from hpcdist.kernels.jit import SWITCH
 from hpcdist.kernels.reduce import DTYPES, OPS
-from hpcdist.program import lower
-from hpcdist.schedule import Layout
+from hpcdist.schedule.ir import Layout
+from hpcdist.schedule.program import lower
 from hpcdist.transport import TransferError
 from hpcdist.transport.mpi import LARGEST_COUNT, _native, transport_of
-from hpcdist.transport.switch import SWITCH
 
 pytestmark = pytest.mark.mpi
 
@@ -123,7 +123,7 @@ def test_a_message_of_the_wrong_length_is_an_error(monkeypatch, executor):
 @pytest.mark.mpi(min_size=2)
 def test_without_numba_python_does_it_unless_that_was_ruled_out(comm, monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "hpcdist.compiled", raising=False)
+    monkeypatch.delitem(sys.modules, "hpcdist.executor.compiled", raising=False)
     monkeypatch.delenv(SWITCH, raising=False)
     plan = hpcdist.plan(comm, np.zeros(100), algorithm="ring")
     assert plan.executor == "python"
@@ -150,7 +150,7 @@ def test_a_rank_that_cannot_bind_stops_all(comm, monkeypatch, call, known, said)
     with monkeypatch.context() as patch:
         if RANK == SIZE - 1:
             patch.setitem(sys.modules, "numba", None)
-            patch.delitem(sys.modules, "hpcdist.compiled", raising=False)
+            patch.delitem(sys.modules, "hpcdist.executor.compiled", raising=False)
             patch.setenv(SWITCH, "1")
         with pytest.raises(AgreedError, match=f"^rank {SIZE - 1}: {said}"):
             call(comm, buffer, algorithm="ring")
@@ -162,7 +162,7 @@ def test_a_rank_that_cannot_bind_stops_all(comm, monkeypatch, call, known, said)
 def test_flags_that_are_broken_on_one_rank_are_used_on_none(comm, monkeypatch, switch):
     monkeypatch.setenv(SWITCH, switch)
     if RANK == SIZE - 1:
-        monkeypatch.setitem(sys.modules, "hpcdist.transport.flags", None)
+        monkeypatch.setitem(sys.modules, "hpcdist.transport.barrier_flags", None)
     if switch:
         with pytest.raises(AgreedError, match=f"^rank {SIZE - 1}: {SWITCH}=1, but there is no compiled code"):
             hpcdist.empty(100, "float16", comm)

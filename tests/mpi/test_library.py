@@ -5,10 +5,10 @@ import pytest
 from mpi4py import MPI
 
 from hpcdist.errors import AgreedError
+from hpcdist.mpi.cvars import Control, setting
 from hpcdist.sweep import library
 from hpcdist.sweep.measure import Bench, Effort, Point, distinct
 from hpcdist.sweep.record import FIXED, LIBRARY
-from hpcdist.transport.control import Control, setting
 
 pytestmark = pytest.mark.mpi
 

@@ -26,7 +26,7 @@ from hpcdist.checkpoint import layout
 from hpcdist.checkpoint.partner import PartnerCopies, Recovery, contents, copies, exchange, memory, recovery
 from hpcdist.checkpoint.partner.placement import members, partners
 from hpcdist.errors import AgreedError, ArgumentError
-from hpcdist.transport.together import on_root
+from hpcdist.mpi.collective_errors import on_root
 
 pytestmark = pytest.mark.mpi
 

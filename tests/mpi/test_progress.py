@@ -11,8 +11,8 @@ from mpi4py import MPI
 
 import hpcdist
 from hpcdist.doctor import tool
-from hpcdist.transport.control import Control
-from hpcdist.transport.loaded import libraries
+from hpcdist.mpi.cvars import Control
+from hpcdist.mpi.library import libraries
 
 pytestmark = pytest.mark.mpi
 

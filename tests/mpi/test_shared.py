@@ -14,14 +14,14 @@ from mpi4py import MPI
 
 import hpcdist
 from hpcdist import algorithms
-from hpcdist.bounced import BouncedProgram
-from hpcdist.choosing.algorithm import LEAST_WITHOUT_FLAGS
+from hpcdist.collectives.decide_algorithm import LEAST_WITHOUT_FLAGS
 from hpcdist.errors import AgreedError, ArgumentError
-from hpcdist.execute import BoundProgram
+from hpcdist.executor.bind import BoundProgram
+from hpcdist.executor.intranode.bounce_buffers import BouncedProgram
+from hpcdist.kernels.jit import SWITCH
 from hpcdist.kernels.reduce import DTYPES, OPS
-from hpcdist.transport import window
+from hpcdist.transport import shared_memory
 from hpcdist.transport.mpi import transport_of
-from hpcdist.transport.switch import SWITCH
 
 pytestmark = pytest.mark.mpi
 
@@ -509,7 +509,7 @@ def test_a_tag_used_again_by_another_plan_works(comm):
 
 
 def test_more_plans_than_a_page_has_flags(comm, monkeypatch):
-    monkeypatch.setattr(window, "SLOTS", 4)
+    monkeypatch.setattr(shared_memory, "SLOTS", 4)
     buffer = hpcdist.empty((12, 10), "int64", comm)
     plans = [hpcdist.plan(comm, part, algorithm="shared") for part in buffer]
     buffer[...] = 1
@@ -545,14 +545,14 @@ def test_ranks_that_ask_for_different_sizes_hear_of_it(comm):
 def test_an_array_for_which_there_is_no_room_is_refused_with_numbers(comm, monkeypatch):
     hpcdist.empty(1, "float64", comm)
     before = left(comm)
-    monkeypatch.setattr(window, "room", lambda where: (3 << 20, 8 << 30))
+    monkeypatch.setattr(shared_memory, "room", lambda where: (3 << 20, 8 << 30))
     with pytest.raises(AgreedError) as raised:
         hpcdist.empty(1 << 20, "float64", comm)
     text = str(raised.value)
     assert "an array of 8 MiB takes 8 MiB for each of" in text
     assert "/dev/shm has 3 MiB free" in text
     assert comm.allgather(text) == [text] * SIZE
-    monkeypatch.setattr(window, "room", lambda where: (8 << 30, 1 << 20))
+    monkeypatch.setattr(shared_memory, "room", lambda where: (8 << 30, 1 << 20))
     with pytest.raises(AgreedError, match="1 MiB is available"):
         hpcdist.empty(1 << 20, "float64", comm)
     assert left(comm) <= before
@@ -564,14 +564,14 @@ def test_memory_that_mpi_cannot_make_on_one_rank_is_an_error_on_all(comm, monkey
 
     hpcdist.empty(1, "float64", comm)
     with monkeypatch.context() as patch:
-        patch.setattr(window, "Window", window_of)
+        patch.setattr(shared_memory, "Window", window_of)
         with pytest.raises(AgreedError, match=f"rank {LAST}: MPI made no shared memory for an array of 8 KiB: OSError"):
             hpcdist.empty(1024, "float64", comm)
     assert hpcdist.empty(1024, "float64", comm).nbytes == 8192
 
 
 def test_room_taken_by_others_at_the_same_moment_is_an_error_and_no_crash(comm, monkeypatch):
-    monkeypatch.setattr(window, "_populate", lambda memory: RANK != LAST)
+    monkeypatch.setattr(shared_memory, "_populate", lambda memory: RANK != LAST)
     with pytest.raises(AgreedError, match=f"rank {LAST}: the room for an array of 8 KiB was taken"):
         hpcdist.empty(1024, "float64", comm)
     monkeypatch.undo()

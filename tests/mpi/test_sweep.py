@@ -16,14 +16,14 @@ from sweep_cases import options
 from hpcdist.algorithms import ALLREDUCE
 from hpcdist.errors import AgreedError
 from hpcdist.kernels.reduce import DTYPES, OPS
-from hpcdist.selection import Selection
+from hpcdist.mpi.cvars import Control
 from hpcdist.sweep import inputs, measure, model, record
 from hpcdist.sweep.command import sweep
 from hpcdist.sweep.interrupt import Interrupt
 from hpcdist.sweep.measure import Bench, Effort, Point
 from hpcdist.sweep.record import LIBRARY
 from hpcdist.sweep.run import Sweep
-from hpcdist.transport.control import Control
+from hpcdist.tuning.table import Selection
 
 pytestmark = pytest.mark.mpi
 

@@ -22,7 +22,6 @@ from rich.console import Console
 from training import SHORT, die_after, rows, train
 
 import hpcdist
-from hpcdist import gpus
 from hpcdist.algorithms import ALLREDUCE, SHARED
 from hpcdist.checkpoint import Fence, committed, look, read
 from hpcdist.checkpoint.fence import OWNER
@@ -34,15 +33,16 @@ from hpcdist.device.host import Host
 from hpcdist.device.kinds import KINDS
 from hpcdist.errors import AgreedError
 from hpcdist.models import MODELS
-from hpcdist.selection import ENVIRONMENT, Bracket, Rule, Selection
+from hpcdist.mpi import gpu_binding
+from hpcdist.mpi.collective_errors import on_root
 from hpcdist.train import loop, setup
 from hpcdist.train.config import Config
 from hpcdist.train.log import Log, Row
 from hpcdist.train.signals import StopRequest
 from hpcdist.train.trainer import Execution, Trainer
-from hpcdist.transport import window
+from hpcdist.transport import shared_memory
 from hpcdist.transport.mpi import transport_of
-from hpcdist.transport.together import on_root
+from hpcdist.tuning.table import ENVIRONMENT, Bracket, Rule, Selection
 
 pytest.importorskip("sklearn", reason="trains on the digits")
 pytestmark = pytest.mark.mpi
@@ -222,20 +222,20 @@ def test_a_table_that_comes_or_goes_changes_nothing_of_a_run_that_goes_on(
 
 
 @pytest.mark.skipif(COMM.size == 1, reason="one rank shares memory with nobody")
-@pytest.mark.parametrize("last", [16, window.SLOTS * window.LINE], ids=["an array", "flags"])
+@pytest.mark.parametrize("last", [16, shared_memory.SLOTS * shared_memory.LINE], ids=["an array", "flags"])
 def test_what_was_shared_before_the_room_ended_is_given_back(
     data: Dataset, monkeypatch: pytest.MonkeyPatch, last: int
 ) -> None:
-    allocate, ended = window.Home.allocate, []
+    allocate, ended = shared_memory.Home.allocate, []
 
-    def until(home: window.Home, nbytes: int, what: str) -> Any:
+    def until(home: shared_memory.Home, nbytes: int, what: str) -> Any:
         if nbytes == last or ended:
             ended.append(what)
             raise AgreedError("no room")
         return allocate(home, nbytes, what)
 
-    monkeypatch.setattr(window.Home, "allocate", until)
-    monkeypatch.setattr(window.Home, "shortages", lambda *_: ["no room" if ended else None] * COMM.size)
+    monkeypatch.setattr(shared_memory.Home, "allocate", until)
+    monkeypatch.setattr(shared_memory.Home, "shortages", lambda *_: ["no room" if ended else None] * COMM.size)
     comm = COMM.Dup()
     trainer = make_trainer(data, comm)
     assert trainer.plan.algorithm in ALLREDUCE
@@ -252,7 +252,7 @@ def test_without_room_to_share_messages_are_sent_and_that_is_said(
     shared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = train(shared / "whole", checkpoint_every=10)
-    monkeypatch.setattr(window, "room", lambda where: (0, 0))
+    monkeypatch.setattr(shared_memory, "room", lambda where: (0, 0))
     resumed = {**SHORT, "out": str(shared / "next"), "resume": str(shared / "whole" / "checkpoints" / "step-00000010")}
     loop.train(COMM, resumed, Console())
     assert execution(shared / "next")["algorithm"] in ALLREDUCE
@@ -331,14 +331,14 @@ def test_ranks_that_share_a_gpu_are_named(monkeypatch: pytest.MonkeyPatch, seen:
     monkeypatch.setattr(local, "booking", lambda device: local.Booking("gpu 0", tuple(seen)))
     gpu = SimpleNamespace(kind="cuda")
     if COMM.size == 1:
-        assert gpus.sharing(COMM, gpu) == []
+        assert gpu_binding.sharing(COMM, gpu) == []
     elif len(seen) == 1:
-        assert len(gpus.sharing(COMM, gpu)) == 1
-        assert "share GPU gpu 0, of 1 for" in gpus.sharing(COMM, gpu)[0]
+        assert len(gpu_binding.sharing(COMM, gpu)) == 1
+        assert "share GPU gpu 0, of 1 for" in gpu_binding.sharing(COMM, gpu)[0]
     else:
         with pytest.raises(AgreedError, match=f"share GPU gpu 0, of {COMM.size} for {COMM.size} ranks"):
-            gpus.sharing(COMM, gpu)
-    assert gpus.sharing(COMM, Host()) == []
+            gpu_binding.sharing(COMM, gpu)
+    assert gpu_binding.sharing(COMM, Host()) == []
 
 
 def test_being_replaced_by_another_run_is_everybodys_error(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:

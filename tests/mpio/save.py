@@ -6,7 +6,7 @@ from pathlib import Path
 from state import state
 
 from hpcdist.checkpoint import Store, collective, layout
-from hpcdist.transport.startup import world
+from hpcdist.mpi.world import world
 
 layout.PIECE = 1 << 16  # bytes: several transfers for an array
 collective.ALIGNMENT = 1 << 12  # and enough for every rank to have rows

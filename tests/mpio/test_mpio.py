@@ -21,7 +21,7 @@ from hpcdist.checkpoint import collective, committed, look, newest, read
 from hpcdist.checkpoint.layout import STATE
 
 HERE = Path(__file__).parent
-HPCDIST = [sys.executable, "-c", "from hpcdist.cli import main; main()"]
+HPCDIST = [sys.executable, "-c", "from hpcdist.cli.main import main; main()"]
 SERIAL = os.environ.get("HPCDIST_SERIAL_PYTHON")
 
 pytestmark = pytest.mark.skipif(
@@ -102,7 +102,7 @@ from pathlib import Path
 import numpy as np
 from state import state
 from hpcdist.checkpoint import look, restore
-from hpcdist.transport.startup import world
+from hpcdist.mpi.world import world
 into = {name: np.full(values.shape, 7, values.dtype) for name, values in state().items()}
 restore(world(), look(Path(sys.argv[1])), into)
 for name, values in state().items():
@@ -120,7 +120,7 @@ DIRECT = """
 import sys
 from pathlib import Path
 from state import state
-from hpcdist.transport.startup import world
+from hpcdist.mpi.world import world
 from hpcdist.checkpoint import collective, layout
 comm = world()
 layout.PIECE, collective.ALIGNMENT = 1 << 16, 1 << 12
@@ -277,7 +277,7 @@ def test_a_rank_alone_raises_and_leaves_nothing(tmp_path):
 
 # --- two MPI libraries ---
 
-LOADED = "; from hpcdist.transport.loaded import libraries; print(len(libraries()))"
+LOADED = "; from hpcdist.mpi.library import libraries; print(len(libraries()))"
 BARE = {"LD_LIBRARY_PATH": ""}  # as under srun: mpirun would have said where the library is
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from matrix import WHOLE
 
-from hpcdist import algorithms, cost, verify
+from hpcdist import algorithms, verify
 from hpcdist.algorithms.binary_blocks import blocks
 from hpcdist.algorithms.double_binary_trees import best_blocks, height
-from hpcdist.schedule import mirror, owned_in_order, place, relabel, then
+from hpcdist.schedule.ir import mirror, owned_in_order, place, relabel, then
+from hpcdist.simulate import cost
 
 SIZES = range(1, 34)
 FLAT = [name for name in algorithms.ALLREDUCE if name != "hierarchical"]

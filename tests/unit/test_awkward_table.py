@@ -5,10 +5,10 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from hpcdist.bench.awkward import table
+from hpcdist.bench.awkward.measure import names, racks_of
+from hpcdist.bench.awkward.record import Record, Run
 from hpcdist.cluster import plan
-from hpcdist.sweep.awkward import table
-from hpcdist.sweep.awkward.measure import names, racks_of
-from hpcdist.sweep.awkward.record import Record, Run
 from hpcdist.sweep.record import LIBRARY
 
 MODEL = {"alpha": 5e-5, "beta": 4e-8, "gamma": 1e-11, "node_alpha": None, "node_beta": None}

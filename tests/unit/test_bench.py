@@ -21,8 +21,8 @@ from hpcdist.bench.record import HERE, WRONG, Judgement, Part, Report, Row, part
 from hpcdist.bench.rounds import Asked, Rounds, case_seconds
 from hpcdist.bench.task import AUTO, COPY, KINDS, LIBRARY, RAW, REGISTERED, Link, Task
 from hpcdist.cluster import plan
-from hpcdist.samples import Spread
-from hpcdist.selection import Bracket, Rule, Selection
+from hpcdist.tuning.table import Bracket, Rule, Selection
+from hpcdist.util.sampling import Spread
 
 SIZES = (8, 65536, 1 << 24)
 

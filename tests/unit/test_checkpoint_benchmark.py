@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from hpcdist.checkpoint.benchmark import cache, figure, raw, room, table
-from hpcdist.checkpoint.benchmark.options import Settings
-from hpcdist.checkpoint.benchmark.record import Load, Report, Save, paired
-from hpcdist.checkpoint.benchmark.rounds import Saves
-from hpcdist.checkpoint.benchmark.state import UNIT, State
-from hpcdist.checkpoint.benchmark.ways import BACKGROUND, MEANING, PLAIN, RAW, SHARDS, ways
+from hpcdist.bench import overhead
+from hpcdist.bench.checkpoints import cache, figure, raw, room, table
+from hpcdist.bench.checkpoints.options import Settings
+from hpcdist.bench.checkpoints.record import Load, Report, Save, paired
+from hpcdist.bench.checkpoints.rounds import Saves
+from hpcdist.bench.checkpoints.state import UNIT, State
+from hpcdist.bench.checkpoints.ways import BACKGROUND, MEANING, PLAIN, RAW, SHARDS, ways
 from hpcdist.checkpoint.unchanged import HEAD
 from hpcdist.models.mlp import MLP
-from hpcdist.samples import Spread
-from hpcdist.train import overhead
+from hpcdist.util.sampling import Spread
 
 MIB = 1 << 20
 

@@ -34,7 +34,7 @@ from hpcdist.checkpoint.tool import export as exporting
 from hpcdist.checkpoint.tool.progress import Advance
 from hpcdist.checkpoint.tool.verify import damages
 from hpcdist.checkpoint.writer import begin, commit
-from hpcdist.cli import main
+from hpcdist.cli.main import main
 
 FACTS = {"configuration": {"lr": 0.1, "model": "mlp"}, "list": [1, 2.5, "three"]}
 FORMAT = Path(package.__file__).parent / "FORMAT.md"
@@ -381,7 +381,7 @@ def test_one_piece_at_a_time_is_in_memory(tmp_path: Path, monkeypatch: pytest.Mo
 import re, sys
 from pathlib import Path
 from click.testing import CliRunner
-from hpcdist.cli import main
+from hpcdist.cli.main import main
 small, *large = sys.argv[1:]
 def peak(arguments):
     assert CliRunner().invoke(main, ["checkpoint", *arguments]).exit_code == 0
@@ -779,7 +779,7 @@ def test_it_needs_no_mpi(tmp_path: Path) -> None:
     program = """
 import sys
 sys.modules["mpi4py"] = None
-from hpcdist.cli import main
+from hpcdist.cli.main import main
 main(["checkpoint", *sys.argv[1:]])
 """
     for arguments in (["list", path.parent], ["verify", path], ["convert", path, tmp_path / "b"]):
@@ -792,7 +792,7 @@ def test_a_bar_is_shown_on_a_terminal_only_and_out_of_the_way(tmp_path: Path, ve
     path, other = save(tmp_path / "a", 1), save(tmp_path / "b", 2)
     if verb == "verify":
         flip_row(path, "parameters", 0)
-    program = "import sys; from hpcdist.cli import main; main(sys.argv[1:])"
+    program = "import sys; from hpcdist.cli.main import main; main(sys.argv[1:])"
     arguments = [sys.executable, "-c", program, "checkpoint", verb, path, *[other] * (verb == "compare")]
     silent = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert silent.stderr == ""

@@ -11,12 +11,12 @@ import psutil
 import pytest
 from mpi4py import MPI
 
+from hpcdist.bench.crash import victims
+from hpcdist.bench.crash.job import Reference, resumed_from
+from hpcdist.bench.crash.record import Report, Trial, text
+from hpcdist.bench.crash.stage import COMMIT, IDLE, PARTS, PRUNE, leftovers, stage
+from hpcdist.bench.crash.trial import DRAFT, Choice, examine
 from hpcdist.checkpoint import Store
-from hpcdist.checkpoint.crash import victims
-from hpcdist.checkpoint.crash.job import Reference, resumed_from
-from hpcdist.checkpoint.crash.record import Report, Trial, text
-from hpcdist.checkpoint.crash.stage import COMMIT, IDLE, PARTS, PRUNE, leftovers, stage
-from hpcdist.checkpoint.crash.trial import DRAFT, Choice, examine
 from hpcdist.checkpoint.layout import digest
 
 DRAFT_40 = "step-00000040.tmp-0123456789ab"

@@ -7,7 +7,7 @@ from mpi4py import MPI
 from hpcdist.checkpoint import Store
 from hpcdist.checkpoint.collective import unavailable
 from hpcdist.errors import AgreedError
-from hpcdist.transport.loaded import LIBMPI, libraries
+from hpcdist.mpi.library import LIBMPI, libraries
 
 without_mpi = pytest.mark.skipif(h5py.get_config().mpi, reason="this h5py has MPI")
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hpcdist import algorithms, cost
+from hpcdist import algorithms
 from hpcdist.algorithms.double_binary_trees import best_blocks
-from hpcdist.cost import Model
+from hpcdist.simulate import cost
+from hpcdist.simulate.cost import Model
 
 # 5 us a message, 12.5 GB/s, 5 ps to reduce a byte
 TABLE_MODEL = Model(alpha=5e-6, beta=1 / 12.5e9, gamma=5e-12)

@@ -137,7 +137,7 @@ def test_ranks_of_the_report_choose_before_mpi_starts():
     program = """
 import sys
 from hpcdist.device.kinds import KINDS
-from hpcdist.sweep.device.program import main
+from hpcdist.bench.gpu.program import main
 def choose():
     print("mpi4py.MPI" in sys.modules, flush=True)
     raise SystemExit

@@ -37,7 +37,7 @@ from hpcdist.doctor.memory import Room
 from hpcdist.doctor.mounts import Mount
 from hpcdist.doctor.pingpong import Link
 from hpcdist.doctor.probe import Verdict
-from hpcdist.transport import loaded
+from hpcdist.mpi import library as loaded
 
 EXT4 = Mount("ext4", "/")
 

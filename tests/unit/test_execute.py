@@ -8,10 +8,10 @@ import pytest
 from buffers import bits, check, distinct, special
 
 from hpcdist import algorithms
-from hpcdist.execute import BoundProgram
+from hpcdist.executor.bind import BoundProgram
 from hpcdist.kernels.reduce import DTYPES, OPS
-from hpcdist.program import lower
-from hpcdist.schedule import Layout, Rows, Schedule, Step
+from hpcdist.schedule.ir import Layout, Rows, Schedule, Step
+from hpcdist.schedule.program import lower
 from hpcdist.transport import TransferError
 from hpcdist.transport.threads import ThreadWorld
 

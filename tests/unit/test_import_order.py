@@ -19,7 +19,7 @@ def loaded(*modules):
 @pytest.mark.parametrize(
     "modules",
     [
-        ("hpcdist.cli", "hpcdist.train.command", "hpcdist.train.loop"),  # as `hpcdist train` does
+        ("hpcdist.cli.main", "hpcdist.train.command", "hpcdist.train.loop"),  # as `hpcdist train` does
         ("hpcdist.train.trainer",),
         ("hpcdist.checkpoint", "hpcdist.checkpoint.store"),
         ("hpcdist.checkpoint", "hpcdist.checkpoint.restoring"),

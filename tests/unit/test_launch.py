@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from hpcdist import launch
-from hpcdist.launch import Launcher
+from hpcdist.mpi import launcher
+from hpcdist.mpi.launcher import Launcher
 
 INTRODUCTIONS = {
     "mpirun (Open MPI) 5.0.11\n\nReport bugs to https://www.open-mpi.org/community/help/": "Open MPI",
@@ -23,7 +23,7 @@ INTRODUCTIONS = {
 
 @pytest.fixture(autouse=True)
 def outside_of_any_job(monkeypatch):
-    for name in launch.RANK_VARIABLES:
+    for name in launcher.RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -35,50 +35,50 @@ def machine(monkeypatch):
         def output(command):
             return library if command[0] == sys.executable else programs[command[0]]
 
-        monkeypatch.setattr(launch, "_output", output)
-        monkeypatch.setattr(launch, "_candidates", lambda mpirun: iter([mpirun] if mpirun else programs))
+        monkeypatch.setattr(launcher, "_output", output)
+        monkeypatch.setattr(launcher, "_candidates", lambda mpirun: iter([mpirun] if mpirun else programs))
 
     return pretend
 
 
 @pytest.mark.parametrize(("text", "maker"), INTRODUCTIONS.items())
 def test_makers_are_known_by_their_introduction(text, maker):
-    assert launch.maker(text) == maker
+    assert launcher.maker(text) == maker
 
 
 def test_a_stranger_is_nobody():
-    assert launch.maker("ls (GNU coreutils) 9.1") is None
+    assert launcher.maker("ls (GNU coreutils) 9.1") is None
 
 
 def test_open_mpi_takes_more_ranks_than_slots_and_yields_only_in_a_crowd():
     mpirun = Launcher("/x/mpirun", "Open MPI")
-    argv, variables = launch.launch(mpirun, 2, ["python", "-V"], cores=2, root=False)
+    argv, variables = launcher.launch(mpirun, 2, ["python", "-V"], cores=2, root=False)
     assert argv == ["/x/mpirun", "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none", "-n", "2", "python", "-V"]
     assert variables == {"OMPI_MCA_btl": "^ofi"}
-    argv, _ = launch.launch(mpirun, 3, ["x"], cores=2, root=False)
+    argv, _ = launcher.launch(mpirun, 3, ["x"], cores=2, root=False)
     assert argv[5:8] == ["--mca", "mpi_yield_when_idle", "1"]
 
 
 def test_open_mpi_lets_root_in_only_as_root():
-    _, variables = launch.launch(Launcher("mpirun", "Open MPI"), 1, ["x"], cores=2, root=True)
+    _, variables = launcher.launch(Launcher("mpirun", "Open MPI"), 1, ["x"], cores=2, root=True)
     assert variables["OMPI_ALLOW_RUN_AS_ROOT"] == variables["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] == "1"
 
 
 @pytest.mark.parametrize("maker", ["MPICH", "Intel MPI"])
 def test_hydra_needs_no_options(maker):
-    argv, variables = launch.launch(Launcher("mpirun", maker), 2, ["x"], cores=2, root=True)
+    argv, variables = launcher.launch(Launcher("mpirun", maker), 2, ["x"], cores=2, root=True)
     assert (argv, variables) == (["mpirun", "-n", "2", "x"], {})
-    assert launch.launch(Launcher("mpirun", maker), 3, ["x"], cores=2, root=False)[1]
+    assert launcher.launch(Launcher("mpirun", maker), 3, ["x"], cores=2, root=False)[1]
 
 
 def test_the_first_launcher_that_fits_the_library_is_taken(machine):
     machine({"/a/mpirun": "HYDRA build", "/b/mpirun": "mpirun (Open MPI) 5"}, "Open MPI v5.0.11")
-    assert launch.find(None) == Launcher("/b/mpirun", "Open MPI")
+    assert launcher.find(None) == Launcher("/b/mpirun", "Open MPI")
 
 
 def test_any_hydra_starts_ranks_of_mpich(machine):
     machine({"/a/mpirun": "Intel(R) MPI Library"}, "MPICH Version: 5")
-    assert launch.find(None).maker == "Intel MPI"
+    assert launcher.find(None).maker == "Intel MPI"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_any_hydra_starts_ranks_of_mpich(machine):
 )
 def test_without_a_fitting_launcher_it_says_what_to_do(machine, programs, option, message):
     machine(programs, "Open MPI v5.0.11")
-    result = CliRunner().invoke(launch.run, [*option, "-n", "2", "--", "x"])
+    result = CliRunner().invoke(launcher.run, [*option, "-n", "2", "--", "x"])
     assert result.exit_code == 1
     assert message in result.output
 
@@ -107,14 +107,14 @@ def test_candidates_stand_beside_python_first_then_in_the_path(tmp_path, monkeyp
         (folder / "mpirun").touch(mode=0o755)
     monkeypatch.setattr(sys, "executable", str(folders[0] / "python"))
     monkeypatch.setenv("PATH", str(folders[1]))
-    assert list(launch._candidates(None)) == [str(folder / "mpirun") for folder in folders]
-    assert list(launch._candidates(str(folders[1] / "mpirun"))) == [str(folders[1] / "mpirun")]
+    assert list(launcher._candidates(None)) == [str(folder / "mpirun") for folder in folders]
+    assert list(launcher._candidates(str(folders[1] / "mpirun"))) == [str(folders[1] / "mpirun")]
 
 
 def test_a_dry_run_prints_what_would_be_started(machine, monkeypatch):
     machine({"/a/mpirun": "HYDRA build"}, "MPICH")
     monkeypatch.setattr(os, "execve", None)
-    result = CliRunner().invoke(launch.run, ["-n", "1", "--dry-run", "--", "python", "-c", "print(1)"])
+    result = CliRunner().invoke(launcher.run, ["-n", "1", "--dry-run", "--", "python", "-c", "print(1)"])
     assert result.output == "/a/mpirun -n 1 python -c 'print(1)'\n"
 
 
@@ -122,7 +122,7 @@ def test_the_launcher_takes_over_with_the_command_s_own_options(machine, monkeyp
     machine({"/a/mpirun": "HYDRA build"}, "MPICH")
     calls = []
     monkeypatch.setattr(os, "execve", lambda *call: calls.append(call))
-    CliRunner().invoke(launch.run, ["-n", "1", "--", "hpcdist", "sweep", "-n", "5", "--json", "f"])
+    CliRunner().invoke(launcher.run, ["-n", "1", "--", "hpcdist", "sweep", "-n", "5", "--json", "f"])
     ((path, argv, environment),) = calls
     assert (path, argv) == (
         "/a/mpirun",
@@ -135,26 +135,26 @@ def test_the_launcher_takes_over_with_the_command_s_own_options(machine, monkeyp
 def test_what_follows_the_command_is_the_command_s(dashes, machine):
     machine({"/a/mpirun": "HYDRA build"}, "MPICH")
     command = [*dashes, "hpcdist", "show", "ring", "-n", "4", "--dry-run"]
-    result = CliRunner().invoke(launch.run, ["-n", "1", "--dry-run", *command])
+    result = CliRunner().invoke(launcher.run, ["-n", "1", "--dry-run", *command])
     assert result.output == "/a/mpirun -n 1 hpcdist show ring -n 4 --dry-run\n"
 
 
 def test_variables_of_the_user_s_own_are_left_alone():
-    made = launch.environment({"PATH": "/p", "OMP_NUM_THREADS": "4", "A": "b"}, {"A": "c", "D": "e"}, True)
+    made = launcher.environment({"PATH": "/p", "OMP_NUM_THREADS": "4", "A": "b"}, {"A": "c", "D": "e"}, True)
     assert made == {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}/p",
         "OMP_NUM_THREADS": "4",
         "A": "b",
         "D": "e",
-        launch.TERMINAL: "1",
+        launcher.TERMINAL: "1",
     }
-    assert launch.environment({}, {}, False)["OMP_NUM_THREADS"] == "1"
+    assert launcher.environment({}, {}, False)["OMP_NUM_THREADS"] == "1"
 
 
-@pytest.mark.parametrize("name", launch.RANK_VARIABLES)
+@pytest.mark.parametrize("name", launcher.RANK_VARIABLES)
 def test_inside_a_rank_it_refuses(name, monkeypatch):
     monkeypatch.setenv(name, "3")
-    result = CliRunner().invoke(launch.run, ["-n", "1", "--", "x"])
+    result = CliRunner().invoke(launcher.run, ["-n", "1", "--", "x"])
     assert result.exit_code == 1
     assert f"already a rank of a running MPI job ({name}=3)" in result.output
 
@@ -164,4 +164,4 @@ def test_inside_a_rank_it_refuses(name, monkeypatch):
     [["--", "x"], ["-n", "0", "--", "x"], ["-n", "2"], ["-n", "2", "--dry-runn", "--", "x"]],
 )
 def test_usage_errors_exit_with_2(arguments):
-    assert CliRunner().invoke(launch.run, arguments).exit_code == 2
+    assert CliRunner().invoke(launcher.run, arguments).exit_code == 2

@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from hpcdist.limits import available_memory, quota
+from hpcdist.util.cgroups import available_memory, quota
 
 GIB = 1 << 30
 FREE = 64 * GIB

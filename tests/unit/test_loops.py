@@ -8,13 +8,13 @@ from buffers import bits, distinct, special
 
 pytest.importorskip("numba")
 
-from hpcdist.compiled import _row
-from hpcdist.execute import Call
+from hpcdist.executor.bind import Call
+from hpcdist.executor.compiled import _row
 from hpcdist.kernels import native
+from hpcdist.kernels.jit import SWITCH, compiled_or_none
 from hpcdist.kernels.loops import loop
 from hpcdist.kernels.reduce import DTYPES, OPS, combination
-from hpcdist.program import Act
-from hpcdist.transport.switch import SWITCH, compiled_or_none
+from hpcdist.schedule.program import Act
 
 LOOP = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 HALVES = ["float16", "bfloat16"]

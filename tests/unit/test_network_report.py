@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from hpcdist.bench.links import figure, table
+from hpcdist.bench.links import report as command
+from hpcdist.bench.links.options import Settings, settings
+from hpcdist.bench.links.record import RAW, WHOLE, Record, Report, link_bytes, paired, share
 from hpcdist.cluster import plan
-from hpcdist.cluster import report as command
-from hpcdist.sweep.network import figure, table
-from hpcdist.sweep.network.options import Settings, settings
-from hpcdist.sweep.network.record import RAW, WHOLE, Record, Report, link_bytes, paired, share
 from hpcdist.sweep.record import LIBRARY
 
 SIZES = (8, 1024, 65536, 1 << 20, 1 << 24)

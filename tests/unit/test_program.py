@@ -6,11 +6,13 @@ from itertools import pairwise
 import pytest
 from matrix import WHOLE
 
-from hpcdist import algorithms, program, rehearse, verify
+from hpcdist import algorithms, verify
 from hpcdist.errors import ScheduleError
-from hpcdist.program import Act, Kind, lower
-from hpcdist.rehearse import rehearse as play
-from hpcdist.schedule import Layout, Rows, Step
+from hpcdist.schedule import program
+from hpcdist.schedule.ir import Layout, Rows, Step
+from hpcdist.schedule.program import Act, Kind, lower
+from hpcdist.simulate import interleavings
+from hpcdist.simulate.interleavings import rehearse as play
 
 DRIVERS = ["any", "in_order"]
 STAGED = pytest.mark.parametrize("staged", [False, True], ids=["", "staged"])
@@ -152,7 +154,7 @@ def test_operations_without_dependencies_are_found_out(name, staged, monkeypatch
         made = lower(*arguments)
         return replace(made, operations=tuple(replace(op, after=()) for op in made.operations))
 
-    monkeypatch.setattr(rehearse, "lower", careless)
+    monkeypatch.setattr(interleavings, "lower", careless)
     assert found(algorithms.allreduce(name, 4, [0, 0, 1, 1]), "any", staged=staged)
 
 
@@ -177,7 +179,7 @@ def test_a_box_that_is_used_again_too_early_is_found_out(box, monkeypatch):
             ),
         )
 
-    monkeypatch.setattr(rehearse, "lower", careless)
+    monkeypatch.setattr(interleavings, "lower", careless)
     assert any("has in flight" in said for said in found(algorithms.ring(4), "any", staged=True))
 
 
@@ -219,7 +221,7 @@ def test_a_driver_that_does_not_wait_is_found_out(monkeypatch):
     def hasty(operations):
         return [(act, number) for act, number in program.in_order(operations) if act is not Act.WAIT]
 
-    monkeypatch.setattr(rehearse, "in_order", hasty)
+    monkeypatch.setattr(interleavings, "in_order", hasty)
     assert any("before what it depends on is complete" in said for said in found(algorithms.ring(4), "in_order"))
 
 
@@ -230,7 +232,7 @@ def test_a_driver_that_lets_messages_of_a_pair_overtake_is_found_out(monkeypatch
         order[sends[0]], order[sends[1]] = order[sends[1]], order[sends[0]]
         return order
 
-    monkeypatch.setattr(rehearse, "in_order", unordered)
+    monkeypatch.setattr(interleavings, "in_order", unordered)
     assert any("overtakes an earlier message" in said for said in found(algorithms.tree(2), "in_order"))
 
 

@@ -7,8 +7,8 @@ import time
 import pytest
 from mpi4py import MPI
 
-from hpcdist import progress
-from hpcdist.progress import AUTO, CALLS, THREAD, Helped, ProgressThread, chosen
+from hpcdist.executor import progress_thread
+from hpcdist.executor.progress_thread import AUTO, CALLS, THREAD, Helped, ProgressThread, chosen
 
 ONE_NODE, TWO_NODES = (0, 0), (0, 1)
 ENDLESS = 10**9
@@ -51,7 +51,7 @@ def until(true):
 @pytest.fixture(autouse=True)
 def thread(monkeypatch):
     made = ProgressThread()
-    monkeypatch.setattr(progress, "PROGRESS", made)
+    monkeypatch.setattr(progress_thread, "PROGRESS", made)
     yield made
     made._end(os.getpid())
 
@@ -122,7 +122,7 @@ def test_once_the_caller_has_seen_the_end_the_thread_does_not_look_at_the_next_r
             run.over = True
             with run.lock:
                 plan.lookers.clear()
-        time.sleep(5 * progress.INTERVAL)
+        time.sleep(5 * progress_thread.INTERVAL)
         assert plan.lookers == []
 
 
@@ -180,7 +180,7 @@ def test_without_a_thread_to_be_had_nothing_is_begun_and_the_next_start_tries_ag
         plan.start(THREAD)
     assert not plan.running
     monkeypatch.undo()
-    monkeypatch.setattr(progress, "PROGRESS", thread)
+    monkeypatch.setattr(progress_thread, "PROGRESS", thread)
     plan.start(THREAD)
     until(lambda: not plan.running)
 

@@ -8,7 +8,7 @@ import pytest
 
 from hpcdist import algorithms, verify
 from hpcdist.errors import ScheduleError
-from hpcdist.schedule import Rows, Schedule, Step, Transfer, reduce_scatter_to
+from hpcdist.schedule.ir import Rows, Schedule, Step, Transfer, reduce_scatter_to
 
 # --- mutations, judged by arithmetic that knows nothing of the proof ---
 

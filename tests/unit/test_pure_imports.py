@@ -68,7 +68,7 @@ def run(program):
 def test_every_pure_room_is_imported_without_mpi4py():
     impure = NEED_MPI if find_spec("numba") else NEED_MPI + NEED_NUMBA
     pure = [name for name in modules(Path(hpcdist.__file__).parent, "hpcdist.") if not needs(name, impure)]
-    assert {"hpcdist.schedule", "hpcdist.algorithms.ring", "hpcdist.kernels.reduce", "hpcdist.cli"} <= set(pure)
+    assert {"hpcdist.schedule.ir", "hpcdist.algorithms.ring", "hpcdist.kernels.reduce", "hpcdist.cli.main"} <= set(pure)
     each = """
 import importlib, traceback
 failed = []
@@ -95,7 +95,7 @@ def test_schedules_are_proven_priced_and_shown_without_mpi4py():
     program = """
 import hpcdist
 from click.testing import CliRunner
-from hpcdist.cli import main
+from hpcdist.cli.main import main
 hpcdist.verify(hpcdist.algorithms.ring(4))
 for verb in (["show", "ring", "-n", "4"], ["predict", "-n", "4"], ["verify", "-n", "4"]):
     done = CliRunner().invoke(main, verb)
@@ -105,8 +105,8 @@ for verb in (["show", "ring", "-n", "4"], ["predict", "-n", "4"], ["verify", "-n
 
 
 def test_importing_hpcdist_does_not_import_mpi():
-    assert run("import sys, hpcdist, hpcdist.cli; print('mpi4py' in sys.modules)").strip() == "False"
+    assert run("import sys, hpcdist, hpcdist.cli.main; print('mpi4py' in sys.modules)").strip() == "False"
 
 
 def test_importing_hpcdist_does_not_import_numba():
-    assert run("import sys, hpcdist.cli, hpcdist.execute; print('numba' in sys.modules)").strip() == "False"
+    assert run("import sys, hpcdist.cli.main, hpcdist.executor.bind; print('numba' in sys.modules)").strip() == "False"

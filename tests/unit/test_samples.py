@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from hpcdist.samples import Spread, now, order
+from hpcdist.util.sampling import Spread, now, order
 
 
 def test_each_comes_first_in_its_turn_and_odd_rounds_are_reversed():

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from mpi4py import MPI
 
-from hpcdist.choosing import LARGEST_AT_ONCE, LARGEST_MESSAGE, SEGMENTS, _segments
+from hpcdist.collectives.decide import LARGEST_AT_ONCE, LARGEST_MESSAGE, SEGMENTS, _segments
 from hpcdist.device.paths import AWARE, DIRECT, HOST, STAGED
 from hpcdist.transport.mpi import transport_of
 

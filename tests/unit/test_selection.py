@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from hpcdist import cost, selection
 from hpcdist.algorithms import ALLREDUCE, allreduce
-from hpcdist.selection import NOT_BY_PRICE, Bracket, Rule, Selection, choose_by_price, resolve
+from hpcdist.simulate import cost
+from hpcdist.tuning import table as selection
+from hpcdist.tuning.table import NOT_BY_PRICE, Bracket, Rule, Selection, choose_by_price, resolve
 
 MODEL = cost.Model(1e-6, 1e-10, 1e-11)
 RULE = Rule(4, 2, "float32", (Bracket(1024, "tree", 0), Bracket(4096, "direct", 512), Bracket(None, "ring", 65536)))

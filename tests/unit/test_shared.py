@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from buffers import bits, distinct, in_order, special
 
-from hpcdist import algorithms, cost, verify
+from hpcdist import algorithms, verify
 from hpcdist.algorithms.shared import between_nodes, own_chunks
 from hpcdist.kernels.reduce import DTYPES, OPS
-from hpcdist.schedule import Layout
+from hpcdist.schedule.ir import Layout
+from hpcdist.simulate import cost
 
 SHAPES = [[0], [0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1], [0, 1, 0, 1, 2], [0, 1, 2], list(range(7)) * 3 + [0] * 20]
 
@@ -57,7 +58,7 @@ def test_messages_go_between_nodes_only_and_from_the_owners_part(topology):
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_pieces_are_combined_in_order_whatever_their_number(dtype, op):
-    from hpcdist.stages import PIECE, reduce_in_pieces
+    from hpcdist.executor.intranode.stages import PIECE, reduce_in_pieces
 
     for size in (1, 2, 5):
         for count in (0, 1, PIECE // 4 + 1, PIECE):
@@ -69,7 +70,7 @@ def test_pieces_are_combined_in_order_whatever_their_number(dtype, op):
 
 
 def test_a_result_may_replace_the_inputs():
-    from hpcdist.stages import reduce_in_pieces
+    from hpcdist.executor.intranode.stages import reduce_in_pieces
 
     values = special(3, 5000, "float64")
     wanted = in_order(values, "sum")

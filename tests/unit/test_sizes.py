@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from hpcdist.sizes import BYTES, format_bytes, parse_bytes
+from hpcdist.util.sizes import BYTES, format_bytes, parse_bytes
 
 
 @pytest.mark.parametrize(

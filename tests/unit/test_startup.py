@@ -3,7 +3,7 @@
 import pytest
 
 from hpcdist.errors import LaunchError
-from hpcdist.transport.startup import ALLOW, check_launcher
+from hpcdist.mpi.world import ALLOW, check_launcher
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import pytest
 from buffers import bits, distinct
 
 from hpcdist import algorithms
-from hpcdist.execute import BoundProgram
+from hpcdist.executor.bind import BoundProgram
+from hpcdist.executor.gpu_streams import prepare
 from hpcdist.kernels.reduce import DTYPES, OPS
-from hpcdist.program import lower
-from hpcdist.schedule import Layout
-from hpcdist.streams import prepare
+from hpcdist.schedule.ir import Layout
+from hpcdist.schedule.program import lower
 from hpcdist.transport import TransferError
 from hpcdist.transport.threads import ThreadWorld
 

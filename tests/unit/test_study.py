@@ -5,9 +5,10 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from hpcdist import cost, selection
-from hpcdist.cli import main
-from hpcdist.selection import Bracket, Rule, Selection
+from hpcdist.cli.main import main
+from hpcdist.simulate import cost
+from hpcdist.tuning import table as selection
+from hpcdist.tuning.table import Bracket, Rule, Selection
 
 
 @pytest.fixture(autouse=True)

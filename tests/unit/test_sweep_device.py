@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from hpcdist.sweep.device import mps, nccl, table
-from hpcdist.sweep.device.__main__ import Measurement, main
-from hpcdist.sweep.device.options import Settings, settings
-from hpcdist.sweep.device.record import Limit, Record, Report
+from hpcdist.bench.gpu import mps, nccl, table
+from hpcdist.bench.gpu.__main__ import Measurement, main
+from hpcdist.bench.gpu.options import Settings, settings
+from hpcdist.bench.gpu.record import Limit, Record, Report
 
 MIB = 1 << 20
 TESTS = Path(__file__).parents[1]
@@ -30,7 +30,7 @@ import sys
 sys.path.insert(0, {str(TESTS)!r})
 import guarded
 from hpcdist.device.kinds import KINDS
-from hpcdist.sweep.device.program import main
+from hpcdist.bench.gpu.program import main
 KINDS["cuda"] = guarded.install
 main()
 """

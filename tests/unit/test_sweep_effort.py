@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from mpi4py import MPI
 
-from hpcdist import cost
+from hpcdist.simulate import cost
 from hpcdist.sweep import model
 from hpcdist.sweep.measure import Effort
 

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 from sweep_records import pair, record
 
-from hpcdist.cli import main
-from hpcdist.selection import Bracket
+from hpcdist.cli.main import main
 from hpcdist.sweep.export import mpich_json, openmpi_classic, openmpi_json, ucc
 from hpcdist.sweep.export.table import summary, table
 from hpcdist.sweep.record import Report, write_json
+from hpcdist.tuning.table import Bracket
 
 OWN = {"algorithm=MPIR_Allreduce_intra_own": {}}
 BASE = {
@@ -239,6 +239,6 @@ def test_a_base_for_a_format_without_one_is_a_usage_error(sweep_file, tmp_path):
 
 def test_the_command_needs_no_mpi(sweep_file, tmp_path):
     arguments = ["export", str(sweep_file), "--format", "openmpi-json", "-o", str(tmp_path / "rules.json")]
-    program = f"import sys; sys.modules['mpi4py'] = None; from hpcdist.cli import main; main({arguments})"
+    program = f"import sys; sys.modules['mpi4py'] = None; from hpcdist.cli.main import main; main({arguments})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, shlex.join(done.args) + done.stderr

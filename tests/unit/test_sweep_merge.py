@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner
 from sweep_records import pair
 
-from hpcdist.cli import main
-from hpcdist.selection import Selection
+from hpcdist.cli.main import main
 from hpcdist.sweep.record import Report, read_json, write_json
+from hpcdist.tuning.table import Selection
 
 NOON = datetime.fromisoformat("2026-01-02T12:00:00+00:00")
 

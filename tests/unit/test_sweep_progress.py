@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from hpcdist.launch import TERMINAL
-from hpcdist.sweep.progress import Progress
+from hpcdist.mpi.launcher import TERMINAL
+from hpcdist.util.display import Progress
 
 
 class Stream(io.StringIO):
@@ -31,7 +31,7 @@ class Stream(io.StringIO):
 )
 def test_it_is_said_by_rank_0_to_a_terminal_only(rank, terminal, behind, shown, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Stream(terminal))
-    monkeypatch.setattr("hpcdist.sweep.progress.monotonic", lambda: 5.0)
+    monkeypatch.setattr("hpcdist.util.display.monotonic", lambda: 5.0)
     monkeypatch.setenv(TERMINAL, behind)
     with Progress(rank, 9) as progress:
         progress.show(0, "8 B")

@@ -3,8 +3,8 @@
 import pytest
 from sweep_records import pair, record
 
-from hpcdist.selection import Bracket
 from hpcdist.sweep import tune
+from hpcdist.tuning.table import Bracket
 
 
 def measured(times):

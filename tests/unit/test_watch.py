@@ -6,8 +6,8 @@ import weakref
 
 import pytest
 
-from hpcdist import watch
-from hpcdist.watch import Watchdog, timeout, waiting
+from hpcdist.util import watchdog as watch
+from hpcdist.util.watchdog import Watchdog, timeout, waiting
 
 PATIENCE = 60.0  # seconds for a thread to get its turn; only a test that fails waits for them
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcdist import watch
 from hpcdist.transport import TransferError, Transport
+from hpcdist.util import watchdog
 
 SEGMENT = 16 << 20  # bytes of a message at most; more at once would not be faster, and some MPI count in 32 bits
 TAG = 0  # of a communicator that nobody else uses
@@ -36,7 +36,7 @@ def exchange(
     trouble = None
     for request in requests:
         request.start()
-    with watch.waiting(f"rank {transport.rank} of {transport.size} exchanges partner copies"):
+    with watchdog.waiting(f"rank {transport.rank} of {transport.size} exchanges partner copies"):
         for request in requests:
             try:
                 request.wait()

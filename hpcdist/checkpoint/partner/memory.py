@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from hpcdist.checkpoint.layout import MANIFEST, Manifest, digest, directory_name
 from hpcdist.checkpoint.reader import DamagedCheckpoint
-from hpcdist.limits import available_memory
-from hpcdist.sizes import format_bytes
+from hpcdist.util.cgroups import available_memory
+from hpcdist.util.sizes import format_bytes
 
 SHARED_MEMORY = Path("/dev/shm")
 KEY = TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

@@ -25,7 +25,7 @@ from hpcdist.checkpoint.tool.owner import Owned
 from hpcdist.checkpoint.tool.progress import bar
 from hpcdist.checkpoint.tool.rows import state_nbytes
 from hpcdist.checkpoint.tool.verify import damages
-from hpcdist.sizes import format_bytes
+from hpcdist.util.sizes import format_bytes
 
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 FORCE = click.option("--force", is_flag=True, help="Take the directory even from a run that may still go on.")

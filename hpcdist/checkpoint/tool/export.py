@@ -16,7 +16,7 @@ from hpcdist.checkpoint import hdf5
 from hpcdist.checkpoint.reader import Checkpoint, Contents
 from hpcdist.checkpoint.tool.progress import Advance
 from hpcdist.checkpoint.tool.rows import entry_nbytes, read_rows, stand_in
-from hpcdist.durable import replacing
+from hpcdist.util.atomic_files import replacing
 
 
 class Arrays(Mapping[str, NDArray]):

@@ -11,7 +11,7 @@ from hpcdist.checkpoint.layout import MANIFEST
 from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint, committed
 from hpcdist.checkpoint.tool.find import whole
 from hpcdist.checkpoint.tool.owner import Owner, owner_of
-from hpcdist.sizes import format_bytes
+from hpcdist.util.sizes import format_bytes
 
 
 @dataclass(frozen=True)

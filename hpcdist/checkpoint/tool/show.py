@@ -11,7 +11,7 @@ from hpcdist.checkpoint.layout import Entry, Manifest
 from hpcdist.checkpoint.tool.facts import flat
 from hpcdist.checkpoint.tool.listing import committed_at
 from hpcdist.checkpoint.tool.rows import entry_nbytes
-from hpcdist.sizes import format_bytes
+from hpcdist.util.sizes import format_bytes
 
 
 def text(path: Path, manifest: Manifest) -> Iterator[str]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from hpcdist import durable
 from hpcdist.sweep.export import mpich_json, openmpi_classic, openmpi_json, ucc
 from hpcdist.sweep.export.table import summary, table
 from hpcdist.sweep.merge import collect
+from hpcdist.util import atomic_files
 
 FORMATS = {
     "openmpi-classic": openmpi_classic.FORMAT,
@@ -48,7 +48,7 @@ def export(sweeps: tuple[Path, ...], name: str, out: Path, nodes: int | None, ba
         text = form.write(chosen, base)
     except (OSError, ValueError) as error:
         raise click.ClickException(f"{', '.join(map(str, sweeps))}: {error}") from None
-    durable.write_text(out, text)
+    atomic_files.write_text(out, text)
     beside = records if form.maker else []  # times of one library say nothing of another
     for line in [*summary(chosen, beside, nodes), "to use it:", *form.use(out)]:
         click.echo(line)

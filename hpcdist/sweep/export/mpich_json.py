@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcdist.selection import Bracket
 from hpcdist.sweep.export.table import AUTO, Format, Table
+from hpcdist.tuning.table import Bracket
 
 Tree = dict[str, Any]
 
@@ -108,7 +108,7 @@ def _builtin() -> Tree:
     mpi4py.rc.initialize = False
     from mpi4py import MPI  # noqa: F401 - loads the library
 
-    from hpcdist.transport.loaded import libraries
+    from hpcdist.mpi.library import libraries
 
     for path in libraries():
         found = TABLE.search(Path(path).read_bytes())

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hpcdist.selection import Bracket
 from hpcdist.sweep.export.table import AUTO, Format, Table
+from hpcdist.tuning.table import Bracket
 
 ALLREDUCE = 2
 ALGORITHMS = {

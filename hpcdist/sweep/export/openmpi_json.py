@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcdist.selection import Bracket
 from hpcdist.sweep.export import openmpi_classic
 from hpcdist.sweep.export.table import AUTO, Format, Table
+from hpcdist.tuning.table import Bracket
 
 VERSION = 3
 

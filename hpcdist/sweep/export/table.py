@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcdist.selection import Bracket
-from hpcdist.sizes import format_bytes
 from hpcdist.sweep import tune
 from hpcdist.sweep.record import FIXED, LIBRARY, Record
+from hpcdist.tuning.table import Bracket
+from hpcdist.util.sizes import format_bytes
 
 Table = dict[int, tuple[Bracket, ...]]  # by number of ranks; the algorithms by their names in a sweep, without FIXED
 AUTO = "auto"  # the library's own choice

@@ -1,0 +1,158 @@
+"""Results of trials: what was killed and found, its JSON and its Markdown."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcdist.bench.crash.stage import STAGES
+from hpcdist.bench.crash.victims import LAUNCHER, VICTIMS
+from hpcdist.util import atomic_files
+
+VERSION = 1
+
+
+@dataclass
+class Trial:
+    """One kill.
+
+    Attributes:
+        number: Of the trial; with the seed of all it chooses victim and moment.
+        victim: One of VICTIMS.
+        trigger: What was waited for before the kill.
+        stage: What it interrupted; one of STAGES.
+        logged: Steps in the log.
+        committed: Steps of the committed checkpoints.
+        resumed: Step from which the next start went on, 0 for the beginning; None if that was killed before it said so.
+        unreadable: Committed checkpoints that could not be read, or did not fit their digests.
+        different: Committed checkpoints that are not those of the uninterrupted run, bit for bit.
+        log_differs: Whether a row of the log is not that of the uninterrupted run.
+        orphans: Whether ranks were still running when all this was looked at.
+    """
+
+    number: int
+    victim: str
+    trigger: str
+    stage: str
+    logged: int
+    committed: list[int]
+    resumed: int | None = None
+    unreadable: list[str] = field(default_factory=list)
+    different: list[str] = field(default_factory=list)
+    log_differs: bool = False
+    orphans: bool = False
+
+    @property
+    def newest(self) -> int:
+        """Step of the newest committed checkpoint, 0 if there is none."""
+        return max(self.committed, default=0)
+
+    @property
+    def lost(self) -> int | None:
+        """Steps that had to be taken again."""
+        return None if self.resumed is None else max(0, self.logged - self.resumed)
+
+    def problems(self) -> list[str]:
+        """What must not be."""
+        found = [f"unreadable: {what}" for what in self.unreadable]
+        found += [f"not that of the uninterrupted run: {what}" for what in self.different]
+        found += ["the log is not that of the uninterrupted run"] if self.log_differs else []
+        # An orphan may have committed another one in between.
+        wrong = self.resumed is not None and (
+            self.resumed < self.newest if self.orphans else self.resumed != self.newest
+        )
+        found += [f"resumed from {self.resumed}, the newest was {self.newest}"] if wrong else []
+        return [f"trial {self.number}, {self.victim}: {what}" for what in found]
+
+
+@dataclass
+class Report:
+    """All trials, growing as they come.
+
+    Attributes:
+        complete: Runs that were brought to their end, with the log and the checkpoints of the uninterrupted run.
+        wrong: What went wrong with whole runs.
+    """
+
+    command: Sequence[str]
+    start_time: str
+    config: dict[str, Any]
+    machine: dict[str, Any] = field(default_factory=dict)
+    trials: list[Trial] = field(default_factory=list)
+    complete: int = 0
+    wrong: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def problems(self) -> list[str]:
+        """Everything that must not be."""
+        return [problem for trial in self.trials for problem in trial.problems()] + self.wrong
+
+    def write(self, folder: Path) -> None:
+        """Write crash.json and crash.md; each is whole or absent."""
+        outer = {"version": VERSION, **asdict(self), "problems": self.problems()}
+        atomic_files.write_text(folder / "crash.json", json.dumps(outer, indent=1) + "\n")
+        atomic_files.write_text(folder / "crash.md", text(self))
+
+
+HEAD = ("killed", "trials", *STAGES, "unreadable", "resumed from the newest", "other bits", "steps lost, median (most)")
+
+
+def text(report: Report) -> str:
+    """The report as Markdown."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Report) -> Iterator[str]:
+    config = report.config
+    yield from ["# Killed at random, and resumed", "", f"    {shlex.join(report.command)}", ""]
+    if report.machine:
+        machine = report.machine
+        yield (
+            f"{report.start_time}, {report.seconds:.0f} s. {', '.join(machine['hosts'])}: {machine['cores_per_host']} "
+            f"cores of {machine['cpu']}, {machine['mpi']}."
+        )
+        yield ""
+    yield (
+        f"{config['ranks']} ranks train with a checkpoint every {config['every']} steps, which {config['writers']} of "
+        "them write in the background. They are killed with SIGKILL, resumed, and killed again. After each kill all "
+        "committed checkpoints are read and compared with those of a run that nobody killed."
+    )
+    yield ""
+    yield f"| {' | '.join(HEAD)} |"
+    yield "|---" * len(HEAD) + "|"
+    for name in (*VICTIMS, "all"):
+        yield f"| {' | '.join(_row(name, [t for t in report.trials if name in (t.victim, 'all')]))} |"
+    yield ""
+    yield (
+        f"{report.complete} runs were complete in the end, with the log of the uninterrupted run in every row and its "
+        "checkpoints in every bit."
+    )
+    if len(report.trials) < report.config["trials"]:
+        yield f"It ended after {len(report.trials)} of {report.config['trials']} trials."
+    orphans = sum(trial.orphans for trial in report.trials if trial.victim == LAUNCHER)
+    yield f"In {orphans} trials the ranks of a killed launcher were still at work when the next start took over."
+    yield ""
+    yield from [f"- WRONG: {problem}" for problem in report.problems()] or ["Nothing went wrong."]
+
+
+def _row(name: str, trials: Sequence[Trial]) -> list[str]:
+    stages = Counter(trial.stage for trial in trials)
+    seen = [trial for trial in trials if trial.resumed is not None]
+    good = sum(not any("resumed" in problem for problem in trial.problems()) for trial in seen)
+    lost = [trial.lost for trial in seen if trial.lost is not None]
+    return [
+        name,
+        str(len(trials)),
+        *(str(stages[each]) for each in STAGES),
+        str(sum(len(trial.unreadable) for trial in trials)),
+        f"{good} of {len(seen)}",
+        str(sum(len(trial.different) + trial.log_differs for trial in trials)),
+        f"{np.median(lost):.0f} ({max(lost)})" if lost else "-",
+    ]

@@ -1,0 +1,44 @@
+"""What every rank of the report runs: it takes its device, then starts MPI and measures."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hpcdist.bench.gpu.options import Settings, settings
+from hpcdist.errors import AgreedError, LaunchError
+from hpcdist.sweep.command import device_or_why
+
+
+@click.command()
+@settings
+@click.option("--json", type=click.Path(dir_okay=False, path_type=Path), help="Write the results to this file.")
+def main(json: Path | None, **options: Any) -> None:
+    """Measure all-reduce algorithms on device buffers; start all ranks on one machine.
+
+    It exits with 1 if any element is wrong.
+    """
+    accelerator, no_device = device_or_why("cuda")  # chosen before MPI starts
+    from hpcdist.bench.gpu.measurement import Measurement  # here, as they start MPI
+    from hpcdist.mpi.world import world
+    from hpcdist.transport import mpi
+
+    try:
+        comm = world()
+    except LaunchError as error:
+        raise click.ClickException(str(error)) from None
+    try:
+        mpi.agree(comm, accelerator is not None, f"nothing was measured: {no_device}")
+        code = Measurement(comm, accelerator, Settings(**options), json).run() if accelerator else 1
+    except AgreedError as error:
+        if comm.rank == 0:
+            click.echo(f"Error: {error}", err=True)
+        code = 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m hpcdist.bench.gpu.program")

@@ -1,0 +1,1 @@
+"""Runs programs: bound to buffers once, then started, tested and waited for any number of times."""

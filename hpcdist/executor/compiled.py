@@ -1,0 +1,194 @@
+"""The executor near the metal: a bound program as a table of numbers, which one compiled function goes through.
+
+The function calls MPI and the reductions by their addresses, as C would, without Python in between. It does not hold
+the global interpreter lock, and while messages keep it waiting it returns to Python every `PATIENCE`, so that signals
+are handled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numba import carray, types
+
+from hpcdist.executor.bind import Call
+from hpcdist.kernels.loops import loop
+from hpcdist.kernels.native import call, compiled, entry_of, words_at
+from hpcdist.schedule.program import Act
+from hpcdist.transport import Library, Native, TransferError
+
+PATIENCE = 50_000_000  # ns
+BEFORE_YIELD = 1_000_000  # ns; who yields its core to strangers gets it back late
+LOOKS = 128  # at a message between two looks at the clock
+MONOTONIC = 1  # the clock, for clock_gettime
+
+# The table is made of 64-bit words: a head, then one row per call. In the head are where the function is, what C
+# functions answer, and the library's addresses.
+POSITION, CALLS, SINCE, FLAG, COUNT, SECONDS, NANOSECONDS, ISEND, START, TEST, GET_COUNT, BYTE, STATUS = range(13)
+LOOKING, SPINNING = 13, 14  # looks between two at the clock, and ns before the core is offered to others
+HEAD = 15
+
+# What a row begins with, and what follows.
+STARTS = 0  # request; a receive
+SENDS = 1  # request, the other arguments of MPI_Isend
+WAITS = 2  # request, bytes due (-1 for a send)
+COPIES = 3  # bytes, source, target
+COMBINES = 4  # count, left, right, out, the steps of these three, loop, data
+ROW = 10
+
+# What the function returns, beside MPI's error codes, which are positive.
+DONE, PENDING, WRONG_LENGTH = 0, -1, -2
+
+_sched_yield: Any = types.ExternalFunction("sched_yield", types.int32())
+_clock_gettime: Any = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.CPointer(types.int64)))
+_memmove: Any = types.ExternalFunction("memmove", types.int64(types.int64, types.int64, types.int64))
+
+
+@compiled("boolean(int64)")
+def _is_late(table: int) -> bool:
+    """Say whether it is time to return, and let others have the core if the wait is long."""
+    head = carray(words_at(table), HEAD)
+    _clock_gettime(MONOTONIC, words_at(table + 8 * SECONDS))
+    now = head[SECONDS] * 1_000_000_000 + head[NANOSECONDS]
+    if head[SINCE] == 0:
+        head[SINCE] = now
+    waited = now - head[SINCE]
+    if waited >= head[SPINNING]:
+        _sched_yield()
+    return waited > PATIENCE
+
+
+@compiled("int64(int64, int64, int64, int64)")
+def _wait(table: int, request: int, due: int, block: int) -> int:
+    """Look at a message until it is complete; if bytes are due, compare."""
+    head = carray(words_at(table), HEAD)
+    head[FLAG] = head[COUNT] = looked = 0
+    while True:
+        code = call(head[TEST], (request, table + 8 * FLAG, head[STATUS]))
+        if code != 0:
+            return code
+        if head[FLAG] != 0:
+            break
+        looked += 1
+        if not block or (looked % head[LOOKING] == 0 and _is_late(table)):
+            return PENDING
+    if due < 0:
+        return DONE
+    call(head[GET_COUNT], (head[STATUS], head[BYTE], table + 8 * COUNT))
+    return DONE if head[COUNT] == due else WRONG_LENGTH
+
+
+@compiled("int64(int64, int64)")
+def _advance(table: int, block: int) -> int:
+    """Make the calls that are left; without `block`, up to one that would wait. After the last comes the first."""
+    head = carray(words_at(table), HEAD)
+    head[SINCE] = 0
+    for position in range(head[POSITION], head[CALLS]):
+        head[POSITION] = position
+        address = table + 8 * (HEAD + ROW * position)
+        row = carray(words_at(address), ROW)
+        code = 0
+        if row[0] == STARTS:
+            code = call(head[START], (row[1],))
+        elif row[0] == SENDS:
+            code = call(head[ISEND], (row[2], row[3], row[4], row[5], row[6], row[7], row[1]))
+        elif row[0] == WAITS:
+            code = _wait(table, row[1], row[2], block)
+        elif row[0] == COPIES:
+            _memmove(row[3], row[2], row[1])
+        else:
+            call(row[8], (address + 8 * 2, address + 8 * 1, address + 8 * 5, row[9]))
+        if code != 0:
+            return code
+    head[POSITION] = 0
+    return DONE
+
+
+class CompiledRunner:
+    """Makes the calls of a bound program in one compiled function.
+
+    All requests must be native, of one library. Raises: ImportError if this NumPy's loops cannot be called.
+    """
+
+    name = "compiled"
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self._calls = calls  # which keep what the addresses point to
+        self._library = next(_native(made).library for made in calls if made.request)
+        self._status = np.zeros(self._library.status_nbytes, np.uint8)
+        words = _head(self._library, self._status) + [word for made in calls for word in _row(made)]
+        self._table = np.array(words, np.int64)
+        self._table[CALLS] = len(calls)
+        advance = entry_of(_advance)
+        self._block, self._attempt = (partial(advance, _address_of(self._table), block) for block in (1, 0))
+
+    @property
+    def position(self) -> int:
+        """The index of the call in hand."""
+        return int(self._table[POSITION])
+
+    def run(self) -> None:
+        """Make the calls that are left; Python handles signals between two rounds."""
+        while code := self._block():
+            if code != PENDING:
+                raise self._error(code)
+
+    def attempt(self) -> bool:
+        """Make the calls that are left up to one that would wait."""
+        code = self._attempt()
+        if code not in (DONE, PENDING):
+            raise self._error(code)
+        return code == DONE
+
+    def _error(self, code: int) -> Exception:
+        made = self._calls[self.position]
+        if code != WRONG_LENGTH or not made.operation:
+            return self._library.error(code)
+        return TransferError.of(int(self._table[COUNT]), _native(made).due, made.operation.peer)
+
+
+def _native(made: Call) -> Native:
+    if made.request is None or made.request.native is None:
+        raise TypeError(f"the request of {made.operation} is not native: it cannot be compiled")
+    return made.request.native
+
+
+def _head(library: Library, status: np.ndarray) -> list[int]:
+    """The head of a table."""
+    words = [0] * HEAD
+    words[ISEND], words[START], words[TEST], words[GET_COUNT] = (
+        library.isend,
+        library.start,
+        library.test,
+        library.get_count,
+    )
+    words[BYTE], words[STATUS] = library.byte, _address_of(status)
+    words[LOOKING], words[SPINNING] = (1, 0) if library.yields else (LOOKS, BEFORE_YIELD)
+    return words
+
+
+def _row(made: Call) -> list[int]:
+    """The row of a call; compiled code does not look at sizes again."""
+    if len({(array.size, array.dtype) for array in made.arrays}) > 1:
+        found = ", ".join(f"{array.dtype}[{array.size}]" for array in made.arrays)
+        raise ValueError(f"the arrays of {made.operation} must be of one size and dtype, not {found}")
+    addresses = [_address_of(array) for array in made.arrays]
+    if made.request:
+        native = _native(made)
+        if made.act is Act.WAIT:
+            words = [WAITS, native.address, native.due]
+        else:
+            words = [SENDS if native.message else STARTS, native.address, *native.message]
+    elif made.op:
+        out = made.arrays[-1]
+        words = [COMBINES, out.size, *addresses, *[out.itemsize] * 3, *loop(made.op, out.dtype)]
+    else:
+        words = [COPIES, made.arrays[0].nbytes, *addresses]
+    return words + [0] * (ROW - len(words))
+
+
+def _address_of(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]

@@ -1,0 +1,317 @@
+"""Compiled by Numba: all-reduces of ordinary arrays on one node, through bounce buffers that its ranks share.
+
+The array travels in pieces. Each rank copies a piece into its bounce buffer, all meet, each rank reduces its part of
+the piece from the bounce buffers of all and puts the result into its own, all meet again, and each rank copies the
+parts of the others out. A meeting serves three pieces: after it one is copied out, the next is reduced, and the one
+after that copied in. So a bounce buffer has three slots, taken in turn, and there is one meeting more than there are
+pieces. A small array is one piece, which every rank reduces for itself after a single meeting.
+
+The slot of a piece follows from the flags, which count the meetings of all runs: a run may follow another at once.
+
+What others will read can be streamed, that is written past the caches. Between cores that are far from each other, what
+was changed in the cache of one comes to the other at a fraction of the rate of memory; between near ones it is faster
+than memory. Nobody says how far they are, and a virtual machine moves them: so a few pieces of every EVERY are trials
+of both ways, and the time that they take, waiting left out, decides about the others. Ranks need not decide alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numpy.typing import NDArray
+
+from hpcdist.kernels.in_order import ADDRESSES, COUNT, Reduction
+from hpcdist.kernels.native import call, compiled, intrinsic, words_at
+from hpcdist.transport import barrier_flags
+from hpcdist.transport.barrier_flags import (
+    COMPLETE,
+    FLAGS,
+    GOAL,
+    ME,
+    MEETING,
+    OWN,
+    REDUCE,
+    ROW,
+    SIZE,
+    STAGE,
+    all_there,
+    raise_flag,
+    set_goal,
+)
+
+# fields of a job; behind the flags there are the addresses of the bounce buffers
+MET, PIECES, LENGTH, NBYTES, ITEMSIZE, SOURCE, TARGET, WHOLE = range(OWN, OWN + 8)
+BEFORE, COST, TIME = OWN + 8, OWN + 9, OWN + 15  # pieces of earlier runs; see `_note`; seconds and nanoseconds
+
+EVERY, AT_FIRST = 1021, 127  # pieces, and those of a plan's first EVERY; primes, so that trials come anywhere in a run
+TRIALS = 6  # of them for each way; the first half is not timed, since it finds the caches as the other way left them
+IN, REDUCE_PART, OUT = range(3)  # what is timed
+SLOTS = 3
+MONOTONIC = 1  # the clock, of Linux
+NEVER = 1 << 40  # nanoseconds
+SMALL = 4096  # bytes of an array that every rank reduces for itself
+PIECE = 1 << 18  # bytes of a piece of others, so that all of it stays in the second cache
+LINE = 128  # bytes: slots begin with a cache line
+
+
+def length_of(nbytes: int) -> int:
+    """Bytes of a piece of an array of `nbytes`."""
+    return max(LINE, -(-min(nbytes, PIECE) // LINE) * LINE)
+
+
+def room_for(nbytes: int) -> int:
+    """Bytes of a bounce buffer for an array of `nbytes`."""
+    return SLOTS * length_of(nbytes)
+
+
+def reduction(dtype: np.dtype, size: int, op: str) -> Reduction:
+    """What reduces on each of `size` ranks; a job sets the addresses."""
+    return Reduction(dtype, [0] * size, [0], 0, op)
+
+
+def job(
+    me: int,
+    lines: Sequence[int],
+    rooms: Sequence[int],
+    work: Reduction,
+    source: NDArray,
+    target: NDArray,
+    crowded: bool,
+) -> NDArray[np.int64]:
+    """A job of rank `me`: addresses of flags and of bounce buffers, the own array and where its result goes."""
+    fields = barrier_flags.job(me, lines, crowded, rooms)
+    fields[[REDUCE, ROW]] = work.code, work.row
+    fields[[SOURCE, TARGET]] = source.ctypes.data, target.ctypes.data
+    fields[[NBYTES, ITEMSIZE]] = source.nbytes, source.itemsize
+    length = length_of(source.nbytes)
+    fields[[LENGTH, PIECES]] = length, max(1, -(-source.nbytes // length))
+    fields[WHOLE] = source.nbytes <= SMALL
+    return fields
+
+
+_memcpy: Any = types.ExternalFunction("memcpy", types.int64(types.int64, types.int64, types.int64))
+
+
+@intrinsic
+def _stream_line(_context: Any, target: Any, source: Any) -> Any:
+    """Copy 64 bytes past the caches, to an address that is a multiple of 64."""
+
+    def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        vector = ir.VectorType(ir.IntType(64), 2)
+        past_the_caches = builder.module.add_metadata([ir.IntType(32)(1)])
+        for offset in range(0, 64, 16):
+            there, here = (builder.inttoptr(builder.add(at, at.type(offset)), vector.as_pointer()) for at in values)
+            builder.store(builder.load(here, align=1), there, align=16).set_metadata("nontemporal", past_the_caches)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def _fence(_context: Any) -> Any:
+    """Let all that was streamed be seen before what is stored next."""
+
+    def generate(context: Any, builder: Any, _signature: Any, _values: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@njit
+def _stream(target: int, source: int, nbytes: int) -> None:
+    """Copy bytes past the caches."""
+    head = min(nbytes, -target % 64)
+    end = head + (nbytes - head) // 64 * 64
+    _memcpy(target, source, head)
+    for at in range(head, end, 64):
+        _stream_line(target + at, source + at)
+    _memcpy(target + end, source + end, nbytes - end)
+
+
+@intrinsic
+def _address(_context: Any, array: Any) -> Any:
+    """Where the elements of an array are."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        return builder.ptrtoint(data, ir.IntType(64))
+
+    return types.int64(array), generate
+
+
+_clock_gettime: Any = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.int64))
+
+
+@njit
+def _turn(job: NDArray, piece: int) -> int:
+    """The number of a piece since trials began: first those of copies through the caches, then those of streams."""
+    number = job[BEFORE] + piece
+    return number % (AT_FIRST if number < EVERY else EVERY)
+
+
+@njit
+def _streams(job: NDArray, piece: int) -> bool:
+    """Whether this rank streams a piece."""
+    turn, cached, streamed = _turn(job, piece), COST, COST + 3
+    if turn < 2 * TRIALS:
+        return turn >= TRIALS
+    return job[streamed : streamed + 3].sum() < job[cached : cached + 3].sum()
+
+
+@njit
+def _now(job: NDArray, piece: int) -> int:
+    """Nanoseconds, if the piece is a trial."""
+    if _turn(job, piece) >= 2 * TRIALS:
+        return 0
+    _clock_gettime(MONOTONIC, _address(job) + 8 * TIME)
+    return job[TIME] * 1_000_000_000 + job[TIME + 1]
+
+
+@njit
+def _note(job: NDArray, piece: int, what: int, began: int) -> None:
+    """Remember how long something took, the shortest of the trials of each way."""
+    turn = _turn(job, piece)
+    if turn >= 2 * TRIALS:
+        return
+    at = COST + 3 * (turn // TRIALS) + what
+    if turn % TRIALS < TRIALS // 2:
+        job[at] = NEVER
+    elif piece == 0 or piece + 1 < job[PIECES]:  # the last one may be shorter
+        job[at] = min(job[at], _now(job, piece) - began)
+
+
+@njit
+def _copy(job: NDArray, piece: int, target: int, source: int, nbytes: int) -> None:
+    """Copy bytes of a piece to where others read them."""
+    if _streams(job, piece):
+        _stream(target, source, nbytes)
+    else:
+        _memcpy(target, source, nbytes)
+
+
+@njit
+def _slot(job: NDArray, rank: int, piece: int) -> int:
+    """Where a piece is in a rank's bounce buffer."""
+    turn = (job[GOAL] - job[MET] + piece) % SLOTS
+    return job[FLAGS + job[SIZE] + rank] + turn * job[LENGTH]
+
+
+@njit
+def _nbytes(job: NDArray, piece: int) -> int:
+    """Bytes of a piece."""
+    return min(job[LENGTH], job[NBYTES] - piece * job[LENGTH])
+
+
+@njit
+def _start(job: NDArray, piece: int, rank: int) -> int:
+    """The byte of a piece at which the part of a rank begins."""
+    return _nbytes(job, piece) // job[ITEMSIZE] * rank // job[SIZE] * job[ITEMSIZE]
+
+
+@njit
+def _copy_in(job: NDArray, piece: int) -> None:
+    """Copy a piece to where others read it, all but the own part."""
+    began = _now(job, piece)
+    slot, source, nbytes = _slot(job, job[ME], piece), job[SOURCE] + piece * job[LENGTH], _nbytes(job, piece)
+    own, behind = _start(job, piece, job[ME]), _start(job, piece, job[ME] + 1)
+    _copy(job, piece, slot, source, own)
+    _copy(job, piece, slot + behind, source + behind, nbytes - behind)
+    _note(job, piece, IN, began)
+
+
+@njit
+def _reduce(job: NDArray, piece: int, first: int, end: int) -> None:
+    """Reduce these bytes of a piece, in the order of the ranks."""
+    row, size, skip = carray(words_at(job[ROW]), ADDRESSES + job[SIZE] + 1), job[SIZE], piece * job[LENGTH] + first
+    row[COUNT] = (end - first) // job[ITEMSIZE]
+    for rank in range(size):
+        row[ADDRESSES + rank] = _slot(job, rank, piece) + first
+    row[ADDRESSES + job[ME]] = job[SOURCE] + skip
+    row[ADDRESSES + size] = job[TARGET] + skip
+    call(job[REDUCE], (job[ROW],))
+
+
+@njit
+def _reduce_part(job: NDArray, piece: int) -> None:
+    """Reduce the own part of a piece, and copy it to where the others read it."""
+    began = _now(job, piece)
+    first, end = _start(job, piece, job[ME]), _start(job, piece, job[ME] + 1)
+    _reduce(job, piece, first, end)
+    result = job[TARGET] + piece * job[LENGTH] + first
+    _copy(job, piece, _slot(job, job[ME], piece) + first, result, end - first)
+    _note(job, piece, REDUCE_PART, began)
+
+
+@njit
+def _copy_out(job: NDArray, piece: int) -> None:
+    """Copy the parts of a piece that others have reduced."""
+    began = _now(job, piece)
+    target = job[TARGET] + piece * job[LENGTH]
+    for rank in range(job[SIZE]):
+        if rank != job[ME]:
+            first, end = _start(job, piece, rank), _start(job, piece, rank + 1)
+            _memcpy(target + first, _slot(job, rank, piece) + first, end - first)
+    _note(job, piece, OUT, began)
+
+
+@njit
+def _end(job: NDArray) -> None:
+    """The result is there."""
+    job[BEFORE] += job[PIECES]
+    job[STAGE] = COMPLETE
+
+
+@compiled("void(int64[::1])")
+def begin(job: NDArray) -> None:
+    """Begin a run: copy the first piece in."""
+    job[STAGE], job[MET] = MEETING, 0
+    set_goal(job)  # from which the slot follows
+    if job[WHOLE]:
+        _memcpy(_slot(job, job[ME], 0), job[SOURCE], job[NBYTES])
+    else:
+        _copy_in(job, 0)
+        _fence()
+    raise_flag(job)
+
+
+@compiled("boolean(int64[::1], int64)")
+def advance(job: NDArray, looks: int) -> bool:
+    """Go on as far as `looks` allow; whether all is done."""
+    while job[STAGE] == MEETING:
+        if not all_there(job, looks):
+            return False
+        met = job[MET]
+        if job[WHOLE]:
+            _reduce(job, 0, 0, job[NBYTES])
+            _end(job)
+            return True
+        if met > 0:
+            _copy_out(job, met - 1)
+        if met == job[PIECES]:
+            _end(job)
+            return True
+        if met + 1 < job[PIECES]:
+            _copy_in(job, met + 1)
+        _reduce_part(job, met)
+        _fence()
+        job[MET] += 1
+        raise_flag(job)
+    return True
+
+
+@compiled("boolean(int64[::1], int64)")
+def run(job: NDArray, looks: int) -> bool:
+    """`begin` and `advance` in one call, which a small reduction is worth."""
+    begin(job)
+    return advance(job, looks)
+
+
+def awaited(job: NDArray[np.int64]) -> str:
+    """What a rank must have done for which a job waits."""
+    met, pieces = job[MET], job[PIECES]
+    return f"come to piece {met + 1} of {pieces}" if met < pieces else "reduced its part of the last piece"
