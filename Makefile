@@ -28,8 +28,8 @@ help:
 	@echo "make check-kernels  compile the CUDA kernels for several GPUs, where there is nvcc; needs no GPU"
 	@echo "make test-device    tests of device buffers, on a simulated device"
 	@echo "make test-gpu       tests of the kernels and of device buffers on GPUs, in an environment that has CuPy"
-	@echo "make test-full      the same with every combination of types, operators, algorithms and numbers of ranks, 40 minutes"
-	@echo "make mutants        small faults in the code, drawn by seed, and which test notices them, 2 hours; writes to results/"
+	@echo "make test-full      the same with every combination of types, operators, algorithms and numbers of ranks, much longer"
+	@echo "make mutants        small faults in the code, drawn by seed, and which test notices them, 90 minutes; writes to results/"
 	@echo "make soak           long seeded runs: 300 kills of training runs, 40 minutes; writes to results/"
 	@echo "make lint    formatting, style, types"
 	@echo "make bench   measure ours beside Open MPI, MPICH, Intel MPI and Gloo, on this machine and on virtual hosts, as root:"
@@ -90,7 +90,7 @@ test: $(STAMP)
 	@set -e; for ring in $(RINGS); do begun=$$(date +%s); $(MAKE) --no-print-directory $$ring; \
 	    took="$$took$$(printf '%6d s  %s' $$(($$(date +%s) - begun)) $$ring)\n"; done; printf "\n$$took"
 	@echo "All tests of this ring passed. Not run:"
-	@echo "  make test-full      all combinations of types, operators, algorithms and numbers of ranks, 40 minutes"
+	@echo "  make test-full      all combinations of types, operators, algorithms and numbers of ranks, much longer"
 	@echo "  make test-cluster   several hosts: makes virtual ones, for which it wants root and iproute2"
 	@echo "  make test-slurm     job scripts: makes a Slurm on virtual hosts, for which it wants root and Debian's packages"
 	@echo "  make test-gpu       kernels and device buffers on GPUs: wants them, and CuPy; here, kernels ran on the host, and"
@@ -199,6 +199,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/shellcheck jobscripts/*.sbatch
 
 # The libraries that ours is measured beside, each in an environment of its own; what cannot be installed is named in the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
@@ -16,6 +17,9 @@ from llvmlite import ir
 from numba import cfunc, njit, types
 from numba import config as _config
 from numba.extending import intrinsic as _intrinsic
+
+PACKAGE = Path(__file__).parents[1]
+_IMPORT = re.compile(rf"^ *from ({PACKAGE.name}[\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)
 
 config: Any = _config  # whose names come from the environment
 intrinsic: Any = _intrinsic  # what it makes is called with one argument less than it is written with
@@ -45,7 +49,8 @@ def entry(function: Callable) -> Any:
 def _kept_on_disk(decorator: Callable, function: Callable) -> Any:
     """Compile for this start and the next; where the disk cannot be used, each start compiles anew."""
     try:
-        with _in_folder(f"{function.__module__}.{function.__qualname__}-{function.__code__.co_firstlineno}"):
+        name = f"{function.__module__}.{function.__qualname__}-{function.__code__.co_firstlineno}"
+        with _in_folder(name, Path(function.__code__.co_filename)):
             return decorator(cache=True)(function)
     except OSError:  # no room, no quota, a file gone stale
         return decorator()(function)
@@ -56,8 +61,8 @@ def _kept_on_disk(decorator: Callable, function: Callable) -> Any:
 
 
 @contextmanager
-def _in_folder(name: str) -> Iterator[None]:
-    """Let Numba keep what it compiles in a folder that is for this very source.
+def _in_folder(name: str, source: Path) -> Iterator[None]:
+    """Let Numba keep what it compiles in a folder that is for this very source and all that it imports.
 
     In its own place it would look at the function's file alone, not at those of what the function calls; and of ranks
     that start together after a change, some would take the old code as long as others have not replaced it. Of all
@@ -65,7 +70,7 @@ def _in_folder(name: str) -> Iterator[None]:
     all at once: if each waited for its turn, the last of many ranks would wait for all others.
     """
     before = config.CACHE_DIR
-    folder = _folder(before)
+    folder = _folder(before, _digest(source))
     done = folder / f"{name}.done"
     with (folder / "lock").open("w") as lock:
         if not done.exists():
@@ -81,16 +86,15 @@ def _in_folder(name: str) -> Iterator[None]:
 
 
 @cache
-def _folder(chosen: str) -> Path:
+def _folder(chosen: str, digest: str) -> Path:
     """The first that can be written: in the one that NUMBA_CACHE_DIR has chosen, or beside the package, or the user's.
 
     Raises: OSError if none can.
     """
-    package = Path(__file__).parents[1]
-    name = f"compiled-{_digest(package)}"
+    name = f"compiled-{digest}"
     user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folders = (
-        [Path(chosen) / f"hpcdist-{name}"] if chosen else [package / "__pycache__" / name, Path(user, "hpcdist", name)]
+        [Path(chosen) / f"hpcdist-{name}"] if chosen else [PACKAGE / "__pycache__" / name, Path(user, "hpcdist", name)]
     )
     for folder in folders:
         with suppress(OSError):
@@ -100,12 +104,24 @@ def _folder(chosen: str) -> Path:
     raise OSError(errno.EACCES, "none of the folders for compiled code can be written", str(folders[-1]))
 
 
-def _digest(package: Path) -> str:
-    """Of all source that may be compiled."""
+@cache
+def _digest(source: Path) -> str:
+    """Of a file and of all files of this package that it imports, directly or not: any may be in its code."""
     state = xxhash.xxh3_64()
-    for path in sorted([package / "compiled.py", *package.glob("kernels/*.py"), *package.glob("transport/*.py")]):
+    for path in sorted(_imported(source, set())):
         state.update(path.read_bytes())
     return state.hexdigest()
+
+
+def _imported(source: Path, known: set[Path]) -> set[Path]:
+    known.add(source)
+    for module, names in _IMPORT.findall(source.read_text()):
+        place = PACKAGE.parent.joinpath(*module.split("."))
+        for path in (place, *(place / name for name in re.findall(r"\w+", names))):
+            for file in (path.with_suffix(".py"), path / "__init__.py"):
+                if file not in known and file.is_file():
+                    _imported(file, known)
+    return known
 
 
 @intrinsic

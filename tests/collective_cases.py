@@ -255,12 +255,12 @@ def test_messages_of_the_user_on_the_same_communicator_are_not_touched(comm, mem
         plan()
     assert letter[0] == -1
     comm.Barrier()
-    comm.Send(np.array([RANK]), (RANK + 1) % SIZE, plan.tag)
+    comm.Send(np.array([RANK]), (RANK + 1) % SIZE, plan.collective.tag)
     plan()
     status = MPI.Status()
     request.Wait(status)
     assert letter[0] == (RANK - 1) % SIZE
-    assert status.tag == plan.tag
+    assert status.tag == plan.collective.tag
     plan.close()
 
 
@@ -270,7 +270,7 @@ def test_hundreds_of_plans_can_be_open_and_closed_ones_give_their_tags_back(comm
     total = np.repeat(values.sum(axis=0), 2).reshape(number, 2)
     buffers = memory.put(np.repeat(values[RANK], 2).reshape(number, 2))
     plans = [hpcdist.plan(comm, buffers[row], algorithm="recursive_doubling") for row in range(number)]
-    assert len({plan.tag for plan in plans}) == number
+    assert len({plan.collective.tag for plan in plans}) == number
     for plan in plans[::-1]:
         plan()
     np.testing.assert_array_equal(memory.get(buffers), total)
@@ -280,7 +280,7 @@ def test_hundreds_of_plans_can_be_open_and_closed_ones_give_their_tags_back(comm
         plan()
     np.testing.assert_array_equal(memory.get(buffers)[1::2], SIZE * total[1::2])
     again = hpcdist.plan(comm, buffers[0], algorithm="ring")
-    assert again.tag in {plan.tag for plan in plans[::2]}
+    assert again.collective.tag in {plan.collective.tag for plan in plans[::2]}
 
 
 def test_a_closed_plan_cannot_run(comm, memory):
@@ -322,7 +322,7 @@ def test_a_plan_closed_twice_gives_its_tag_back_once(comm, memory):
 
 def test_a_started_plan_that_is_dropped_finishes_in_memory_that_is_kept(comm, memory):
     plan = hpcdist.plan(comm, memory.zeros(1 << 16), algorithm="ring")
-    kept = weakref.ref(plan)
+    kept = weakref.ref(plan.bound)
     plan.start(progress="calls")
     running = plan.running
     del plan
@@ -366,7 +366,7 @@ def test_a_tag_whose_messages_may_still_come_is_not_used_again(comm, memory, mon
     (collective,) = transport.cache.values()
     (plan,) = collective.plans.values()
     if failed and RANK == LAST:
-        monkeypatch.setattr(plan._runner, "run", interrupted, raising=False)
+        monkeypatch.setattr(plan.bound._runner, "run", interrupted, raising=False)
         with pytest.raises(KeyboardInterrupt):
             plan()
     collective.free()

@@ -39,15 +39,9 @@ from pathlib import Path
 from coverage import Coverage, CoverageData
 
 PARTS = {
-    "transport": ("transport/*.py",),
-    "execution": (
-        *(f"{name}.py" for name in ("program", "execute", "compiled", "streams", "progress", "watch")),
-        *(f"{name}.py" for name in ("shared", "stages", "bounced", "direct")),
-    ),
-    "plans and calls": (
-        *(f"{name}.py" for name in ("plans", "collectives", "one_line", "same_call", "agreement")),
-        "choosing/*.py",
-    ),
+    "transport": ("transport/*.py", "mpi/*.py"),
+    "execution": ("executor/*.py", "executor/intranode/*.py", "schedule/program.py", "util/watchdog.py"),
+    "plans and calls": ("collectives/*.py",),
     "checkpoint": ("checkpoint/*.py", "checkpoint/partner/*.py"),
     "train": ("train/*.py",),
 }
@@ -235,7 +229,7 @@ class Clone:
     def __init__(self, folder: Path):
         here = Path(__file__).parents[1]
         head = subprocess.check_output(["git", "-C", str(here), "rev-parse", "--short", "HEAD"], text=True).strip()
-        self.folder, self.root = folder / head, folder / head / "clone"
+        self.commit, self.folder, self.root = head, folder / head, folder / head / "clone"
         if not self.root.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             subprocess.run(["git", "clone", "--quiet", str(here), str(self.root)], check=True)
@@ -356,8 +350,8 @@ def meet(mutant: Mutant, text: str, clone: Clone, reach: Reach, matrix: str) -> 
 # --- the table ---
 
 
-def table(mutants: list[Mutant], reasons: dict[str, str], seed: int) -> str:
-    """All mutants as Markdown."""
+def table(mutants: list[Mutant], reasons: dict[str, str], seed: int, commit: str) -> str:
+    """All mutants of a commit as Markdown."""
     killed = sum(bool(mutant.killed_by) for mutant in mutants)
     only_full = sum(bool(mutant.killed_in_full) for mutant in mutants)
     alive = [mutant for mutant in mutants if mutant.met == "full" and not mutant.killed_in_full]
@@ -366,9 +360,9 @@ def table(mutants: list[Mutant], reasons: dict[str, str], seed: int) -> str:
     lines = [
         "# Mutants",
         "",
-        f"Made by `make mutants` with seed {seed}, in {minutes:.0f} minutes; to find out which test reaches what comes "
-        f"before. Of {len(mutants)} mutants `make test` kills {killed}, the whole matrix alone {only_full}; "
-        f"{len(alive)} live" + (f"; {open_} have not met all tests yet." if open_ else "."),
+        f"Made by `make mutants` at commit {commit}, seed {seed}, in {minutes:.0f} minutes; to find out which test "
+        f"reaches what comes before. Of {len(mutants)} mutants `make test` kills {killed}, the whole matrix alone "
+        f"{only_full}; {len(alive)} live" + (f"; {open_} have not met all tests yet." if open_ else "."),
         "",
         "| part | place | before | after | tests that reach it | killed by | s |",
         "|---|---|---|---|---|---|---|",
@@ -405,7 +399,7 @@ def main() -> int:
 
     def keep() -> None:
         known_path.write_text(json.dumps({mutant.name: asdict(mutant) for mutant in mutants}, indent=1) + "\n")
-        (options.out / "README.md").write_text(table(mutants, reasons, options.seed))
+        (options.out / "README.md").write_text(table(mutants, reasons, options.seed, clone.commit))
 
     reach = Reach(clone)
     for matrix in ("test", "full"):

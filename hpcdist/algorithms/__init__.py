@@ -21,7 +21,8 @@ from hpcdist.algorithms import recursive_doubling as _recursive_doubling
 from hpcdist.algorithms import ring as _ring
 from hpcdist.algorithms import shared as _shared
 from hpcdist.algorithms import tree as _tree
-from hpcdist.schedule.ir import Schedule, owned_in_order
+from hpcdist.schedule.algebra import owned_in_order
+from hpcdist.schedule.ir import Schedule
 
 _WITH_PHASES = {
     "ring": _ring,

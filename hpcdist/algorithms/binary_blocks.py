@@ -5,18 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from hpcdist.algorithms.halving import bit_reversed, halving_steps
-from hpcdist.schedule.ir import (
-    NO_ROWS,
-    Rows,
-    Schedule,
-    Step,
-    beside,
-    mirror,
-    on_groups,
-    place,
-    reduce_scatter_to,
-    then,
-)
+from hpcdist.schedule.algebra import beside, mirror, on_groups, place, then
+from hpcdist.schedule.ir import NO_ROWS, Rows, Schedule, Step, reduce_scatter_to
 
 
 def blocks(size: int) -> list[range]:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hpcdist.schedule.ir import Rows, Schedule, Step, mirror, reduce_scatter_to, then
+from hpcdist.schedule.algebra import mirror, then
+from hpcdist.schedule.ir import Rows, Schedule, Step, reduce_scatter_to
 
 
 def _reaches(size: int) -> Iterator[tuple[int, int]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcdist.schedule.ir import Ints, Rows, Schedule, Step, mirror, reduce_scatter_to, then
+from hpcdist.schedule.algebra import mirror, then
+from hpcdist.schedule.ir import Ints, Rows, Schedule, Step, reduce_scatter_to
 
 
 def _pairs(size: int, rank: int | None) -> tuple[Ints, Ints]:

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from hpcdist.schedule.ir import Ints, Rows, Schedule, Step, beside, mirror, place, reduce_scatter_to, relabel, then
+from hpcdist.schedule.algebra import beside, mirror, place, relabel, then
+from hpcdist.schedule.ir import Ints, Rows, Schedule, Step, reduce_scatter_to
 
 MOST_BLOCKS = 1 << 12  # more would be messages too small for any network, and steps too many to look at
 
@@ -52,6 +53,7 @@ def _reduce(size: int, blocks: int) -> Schedule:
     parents = _parents(size)
     delay = height(size) - _depths(parents)  # of a node's first block, in steps
     nodes = np.flatnonzero(parents)
+    last = delay[nodes].max(initial=0)  # from this step on all nodes have begun
 
     def pass_up(number: int) -> Step:
         def make(rank: int | None) -> Rows:
@@ -59,7 +61,7 @@ def _reduce(size: int, blocks: int) -> Schedule:
             src = nodes[(block[nodes] >= 0) & (block[nodes] < blocks)]
             return Rows.of(src - 1, parents[src] - 1, block[src], reduce=True)
 
-        return Step(make)
+        return Step(make, pattern=size if last <= number < blocks else None)
 
     steps = tuple(pass_up(number) for number in range(height(size) + blocks - 1)) if size > 1 else ()
     root = 1 << height(size)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hpcdist.algorithms.halving import bit_reversed, fold, halving_steps, kept_by_fold, largest_power
-from hpcdist.schedule.ir import Schedule, mirror, reduce_scatter_to, relabel, then
+from hpcdist.schedule.algebra import mirror, relabel, then
+from hpcdist.schedule.ir import Schedule, reduce_scatter_to
 
 
 def scatter_reduce(size: int) -> Schedule:

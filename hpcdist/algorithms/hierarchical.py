@@ -10,7 +10,8 @@ import numpy as np
 
 from hpcdist.algorithms.halving_doubling import halving_doubling
 from hpcdist.algorithms.ring import scatter_reduce as ring_scatter_reduce
-from hpcdist.schedule.ir import Ints, Schedule, Step, backwards, beside, on_groups, place
+from hpcdist.schedule.algebra import backwards, beside, on_groups, place
+from hpcdist.schedule.ir import Ints, Schedule, Step
 
 FINEST = 1 << 10  # parts; where nodes have no common multiple up to this, their chunks differ by a part
 

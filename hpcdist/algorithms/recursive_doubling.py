@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from hpcdist.algorithms.halving import fold, kept_by_fold, largest_power
-from hpcdist.schedule.ir import Ints, Rows, Schedule, Step, backwards
+from hpcdist.schedule.algebra import backwards
+from hpcdist.schedule.ir import Ints, Rows, Schedule, Step
 
 
 def _exchange(ranks: Ints, distance: int) -> Step:

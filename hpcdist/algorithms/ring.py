@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcdist.schedule.ir import Rows, Schedule, Step, allgather_from, reduce_scatter_to, then
+from hpcdist.schedule.algebra import then
+from hpcdist.schedule.ir import Rows, Schedule, Step, allgather_from, reduce_scatter_to
 
 
 def _to_the_right(size: int, chunk_of_rank_0: int, reduce: bool) -> Step:
@@ -14,7 +15,7 @@ def _to_the_right(size: int, chunk_of_rank_0: int, reduce: bool) -> Step:
         src = np.arange(size) if rank is None else np.array([rank - 1, rank]) % size
         return Rows.of(src, (src + 1) % size, (src + chunk_of_rank_0) % size, reduce=reduce)
 
-    return Step(make)
+    return Step(make, pattern=(size, reduce))
 
 
 def scatter_reduce(size: int) -> Schedule:

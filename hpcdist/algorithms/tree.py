@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcdist.schedule.ir import Rows, Schedule, Step, mirror, reduce_scatter_to, relabel, then
+from hpcdist.schedule.algebra import mirror, relabel, then
+from hpcdist.schedule.ir import Rows, Schedule, Step, reduce_scatter_to
 
 
 def _up(size: int, distance: int) -> Step:

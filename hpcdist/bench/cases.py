@@ -13,12 +13,12 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-import hpcdist
 from hpcdist.bench.links.measure import Cores
 from hpcdist.bench.links.raw import Neighbours
 from hpcdist.bench.links.record import link_bytes
 from hpcdist.bench.task import AUTO, CALL, COPY, KINDS, LIBRARY, NAMES, RAW, REGISTERED, Link, Task
 from hpcdist.bench.values import Numbers, fill, numbers_of, wrong
+from hpcdist.collectives import calls
 from hpcdist.errors import AgreedError
 from hpcdist.kernels.reduce import DTYPES
 from hpcdist.mpi.collective_errors import on_all
@@ -88,16 +88,16 @@ class Size:
         if name == COPY:
             target = on_all(self.comm, lambda: np.ones_like(array))
             return Case(name, partial(np.copyto, target, array), array, target, numbers)
-        calls: dict[str, Callable[[], object]] = {
+        ways: dict[str, Callable[[], object]] = {
             # The type is named, or mpi4py would look for it in each call.
             LIBRARY: partial(self.comm.Allreduce, MPI.IN_PLACE, [array, MPI.FLOAT]),
-            CALL: partial(hpcdist.allreduce, self.comm, array),
+            CALL: partial(calls.allreduce, self.comm, array),
         }
-        return Case(name, calls[name], array, array, numbers)
+        return Case(name, ways[name], array, array, numbers)
 
     def _plan(self, name: str, dtype: str, registered: bool, algorithm: str = "auto") -> Case:
         array = self._array(dtype, registered)
-        plan = hpcdist.plan(self.comm, array, algorithm=algorithm)
+        plan = calls.plan(self.comm, array, algorithm=algorithm)
         return Case(name, plan, array, array, self._numbers(dtype), plan)
 
     def _array(self, dtype: str, registered: bool) -> NDArray:
@@ -106,7 +106,7 @@ class Size:
         if key not in self.arrays:
             make = partial(np.empty, self.count, DTYPES[dtype])
             self.arrays[key] = (
-                hpcdist.empty(self.count, DTYPES[dtype], self.comm) if registered else on_all(self.comm, make)
+                calls.empty(self.count, DTYPES[dtype], self.comm) if registered else on_all(self.comm, make)
             )
             fill(self.arrays[key], self._numbers(dtype).small)
         return self.arrays[key]
@@ -150,15 +150,15 @@ class Size:
         """
         task = self.task
         effort = Effort(samples=task.most, iterations=task.iterations, seconds=task.seconds)
-        numbers, calls = [], []
+        numbers, counts = [], []
         for case in self.cases:
             self._fill(case)
             warm = [sample(self.comm, case.call, 1) for _ in range(task.warmup)]
             seconds = self.comm.allreduce(max(min(warm, default=case.seconds), 1e-7), MPI.MAX)
             samples, iterations = effort.divide(seconds)
-            calls.append(min(iterations, case.numbers.calls))
+            counts.append(min(iterations, case.numbers.calls))
             numbers.append(samples if samples * seconds <= task.seconds else 1)
-        self.iterations = min(calls)
+        self.iterations = min(counts)
         return max(task.least, min(numbers))
 
     def _sample(self, case: Case) -> float:
@@ -184,7 +184,7 @@ class Size:
                 case.plan.close()
         self.cases.clear()
         self.arrays.clear()
-        hpcdist.release(self.comm)
+        calls.release(self.comm)
 
 
 class Links:

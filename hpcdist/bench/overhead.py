@@ -33,14 +33,13 @@ from hpcdist.data import dataset
 from hpcdist.models.mlp import MLP
 from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import on_root
-from hpcdist.mpi.world import world
+from hpcdist.mpi.world import topology_of, world
 from hpcdist.train.config import Config
 from hpcdist.train.resume import execution
 from hpcdist.train.saver import Saver
 from hpcdist.train.setup import Run
 from hpcdist.train.threads import share
 from hpcdist.train.trainer import Trainer
-from hpcdist.transport import mpi
 from hpcdist.util import atomic_files
 from hpcdist.util.sampling import Spread, order
 from hpcdist.util.sizes import BYTES, format_bytes
@@ -190,7 +189,7 @@ def percent(part: Spread) -> str:
 def main(state: int, batch: int, every: float, seconds: float, count: int, scratch: Path, out: Path | None) -> None:
     """Measure what checkpoints cost a data-parallel training run."""
     comm = world()
-    where = machine.describe(comm, mpi.topology(comm))
+    where = machine.describe(comm, topology_of(comm))
     with _folder(comm, scratch) as folder, _bench(comm, state, batch, folder) as bench:
         per_step = bench.seconds_per_step()
         steps, saves = max(1, math.ceil(seconds / per_step)), max(1, round(seconds / every))

@@ -27,12 +27,12 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-import hpcdist
+from hpcdist.collectives import calls
+from hpcdist.collectives.plan import Plan
 from hpcdist.executor.progress_thread import CALLS, THREAD
 from hpcdist.mpi import machine
-from hpcdist.mpi.world import world
+from hpcdist.mpi.world import topology_of, world
 from hpcdist.sweep.measure import collector_paused
-from hpcdist.transport import mpi
 from hpcdist.util import atomic_files
 from hpcdist.util.sampling import Spread, order
 from hpcdist.util.sizes import BYTES, format_bytes, parse_bytes
@@ -93,7 +93,7 @@ class _OfLibrary:
         self._request.Wait()
 
 
-def ways(comm: MPI.Intracomm, buffer: NDArray, plan: hpcdist.Plan) -> list[Way]:
+def ways(comm: MPI.Intracomm, buffer: NDArray, plan: Plan) -> list[Way]:
     """All that are measured, ours first."""
     library = _OfLibrary(comm, buffer)
     return [
@@ -146,7 +146,7 @@ def measure(comm: MPI.Intracomm, nbytes: int, work: Work, looks: int, rounds: in
     """
     count = max(1, nbytes // 4)
     buffer = np.arange(count, dtype=np.float32) + comm.rank
-    plan = hpcdist.plan(comm, buffer, op="max", **how)
+    plan = calls.plan(comm, buffer, op="max", **how)
     each = comm.bcast(float(np.median([_together(comm, plan) for _ in range(WARM_UP)])))  # a link lets the first pass
     products = max(1, round(each / work.seconds))
     piece = -(-products // looks)
@@ -246,7 +246,7 @@ def main(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--sizes") from None
     comm = world()
-    where = machine.describe(comm, mpi.topology(comm))
+    where = machine.describe(comm, topology_of(comm))
     how = {"algorithm": algorithm, "segment_nbytes": segment_bytes}
     with threadpool_limits(1, "blas"):
         work = Work(comm)

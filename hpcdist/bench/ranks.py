@@ -14,8 +14,7 @@ from hpcdist.bench.cases import Links, Size, chosen, network
 from hpcdist.bench.task import Task
 from hpcdist.errors import AgreedError
 from hpcdist.mpi import machine
-from hpcdist.mpi.world import world
-from hpcdist.transport import mpi
+from hpcdist.mpi.world import topology_of, world
 from hpcdist.util import atomic_files
 from hpcdist.util.sizes import format_bytes
 
@@ -23,7 +22,7 @@ from hpcdist.util.sizes import format_bytes
 def main(path: str) -> None:
     """Measure all sizes that there is room for. Collective; rank 0 writes."""
     comm, task = world(), Task.read(Path(path))
-    found: dict[str, Any] = {"machine": machine.describe(comm, mpi.topology(comm)), "sizes": [], "missing": []}
+    found: dict[str, Any] = {"machine": machine.describe(comm, topology_of(comm)), "sizes": [], "missing": []}
     with network(comm, task.link) as links:
         for nbytes in task.sizes:
             try:

@@ -17,7 +17,7 @@ from hpcdist.bench.record import HERE
 from hpcdist.cluster import hosts
 from hpcdist.cluster.plan import Network
 from hpcdist.cluster.state import folder
-from hpcdist.tuning.table import ENVIRONMENT
+from hpcdist.tuning.auto import ENVIRONMENT
 
 CLI = ("-c", "from hpcdist.cli.main import main; main()")
 GLOO_PROGRAM = Path(__file__).with_name("gloo.py")

@@ -32,7 +32,7 @@ from hpcdist.checkpoint.writer import begin, claim, set_aside
 from hpcdist.device import accelerator_of
 from hpcdist.errors import AgreedError
 from hpcdist.mpi.collective_errors import on_all, on_root
-from hpcdist.transport.mpi import topology
+from hpcdist.mpi.world import topology_of
 
 STORABLE = "biufc"  # kinds of dtypes that every HDF5 library knows
 
@@ -89,7 +89,7 @@ class Store:
         self.background, self.incremental = background, incremental
         self.writers = 1 if layout == "single" else writers
         self.last: Timing | None = None
-        self._ranks = spread(topology(self.comm), PER_NODE if not writers else comm.size)
+        self._ranks = spread(topology_of(self.comm), PER_NODE if not writers else comm.size)
         self._saving: Saving | None = None
         self._snapshot = Snapshot()
         self._previous: Previous | None = None

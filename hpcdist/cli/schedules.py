@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hpcdist import algorithms
@@ -17,7 +18,8 @@ from hpcdist.errors import ScheduleError
 from hpcdist.schedule.ir import Schedule
 from hpcdist.schedule.verify import verify
 from hpcdist.simulate import cost
-from hpcdist.tuning import table as selection
+from hpcdist.tuning.auto import ENVIRONMENT, choose_by_price, resolve
+from hpcdist.tuning.table import Selection
 from hpcdist.util.sizes import Bytes, format_bytes
 
 WIDEST_GRID = 24  # ranks; a wider table helps nobody
@@ -176,9 +178,9 @@ def predict(
     """Price every algorithm: alpha per message, beta per byte, gamma per byte reduced."""
     nodes = _topology(ranks, ranks_per_node, topology)
     given = model is not None or any(price is not None for price in prices.values())
-    path = os.environ.get(selection.ENVIRONMENT) if explain and not given else None
+    path = os.environ.get(ENVIRONMENT) if explain and not given else None
     try:
-        table = selection.Selection.load(path) if path else None
+        table = Selection.load(path) if path else None
         base = _model_in(model) if model else (table and table.model) or cost.DEFAULT
         asked = {name: price for name, price in prices.items() if price is not None}
         # what goes with a price that is given is not taken from the model's, which is of another network
@@ -190,12 +192,9 @@ def predict(
     click.echo(_prices_in_words(fitted))
     if table is not None:
         click.echo(f"these are the prices of {table.path}" if table.model else f"{table.path} has no prices: defaults")
-    grid = Table(
-        "algorithm",
-        *(f"{head}" for head in ("steps", "messages", "sent [x nbytes]", "time [us]", "busbw [GB/s]")),
-    )
-    for column in grid.columns[1:]:
-        column.justify = "right"
+    grid = Table("algorithm")
+    for head in ("steps", "messages", "sent [x nbytes]", "time [us]", "busbw [GB/s]"):
+        grid.add_column(escape(head), justify="right")  # or rich would take a unit for its markup
     rows, skipped = [], []
     for name in algorithms.ALLREDUCE:
         if name == "hierarchical" and nodes is None:
@@ -247,15 +246,13 @@ def _prices_in_words(model: cost.Model) -> str:
     )
 
 
-def _explain(
-    ranks: int, nbytes: int, nodes: tuple[int, ...], table: selection.Selection | None, model: cost.Model
-) -> None:
+def _explain(ranks: int, nbytes: int, nodes: tuple[int, ...], table: Selection | None, model: cost.Model) -> None:
     """What auto would choose: by the table in HPCDIST_SELECTION, or by these prices where they were given."""
     if table is None:
-        choice = selection.choose_by_price(ranks, nodes, nbytes, model)
+        choice = choose_by_price(ranks, nodes, nbytes, model)
     else:
-        choice = selection.resolve(table, ranks, nodes, "float32", nbytes)
-    ignored = table is None and selection.ENVIRONMENT in os.environ
+        choice = resolve(table, ranks, nodes, "float32", nbytes)
+    ignored = table is None and ENVIRONMENT in os.environ
     asked = table.path if table else "not asked, as prices were given" if ignored else "none"
     click.echo(f"auto: {choice.algorithm}, because {choice.why} (table: {asked})")
     if len(set(nodes)) == 1 < ranks:

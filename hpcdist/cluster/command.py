@@ -173,15 +173,6 @@ def execute(host: str | None, name: str, command: tuple[str, ...]) -> None:
     launch.become(state.load(name), host, command)
 
 
-@cluster.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def report(arguments: tuple[str, ...]) -> None:
-    """Measure algorithms as a share of the links' rate, on clusters of its own; writes tables and figures."""
-    from hpcdist.bench.links import report as measurement  # here, as its options are many
-
-    measurement.main(arguments, prog_name="hpcdist cluster report")
-
-
 @cluster.command()
 @click.argument("host")
 @NAME

@@ -8,8 +8,8 @@ import numpy as np
 
 from hpcdist.algorithms import recursive_doubling
 from hpcdist.executor.bind import BoundProgram
-from hpcdist.schedule.ir import Layout
-from hpcdist.schedule.program import lower
+from hpcdist.schedule.layout import Layout
+from hpcdist.schedule.lower import lower
 from hpcdist.transport.mpi import MpiTransport
 
 NAME = "the check that all make the same call"  # what the watchdog says

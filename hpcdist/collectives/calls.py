@@ -23,9 +23,10 @@ from hpcdist.collectives.plan_cache import forget_shared, run
 from hpcdist.collectives.signature import Signature, agree_on, problem_of, signature_of
 from hpcdist.device import accelerator_of
 from hpcdist.device.paths import AUTO, asked_for
+from hpcdist.executor.intranode.capability import compiled_on_all
+from hpcdist.kernels.reduce import DTYPES
 from hpcdist.transport.mpi import transport_of
 from hpcdist.transport.shared_memory import home_of
-from hpcdist.tuning import table as selection
 from hpcdist.util.sizes import format_bytes
 
 # --- plans ---
@@ -121,6 +122,7 @@ def empty(shape: int | Sequence[int], dtype: DTypeLike, comm: MPI.Intracomm) -> 
     sizes, element, problem = _shape_and_dtype(shape, dtype)
     agree_on(transport, Signature("empty", math.prod(sizes), element.name, "", ""), problem)
     forget_shared(transport)
+    compiled_on_all(transport)
     nbytes = math.prod(sizes) * element.itemsize
     memory = home_of(transport).allocate(nbytes, f"an array of {format_bytes(nbytes)}")
     return memory.view(element).reshape(sizes)
@@ -152,8 +154,8 @@ def _shape_and_dtype(shape: Any, dtype: Any) -> tuple[tuple[int, ...], np.dtype,
         return (0,), np.dtype(np.uint8), f"shape {shape!r:.60} and dtype {dtype!r:.60} make no array: {error}"
     if any(size < 0 for size in sizes):
         return sizes, element, f"the shape {sizes} has a negative size"
-    if element not in selection.DTYPES.values():
-        return sizes, element, f"dtype {element} is not supported; choose from {', '.join(selection.DTYPES)}"
+    if element not in DTYPES.values():
+        return sizes, element, f"dtype {element} is not supported; choose from {', '.join(DTYPES)}"
     return sizes, element, None
 
 

@@ -22,13 +22,13 @@ from hpcdist.collectives.decide_path import choose_path
 from hpcdist.collectives.signature import Signature
 from hpcdist.device import Accelerator, accelerator_of
 from hpcdist.device.paths import AUTO, AWARE, DIRECT, HOST, STAGED
+from hpcdist.kernels.reduce import DTYPES
 from hpcdist.transport.mpi import MpiTransport
 from hpcdist.transport.shared_memory import place_of
-from hpcdist.tuning import table as selection
 
 __all__ = ["LARGEST_MESSAGE", "SEGMENTS", "Decision", "Lying", "Table", "decide", "is_shared", "where"]
 
-# Bytes of a segment unless told otherwise, or unless less is sent at once between hosts, see `transport.eager`.
+# Bytes of a segment unless told otherwise, or unless less is sent at once between hosts, see `mpi.quirks`.
 # Staged data crosses three links one after the other, which overlap by segments only, and the first and the last
 # segment are alone on theirs: so they are small, though large enough that a copy takes much longer than to submit it.
 # Direct data crosses one link, the fastest there is, and each segment costs two messages of MPI beside it.
@@ -95,7 +95,7 @@ def decide(
         sharing = Sharing(None if path == DIRECT else f"the path of the data is {path}: {why_path}")
     signature, segment, why = choose_algorithm(transport, signature, topology, table, sharing, path)
     bounced = sharing.bounced and is_shared(signature.algorithm)
-    nbytes = signature.count * selection.DTYPES[signature.dtype].itemsize
+    nbytes = signature.count * DTYPES[signature.dtype].itemsize
     segments = _segments(transport, path, nbytes, segment)
     return Decision(signature, topology, *segments, why, path, why_path, bounced)
 

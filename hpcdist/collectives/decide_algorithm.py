@@ -13,9 +13,12 @@ from hpcdist import algorithms
 from hpcdist.collectives.signature import Signature
 from hpcdist.device.paths import AUTO, HOST
 from hpcdist.errors import ArgumentError
+from hpcdist.executor.intranode.capability import compiled_on_all
+from hpcdist.kernels.reduce import DTYPES
 from hpcdist.transport.mpi import MpiTransport
 from hpcdist.transport.shared_memory import NOBODY, Place, home_of, obstacle
-from hpcdist.tuning import table as selection
+from hpcdist.tuning.auto import resolve
+from hpcdist.tuning.table import Choice, Selection
 from hpcdist.util.sizes import format_bytes
 
 LEAST_WITHOUT_FLAGS = 1 << 13  # bytes; less is better sent, unless waiting is compiled
@@ -25,7 +28,7 @@ NO_FLAGS = "they need compiled code on all ranks: see HPCDIST_COMPILED, and the 
 
 Places = tuple[Place | None, Place | None]  # of the result, and of the input if that is another array
 Lying = Places | tuple[str | None, ...] | None  # of device memory: why each array cannot be opened by others
-Table = selection.Selection | str | os.PathLike[str] | None
+Table = Selection | str | os.PathLike[str] | None
 
 
 def is_shared(algorithm: object) -> bool:
@@ -69,7 +72,7 @@ def sharing_of_host_memory(
     known = [place for place in lying if place is not None]
     if not known:
         return Sharing(NOT_ASKED)
-    nbytes = signature.count * selection.DTYPES[signature.dtype].itemsize
+    nbytes = signature.count * DTYPES[signature.dtype].itemsize
     not_in_arrays = _hindrance_of_arrays(transport, result, known, topology)
     remark = not_in_arrays and f"not in the arrays themselves: {not_in_arrays}"
     remark = None if not_in_arrays == NOBODY else remark
@@ -99,17 +102,16 @@ def _hindrance_of_bouncing(transport: MpiTransport, nbytes: int, topology: Seque
     """Collective: why arrays of `nbytes` cannot pass through bounce buffers, or None."""
     if not len(set(topology)) == len(set(transport.topology)) == 1 < transport.size:
         return NOT_ONE_NODE
-    home = home_of(transport)
-    if not home.flags:
+    if not compiled_on_all(transport):
         return NO_FLAGS
-    from hpcdist.executor.intranode.bounce_kernel import room_for  # where there are flags, there is Numba
+    from hpcdist.executor.intranode.bounce_kernel import room_for  # only where there is Numba
 
-    return home.no_room(room, room_for(nbytes))
+    return home_of(transport).no_room(room, room_for(nbytes))
 
 
 def _is_small(transport: MpiTransport, nbytes: int) -> bool:
     """Whether bounce buffers, with their one meeting, are faster even than to work in each other's arrays."""
-    if not home_of(transport).flags:
+    if not compiled_on_all(transport):
         return False
     from hpcdist.executor.intranode.bounce_kernel import SMALL
 
@@ -148,13 +150,13 @@ def choose_algorithm(
 
 def _too_small(transport: MpiTransport, signature: Signature) -> str | None:
     """Why messages are faster though the ranks could work in each other's buffers, or None."""
-    nbytes = signature.count * selection.DTYPES[signature.dtype].itemsize
-    if signature.memory != HOST or nbytes >= LEAST_WITHOUT_FLAGS or home_of(transport).flags:
+    nbytes = signature.count * DTYPES[signature.dtype].itemsize
+    if signature.memory != HOST or nbytes >= LEAST_WITHOUT_FLAGS or compiled_on_all(transport):
         return None
     return f"{format_bytes(nbytes)} are faster in messages than where ranks wait for each other without Numba's flags"
 
 
-def _in_memory(choice: selection.Choice, in_arrays: bool) -> tuple[str, str]:
+def _in_memory(choice: Choice, in_arrays: bool) -> tuple[str, str]:
     """(algorithm, why): hierarchical becomes shared where ranks of a node can work in each other's arrays."""
     family, _, parts = choice.algorithm.partition(":")
     if not in_arrays:
@@ -168,14 +170,14 @@ def _in_memory(choice: selection.Choice, in_arrays: bool) -> tuple[str, str]:
 
 def _by_table(
     transport: MpiTransport, signature: Signature, topology: Sequence[int], table: Table, path: str, bounced: bool
-) -> selection.Choice:
+) -> Choice:
     """Collective: what "auto" means, decided by rank 0 for all."""
     problem, choice = None, None
     if transport.rank == 0:
-        nbytes = signature.count * selection.DTYPES[signature.dtype].itemsize
+        nbytes = signature.count * DTYPES[signature.dtype].itemsize
         try:
             what = (signature.dtype, nbytes, signature.memory, path)
-            choice = selection.resolve(table, transport.size, topology, *what, bounced=bounced)
+            choice = resolve(table, transport.size, topology, *what, bounced=bounced)
         except (OSError, TypeError, ValueError) as error:
             problem = f"the selection table cannot be used: {error}"
     problem, choice = transport.from_rank_0((problem, choice), "hear which algorithm auto is")

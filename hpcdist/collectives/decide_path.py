@@ -12,8 +12,9 @@ from hpcdist.collectives.signature import Signature
 from hpcdist.device import Accelerator, accelerator_of, awareness, paths
 from hpcdist.device.paths import AUTO, DIRECT, HOST
 from hpcdist.errors import ArgumentError
+from hpcdist.mpi.collective_errors import who_says
 from hpcdist.mpi.library import libraries
-from hpcdist.transport.mpi import MpiTransport, naming
+from hpcdist.transport.mpi import MpiTransport
 
 
 def choose_path(
@@ -25,7 +26,7 @@ def choose_path(
         return HOST, paths.IN_HOST_MEMORY
     nodes = len(set(transport.topology))
     aware = _awareness(transport)
-    unshareable, unopened = _in_words([next(filter(None, said), None) for said in lying]), None
+    unshareable, unopened = who_says([next(filter(None, said), None) for said in lying]) or None, None
     if nodes == 1 and not unshareable and signature.path in (AUTO, DIRECT):
         unopened = _try_to_open(transport, device, arrays)
     return paths.decide(signature.path, paths.Facts(nodes, unshareable, unopened, aware.aware, aware.source))
@@ -60,13 +61,4 @@ def _try_to_open(transport: MpiTransport, device: Accelerator, arrays: Sequence[
                 device.opened(share, arrays[0].dtype)
         except Exception as error:
             problem = problem or f"cannot open the memory of rank {peer}: {error}"
-    return _in_words(transport.exchange(problem, "open each other's buffers"))
-
-
-def _in_words(problems: Sequence[str | None]) -> str | None:
-    """The problems of all ranks, with the ranks that have them; None if there is none."""
-    ranks: dict[str, list[int]] = {}
-    for rank, problem in enumerate(problems):
-        if problem:
-            ranks.setdefault(problem, []).append(rank)
-    return "; ".join(f"{naming(whose)}: {problem}" for problem, whose in ranks.items()) or None
+    return who_says(transport.exchange(problem, "open each other's buffers")) or None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,28 +11,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcdist.collectives.decide import Decision, is_shared
-from hpcdist.collectives.signature import address_of, schedule_of
+from hpcdist.collectives.signature import schedule_of
 from hpcdist.device import Accelerator, accelerator_of
+from hpcdist.device.buffers import address_of
 from hpcdist.device.paths import DIRECT, HOST, STAGED
 from hpcdist.errors import AgreedError
 from hpcdist.executor.bind import BoundProgram, boxes_for
 from hpcdist.executor.intranode.bounce_buffers import BouncedProgram, room_of
 from hpcdist.executor.intranode.gpu_peer_memory import DirectProgram
 from hpcdist.executor.intranode.in_place import SharedProgram, Task
+from hpcdist.executor.lifecycle import Bound
 from hpcdist.executor.progress_thread import AUTO, Helped
-from hpcdist.schedule.ir import Layout
-from hpcdist.schedule.program import Program, lower
+from hpcdist.kernels.reduce import DTYPES
+from hpcdist.mpi.collective_errors import raise_together
+from hpcdist.schedule.layout import Layout
+from hpcdist.schedule.lower import lower
+from hpcdist.schedule.program import Program
 from hpcdist.transport import Transport
 from hpcdist.transport.cuda_ipc import IpcTransport
-from hpcdist.transport.mpi import MpiTransport, raise_together
+from hpcdist.transport.mpi import MpiTransport
 from hpcdist.transport.shared_memory import memory_of
-from hpcdist.tuning import table
 
 CACHED_BUFFERS = 4  # per cached plan
 COMMON_ROOM = -1  # the number of a bounce buffer, beside the tags
 
 
-class Plan(ABC):
+class Plan:
     """A collective bound to its buffers, to be run many times.
 
     `plan()` blocks. `plan.start()`, `plan.test()` and `plan.wait()` do not; the buffers belong to the plan in between.
@@ -45,32 +48,34 @@ class Plan(ABC):
         accelerator: the device of the buffers; None for host memory.
         why: why this algorithm.
         schedule: what is run.
+        executor: who runs it: "python", "compiled" or "gpu_streams" messages, or, inside a node, "bounce_buffers",
+            "in_place" in arrays of `empty`, or "gpu_peer_memory".
         in_shared_memory: whether an array of this rank is one of `empty`.
         path: how the data travels: "host" for NumPy arrays, else "staged", "aware" or "direct".
         why_path: why on this path.
     """
 
-    topology: Sequence[int]
-
-    def _tell(self, collective: Collective, buffer: NDArray, out: NDArray | None) -> None:
+    def __init__(self, collective: Collective, buffer: NDArray, out: NDArray | None) -> None:
+        """Bind, on this rank alone; `Collective` makes plans."""
         self.collective, self.key = collective, addresses_of(buffer, out)
         self.sight: Any = None  # by which a one-line call finds it at a glance
-        self.accelerator = next(filter(None, map(accelerator_of, (buffer, out))), None)
-        self.in_shared_memory = any(map(memory_of, (buffer, out)))
-        self._closed = False
         decision = collective.decision
         self.algorithm = decision.signature.algorithm
         self.segment_nbytes = decision.segment_nbytes
-        self.topology = decision.topology
-        self.why = decision.why
-        self.path, self.why_path = decision.path, decision.why_path
+        self.topology: Sequence[int] = decision.topology
+        self.why, self.why_path, self.path = decision.why, decision.why_path, decision.path
         self.schedule = collective.schedule
+        self.accelerator = next(filter(None, map(accelerator_of, (buffer, out))), None)
+        self.in_shared_memory = any(map(memory_of, (buffer, out)))
+        self.bound = collective.bound(buffer, out)
+        self.executor = self.bound.executor
+        self._helped = Helped(self.bound, self.topology, self.accelerator)
+        self._closed = False
 
-    @abstractmethod
     def __call__(self) -> None:
         """Run and block until the result is there."""
+        self.bound()
 
-    @abstractmethod
     def start(self, progress: str = AUTO) -> None:
         """Begin a run; goes as far as it can without waiting.
 
@@ -82,23 +87,24 @@ class Plan(ABC):
         Raises: ValueError if `progress` is something else; RuntimeError if the plan is running or was closed, or if MPI
         was not started with MPI_THREAD_MULTIPLE, which a thread needs.
         """
+        self._helped.start(progress)
 
-    @abstractmethod
     def test(self) -> bool:
         """Go on as far as possible without waiting; whether the result is there."""
+        return self._helped.test()
 
-    @abstractmethod
     def wait(self) -> None:
         """Block until the run that was begun is complete."""
+        self._helped.wait()
 
     @property
-    @abstractmethod
     def running(self) -> bool:
-        """Whether a run was begun and has not ended."""
+        """Whether a run was begun and has not ended; one that failed never ends."""
+        return self.bound.running
 
-    @abstractmethod
     def free(self) -> None:
-        """Give up what it is bound to; the plan cannot run again."""
+        """Give up what it is bound to, on this rank alone; the plan cannot run again."""
+        self.bound.free()
 
     def close(self) -> None:
         """Collective: free the plan's requests and its tag. It cannot run again; to close it again does nothing.
@@ -117,49 +123,6 @@ class Plan(ABC):
         self.collective.forget_room()
 
 
-class _MessagePlan(Helped, BoundProgram, Plan):
-    """A plan that sends messages."""
-
-    def __init__(self, collective: Collective, buffer: NDArray, out: NDArray | None) -> None:
-        self._tell(collective, buffer, out)
-        device = accelerator_of(buffer)
-        super().__init__(
-            collective.program,
-            collective.carrier(device),
-            buffer if out is None else out,
-            **collective.sources(buffer, out),
-            op=collective.signature.op,
-            tag=collective.tag,
-            inbox=collective.inbox(buffer, device),
-            accelerator=device,
-        )
-
-
-class _SharedPlan(Helped, SharedProgram, Plan):
-    """A plan whose ranks work in each other's host memory."""
-
-    def __init__(self, collective: Collective, buffer: NDArray, out: NDArray | None) -> None:
-        self._tell(collective, buffer, out)
-        super().__init__(collective.task, collective.transport, buffer, buffer if out is None else out)
-
-
-class _BouncedPlan(Helped, BouncedProgram, Plan):
-    """A plan whose arrays pass through memory that ranks share."""
-
-    def __init__(self, collective: Collective, buffer: NDArray, out: NDArray | None) -> None:
-        self._tell(collective, buffer, out)
-        result = buffer if out is None else out
-        super().__init__(collective.task, collective.transport, buffer, result, collective.room)
-
-
-class _DirectPlan(Helped, DirectProgram, Plan):
-    """A plan whose ranks work in each other's device memory."""
-
-    def __init__(self, collective: Collective, buffer: NDArray, out: NDArray | None) -> None:
-        self._tell(collective, buffer, out)
-        super().__init__(collective.task, collective.transport, buffer, buffer if out is None else out)
-
-
 class Collective:
     """An agreed collective of one communicator: everything of a plan but the addresses."""
 
@@ -172,7 +135,7 @@ class Collective:
             own_room: whether it needs a bounce buffer of its own; not if all ranks meet before each of its runs.
         """
         self.transport, self.decision, self.signature = transport, decision, decision.signature
-        self.dtype = np.dtype(table.DTYPES[self.signature.dtype])
+        self.dtype = np.dtype(DTYPES[self.signature.dtype])
         self.schedule = schedule_of(self.signature, transport.size, decision.topology)
         self.shared = is_shared(self.signature.algorithm)
         self.tag = transport.take_tag()
@@ -219,13 +182,26 @@ class Collective:
         """Refer no longer to the bounce buffer, which may then be given back."""
         self.__dict__.pop("room", None)
 
-    def bind(self, buffer: NDArray, out: NDArray | None) -> Plan:
-        """A plan for these arrays."""
-        if not self.shared:
-            return _MessagePlan(self, buffer, out)
-        if self.decision.path != HOST:
-            return _DirectPlan(self, buffer, out)
-        return (_BouncedPlan if self.decision.bounced else _SharedPlan)(self, buffer, out)
+    def bound(self, buffer: NDArray, out: NDArray | None) -> Bound:
+        """What runs it on these arrays."""
+        result = buffer if out is None else out
+        if self.shared and self.decision.path != HOST:
+            return DirectProgram(self.task, self.transport, buffer, result)
+        if self.shared and self.decision.bounced:
+            return BouncedProgram(self.task, self.transport, buffer, result, self.room)
+        if self.shared:
+            return SharedProgram(self.task, self.transport, buffer, result)
+        device = accelerator_of(buffer)
+        return BoundProgram(
+            self.program,
+            self.carrier(device),
+            result,
+            **self.sources(buffer, out),
+            op=self.signature.op,
+            tag=self.tag,
+            inbox=self.inbox(buffer, device),
+            accelerator=device,
+        )
 
     def carrier(self, device: Accelerator | None) -> Transport:
         """How messages travel."""
@@ -240,7 +216,7 @@ class Collective:
         """
         plan, trouble = None, None
         try:
-            plan = self.bind(buffer, out)
+            plan = Plan(self, buffer, out)
         except AgreedError:
             self.transport.return_tag(self.tag)
             raise
@@ -272,7 +248,7 @@ class Collective:
             return self.plans[key]
         if len(self.plans) == CACHED_BUFFERS:
             self._drop(next(iter(self.plans)))
-        self.plans[key] = self.bind(buffer, out)
+        self.plans[key] = Plan(self, buffer, out)
         return self.plans[key]
 
     def _drop(self, key: tuple[int, int]) -> None:

@@ -52,7 +52,7 @@ def run(
     transport.cache.move_to_end(collective.key)
     collective.plans.move_to_end(plan.key)
     try:
-        plan()
+        plan.bound()
     except BaseException:
         collective.spoiled = True
         transport.seen.clear()
@@ -119,9 +119,11 @@ def _find(transport: MpiTransport, asked: _Asked, checked: bool) -> Plan:
         problem = problem_of(signature(), transport, buffer, out)
     everywhere: list[Lying] = [lying] * transport.size
     if checked or not transport.same_call(-1 if problem else number) or problem:
-        everywhere = agree_on(transport, signature(), problem, lying)
         key = (*what, DIFFERENT)
         known = transport.cache.get(key)
+        if known and known.spoiled:
+            problem = problem or INTERRUPTED
+        everywhere = agree_on(transport, signature(), problem, lying)
     if known is None:
         if len(transport.cache) == CACHED_PLANS:
             transport.cache.popitem(last=False)[1].free()

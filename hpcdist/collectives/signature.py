@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import chain
 from typing import Any
 
@@ -12,11 +12,13 @@ import numpy as np
 
 from hpcdist import algorithms
 from hpcdist.device import accelerator_of, problem_with
+from hpcdist.device.buffers import address_of
 from hpcdist.device.paths import AUTO, HOST
 from hpcdist.errors import ArgumentError
 from hpcdist.kernels.reduce import OPS
+from hpcdist.mpi.collective_errors import raise_together, who_says
 from hpcdist.schedule.ir import Schedule
-from hpcdist.transport.mpi import MpiTransport, naming, raise_together
+from hpcdist.transport.mpi import MpiTransport
 
 
 @dataclass(frozen=True)
@@ -116,14 +118,6 @@ def _overlap(buffer: Any, out: Any) -> bool:
     return first < second + out.nbytes and second < first + buffer.nbytes
 
 
-def address_of(array: Any) -> int:
-    """Where the elements of an array begin, in host memory or a device's."""
-    try:
-        return array.__array_interface__["data"][0]
-    except AttributeError:
-        return array.__cuda_array_interface__["data"][0]
-
-
 def _argument_problems(signature: Signature, transport: MpiTransport) -> Iterator[str]:
     if signature.call == "alltoall" and signature.count % transport.size:
         yield f"an all-to-all of {signature.count} elements cannot be cut into {transport.size} equal parts"
@@ -153,11 +147,7 @@ def _compare(signatures: Sequence[Signature]) -> None:
     if len(set(signatures)) == 1:
         return
     differing = [f.name for f in fields(Signature) if len({getattr(s, f.name) for s in signatures}) > 1]
-    groups: dict[str, list[int]] = {}
-    for rank, signature in enumerate(signatures):
-        said = asdict(signature)
-        groups.setdefault(", ".join(f"{name}={said[name]!r}" for name in differing), []).append(rank)
-    text = "; ".join(f"{naming(ranks)}: {said}" for said, ranks in groups.items())
+    text = who_says([", ".join(f"{name}={getattr(each, name)!r}" for name in differing) for each in signatures])
     raise ArgumentError(f"the ranks do not make the same call. {text}. All must agree before data can move.")
 
 

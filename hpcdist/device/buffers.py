@@ -37,3 +37,11 @@ def _problem_elsewhere(name: str, array: Any, writable: bool) -> str | None:
             f"cupy.asarray({name})"
         )
     return f"{name} must be a NumPy or CuPy array, not {type(array).__name__}"
+
+
+def address_of(array: Any) -> int:
+    """Where the elements of an array begin, in host memory or a device's."""
+    try:
+        return array.__array_interface__["data"][0]
+    except AttributeError:
+        return array.__cuda_array_interface__["data"][0]

@@ -1,4 +1,8 @@
-"""What the CUDA driver knows of an address and CuPy does not ask: the allocation around it, and who may open that."""
+"""What the CUDA driver is asked directly.
+
+Which GPUs this process may use, without a context that would take memory; and what CuPy does not ask of an address: the
+allocation around it, and who may open that.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,71 @@ import ctypes
 import uuid
 from dataclasses import dataclass
 from functools import cache
+from itertools import permutations
+from pathlib import Path
 
 LIBRARY = "libcuda.so.1"
+FILES = Path("/proc/driver/nvidia")
+NO_DEVICE = "CUDA_ERROR_NO_DEVICE"  # there are GPUs, but none that this process may use
 
 # CUpointer_attribute
 BUFFER_ID, IS_MANAGED, IS_LEGACY_CUDA_IPC_CAPABLE, MEMPOOL_HANDLE = 7, 8, 10, 17
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a process sees.
+
+    Attributes:
+        bus_ids: PCI address of each visible device, in its order.
+        peers: pairs of visible devices (i, j), i != j, where i can read j's memory.
+    """
+
+    bus_ids: tuple[str, ...]
+    peers: frozenset[tuple[int, int]] = frozenset()
+
+
+def likely() -> bool:
+    """Whether this host has NVIDIA GPUs, without loading anything."""
+    return Path("/dev/nvidia0").exists() or any((FILES / "gpus").glob("*")) or Path("/dev/nvhost-gpu").exists()
+
+
+def devices() -> Devices:
+    """The devices that this process may use.
+
+    Raises:
+        OSError: there is no driver library.
+        RuntimeError: the driver refuses, with its error number.
+    """
+    try:
+        _call("cuInit", ctypes.c_uint(0))
+    except RuntimeError as error:
+        if NO_DEVICE in str(error):
+            return Devices(())
+        raise
+    count = ctypes.c_int()
+    _call("cuDeviceGetCount", ctypes.byref(count))
+    handles = [_handle(number) for number in range(count.value)]
+    peers = {(i, j) for i, j in permutations(range(count.value), 2) if _can_access(handles[i], handles[j])}
+    return Devices(tuple(map(_bus_id, handles)), frozenset(peers))
+
+
+def _handle(number: int) -> ctypes.c_int:
+    handle = ctypes.c_int()
+    _call("cuDeviceGet", ctypes.byref(handle), ctypes.c_int(number))
+    return handle
+
+
+def _bus_id(handle: ctypes.c_int) -> str:
+    text = ctypes.create_string_buffer(32)
+    _call("cuDeviceGetPCIBusId", text, ctypes.c_int(len(text)), handle)
+    return text.value.decode()
+
+
+def _can_access(one: ctypes.c_int, other: ctypes.c_int) -> bool:
+    can = ctypes.c_int()
+    _call("cuDeviceCanAccessPeer", ctypes.byref(can), one, other)
+    return bool(can.value)
 
 
 @dataclass(frozen=True)
@@ -48,9 +112,8 @@ def unshareable(address: int) -> str | None:
 
 def unique_name(number: int) -> str:
     """The UUID of a device of this process; instances of MIG have their own."""
-    device, found = ctypes.c_int(), (ctypes.c_ubyte * 16)()
-    _call("cuDeviceGet", ctypes.byref(device), ctypes.c_int(number))
-    _call("cuDeviceGetUuid_v2", ctypes.byref(found), device)
+    found = (ctypes.c_ubyte * 16)()
+    _call("cuDeviceGetUuid_v2", ctypes.byref(found), _handle(number))
     return str(uuid.UUID(bytes=bytes(found)))
 
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 
 from mpi4py import MPI
 
-from hpcdist.device import awareness
-from hpcdist.doctor import cuda, probe, tool
+from hpcdist.device import awareness, driver
+from hpcdist.doctor import probe
 from hpcdist.doctor.finding import FAIL, OK, SKIP, WARN, Finding
 from hpcdist.doctor.job import Job
 from hpcdist.doctor.probe import Verdict
-from hpcdist.mpi.library import libraries
+from hpcdist.mpi.library import libraries, query
 
 NAME = "CUDA-aware MPI"
 
@@ -21,7 +21,7 @@ NAME = "CUDA-aware MPI"
 def check(job: Job) -> list[Finding]:
     """What rank 0's library says of itself, and what a child of the first rank on a host with a GPU finds out."""
     said = job.ask_rank_0("ask the MPI library about CUDA", lambda: claims(next(iter(libraries()), ""), os.environ))
-    first = job.ask("look for GPUs", cuda.likely).index(True)
+    first = job.ask("look for GPUs", driver.likely).index(True)
     verdict = job.ask("send device memory in a child process", lambda: try_it() if job.rank == first else None)[first]
     return [judge(said, verdict)]
 
@@ -29,7 +29,7 @@ def check(job: Job) -> list[Finding]:
 def claims(path: str, environment: Mapping[str, str]) -> dict[str, bool]:
     """Who says whether the library at `path` takes device memory -> what they say."""
     said: dict[str, bool] = {}
-    built = tool.query(path, "MPIX_Query_cuda_support")
+    built = query(path, "MPIX_Query_cuda_support")
     if built is not None:
         said["MPIX_Query_cuda_support"] = bool(built)
     if "MPICH_GPU_SUPPORT_ENABLED" in environment:

@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_info
 from hpcdist.doctor.finding import FAIL, OK, WARN, Finding, listing, plural
 from hpcdist.doctor.job import Job
 from hpcdist.mpi import launcher as launchers
-from hpcdist.mpi.oversubscription import told_to_yield
-from hpcdist.transport.mpi import naming
+from hpcdist.mpi.collective_errors import naming
+from hpcdist.mpi.quirks import told_to_yield
 from hpcdist.util.cgroups import quota
 
 

@@ -7,13 +7,14 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-from hpcdist.device import awareness, paths
-from hpcdist.doctor import aware, cuda
+from hpcdist.device import awareness, driver, paths
+from hpcdist.device.driver import Devices
+from hpcdist.doctor import aware
 from hpcdist.doctor.finding import FAIL, OK, SKIP, WARN, Finding, listing, plural
 from hpcdist.doctor.job import Job, Places
 from hpcdist.errors import ArgumentError
+from hpcdist.mpi.collective_errors import naming
 from hpcdist.mpi.library import libraries
-from hpcdist.transport.mpi import naming
 
 # What takes device memory from pools that CUDA IPC cannot share.
 ALLOCATORS = {
@@ -26,11 +27,11 @@ ALLOCATORS = {
 
 def check(job: Job) -> list[Finding]:
     """All GPUs of the job, and whether MPI takes their memory."""
-    there = job.ask("look for GPUs", cuda.likely)
+    there = job.ask("look for GPUs", driver.likely)
     if not any(there):
         found = "no GPU here, so neither CUDA-aware MPI nor binding, peers, allocators and the path of device buffers"
         return [Finding(SKIP, "GPU", found)]
-    seen = job.ask("ask the CUDA driver for devices", lambda: cuda.devices() if cuda.likely() else cuda.Devices(()))
+    seen = job.ask("ask the CUDA driver for devices", lambda: driver.devices() if driver.likely() else Devices(()))
     allocators = job.ask("look at allocators", lambda: unshareable(os.environ))
     tried = aware.check(job)
     peers, allocator = judge_peers(job, seen), judge_allocators(allocators)
@@ -38,13 +39,13 @@ def check(job: Job) -> list[Finding]:
     return [*tried, judge_booking(job, seen), peers, allocator, judge_path(asked, facts, has_cupy())]
 
 
-def device_of(job: Places, rank: int, seen: Sequence[cuda.Devices]) -> str | None:
+def device_of(job: Places, rank: int, seen: Sequence[Devices]) -> str | None:
     """PCI address of the device a rank takes: of those it sees, the one with its number on the node."""
     visible = seen[rank].bus_ids
     return visible[job.nodes[job.node[rank]].index(rank) % len(visible)] if visible else None
 
 
-def judge_booking(job: Places, seen: Sequence[cuda.Devices]) -> Finding:
+def judge_booking(job: Places, seen: Sequence[Devices]) -> Finding:
     """A device of its own for every rank."""
     without = [rank for rank in range(len(seen)) if not seen[rank].bus_ids]
     users: dict[tuple[str, str], list[int]] = {}
@@ -66,7 +67,7 @@ def judge_booking(job: Places, seen: Sequence[cuda.Devices]) -> Finding:
     return Finding(OK, "GPU per rank", f"{plural(len(users), 'rank')} with a GPU each, all different")
 
 
-def judge_peers(job: Places, seen: Sequence[cuda.Devices]) -> Finding:
+def judge_peers(job: Places, seen: Sequence[Devices]) -> Finding:
     """Direct copies between GPUs of a node need devices that see each other, and processes that see both."""
     isolated = [
         name

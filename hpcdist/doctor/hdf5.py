@@ -8,8 +8,8 @@ from typing import Any
 
 from hpcdist.doctor.finding import FAIL, OK, WARN, Finding, listing
 from hpcdist.doctor.job import Job
+from hpcdist.mpi.collective_errors import naming
 from hpcdist.mpi.library import libraries
-from hpcdist.transport.mpi import naming
 
 LOCKING = "HDF5_USE_FILE_LOCKING"
 MEANT = ("TRUE", "1", "FALSE", "0", "BEST_EFFORT")

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from mpi4py import MPI
 
 from hpcdist.doctor.limit import Limit
-from hpcdist.transport.mpi import naming, raise_together, topology
+from hpcdist.mpi.collective_errors import raise_together, who_says
+from hpcdist.mpi.world import topology_of
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ class Job(Places):
     def __init__(self, comm: MPI.Intracomm, limit: Limit) -> None:
         self.comm, self.limit = comm.Dup(), limit
         self.rank, self.size = comm.rank, comm.size
-        super().__init__(topology(self.comm), self.comm.allgather(socket.gethostname()))
+        super().__init__(topology_of(self.comm), self.comm.allgather(socket.gethostname()))
         limit.who = f"rank {self.rank} on {self.host(self.rank)}"
 
     @property
@@ -105,12 +106,12 @@ class Job(Places):
         problems = [said for _, _, said in self.comm.allgather((END, None, problem))]
         if len(set(problems)) == 1:
             return problem
-        return _joined(problems)
+        return who_says(problems)
 
     def _together(self, what: str, answer: Any, problem: str | None) -> list[Any]:
         answers = self.comm.allgather((what, answer, problem))
         if any(other != what for other, _, _ in answers):
-            raise OutOfStep(_joined([said for _, _, said in answers]))
+            raise OutOfStep(who_says([said for _, _, said in answers]))
         raise_together([said for _, _, said in answers])
         return [answer for _, answer, _ in answers]
 
@@ -119,12 +120,3 @@ def said(error: BaseException) -> str:
     """An exception in a line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _joined(problems: Sequence[str | None]) -> str:
-    """The problems that there are, with the ranks that have them."""
-    ranks: dict[str, list[int]] = {}
-    for rank, problem in enumerate(problems):
-        if problem:
-            ranks.setdefault(problem, []).append(rank)
-    return "; ".join(f"{naming(whose)}: {problem}" for problem, whose in ranks.items())

@@ -16,9 +16,9 @@ from hpcdist.doctor.finding import FAIL, OK, SKIP, Finding, listing, plural
 from hpcdist.doctor.job import Job
 from hpcdist.doctor.start import SRUN, started
 from hpcdist.mpi import launcher
+from hpcdist.mpi.collective_errors import naming
 from hpcdist.mpi.library import libraries
 from hpcdist.mpi.machine import library_name
-from hpcdist.transport.mpi import naming
 
 
 def check(job: Job) -> list[Finding]:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from mpi4py import MPI
 
-from hpcdist.doctor import tolerance, tool
+from hpcdist.doctor import tolerance
 from hpcdist.doctor.finding import OK, WARN, Finding
 from hpcdist.doctor.job import Job
-from hpcdist.mpi.library import libraries
+from hpcdist.mpi.cvars import text_of
 from hpcdist.mpi.machine import library_name
 
 LEVELS = {
@@ -37,7 +37,7 @@ def check(job: Job) -> list[Finding]:
 
 
 def _look() -> tuple[int, dict[str, str]]:
-    return MPI.Query_thread(), transports(next(iter(libraries()), ""))
+    return MPI.Query_thread(), transports()
 
 
 def judge_threads(level: int, environment: Mapping[str, str]) -> Finding:
@@ -63,9 +63,9 @@ def judge_threads(level: int, environment: Mapping[str, str]) -> Finding:
     )
 
 
-def transports(path: str) -> dict[str, str]:
+def transports() -> dict[str, str]:
     """What has been chosen for how messages travel; what is not in it is left to the library."""
-    chosen = {name: value for name in OPEN_MPI if (value := tool.text(path, name))}
+    chosen = {name: value for name in OPEN_MPI if (value := text_of(name))}
     return chosen | {name: os.environ[name] for name in VARIABLES if name in os.environ}
 
 

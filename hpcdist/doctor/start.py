@@ -13,7 +13,7 @@ import click
 
 from hpcdist.doctor.finding import WARN, Finding
 from hpcdist.errors import LaunchError
-from hpcdist.mpi import launcher as launch
+from hpcdist.mpi.launcher import KIND, RANK_VARIABLES, maker
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -39,7 +39,7 @@ def started(environment: Mapping[str, str]) -> tuple[str, int] | None:
 
 def is_first(environment: Mapping[str, str]) -> bool:
     """Whether this is rank 0 as the launcher counts: so that one of many separate worlds speaks for all."""
-    ranks = [environment[name] for name in (*launch.RANK_VARIABLES, "SLURM_PROCID") if environment.get(name)]
+    ranks = [environment[name] for name in (*RANK_VARIABLES, "SLURM_PROCID") if environment.get(name)]
     return not ranks or ranks[0] == "0"
 
 
@@ -69,8 +69,8 @@ def start(timeout: float) -> tuple[MPI.Intracomm, str | None]:
 
 def doubt(environment: Mapping[str, str], library: str) -> Finding | None:
     """Whether an MPI that comes from MPICH was started by a launcher for Open MPI, which makes most builds abort."""
-    made = launch.maker(library)
-    if "PMIX_RANK" not in environment or "PMI_RANK" in environment or launch.KIND.get(made or "") != "hydra":
+    made = maker(library)
+    if "PMIX_RANK" not in environment or "PMI_RANK" in environment or KIND.get(made or "") != "hydra":
         return None
     by, _ = started(environment) or ("a PMIx launcher", 0)
     return Finding(

@@ -18,7 +18,7 @@ from hpcdist.doctor import locks, rename
 from hpcdist.doctor.finding import FAIL, OK, SKIP, WARN, Finding, listing, plural
 from hpcdist.doctor.job import Job
 from hpcdist.doctor.mounts import Mount, mount_of
-from hpcdist.transport.mpi import naming
+from hpcdist.mpi.collective_errors import who_says
 from hpcdist.util.atomic_files import fsync
 from hpcdist.util.sizes import format_bytes
 
@@ -167,15 +167,11 @@ def _write(folder: Path, rank: int) -> str:
 
 def judge_writes(answers: Sequence[str | None]) -> Finding:
     """Every rank that sees the directory can write there."""
-    problems: dict[str, list[int]] = {}
-    for rank, text in enumerate(answers):
-        if text:
-            problems.setdefault(text, []).append(rank)
-    if problems:
+    if any(answers):
         return Finding(
             FAIL,
             "writable",
-            "; ".join(f"{naming(ranks)}: {text}" for text, ranks in problems.items()),
+            who_says([text or None for text in answers]),
             "every rank must be able to write files and to make them durable (fsync of the file and its directory)",
             "look at permissions, quotas and read-only mounts on those hosts",
         )

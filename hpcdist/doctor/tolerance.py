@@ -11,22 +11,20 @@ from collections.abc import Sequence
 import psutil
 from mpi4py import MPI
 
-from hpcdist.doctor import tool
 from hpcdist.doctor.finding import OK, WARN, Finding
 from hpcdist.doctor.job import Job
-from hpcdist.mpi import launcher as launch
-from hpcdist.mpi.library import libraries
+from hpcdist.mpi.cvars import value_of
+from hpcdist.mpi.launcher import maker
 
 
 def check(job: Job) -> list[Finding]:
     """Rank 0's library and launcher stand for all."""
     revoke, enabled, launcher = job.ask_rank_0("revoke a communicator of its own", _look)
-    return [judge(launch.maker(MPI.Get_library_version()), revoke, enabled, launcher)]
+    return [judge(maker(MPI.Get_library_version()), revoke, enabled, launcher)]
 
 
 def _look() -> tuple[bool, int | None, Sequence[str] | None]:
-    path = next(iter(libraries()), "")
-    return can_revoke(), tool.number(path, "mpi_ft_enable"), launcher_command()
+    return can_revoke(), value_of("mpi_ft_enable"), launcher_command()
 
 
 def can_revoke() -> bool:

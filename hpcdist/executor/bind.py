@@ -2,109 +2,29 @@
 
 Binding turns the program into a list of calls - start this message, wait for that one, add this range to that - so
 that a run is one pass over the list: nothing is looked up, sliced or allocated in a step. Who makes the calls is a
-runner: plain Python, below, or the same pass compiled (`hpcdist.executor.compiled`), where numba is installed. For buffers in
-device memory a third one (`hpcdist.executor.gpu_streams`) makes each call as soon as what it depends on allows.
+runner: plain Python (`python`), or the same pass compiled (`compiled`), where numba is installed. For buffers in device
+memory a third one (`gpu_streams`) makes each call as soon as what it depends on allows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextvars import copy_context
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from operator import length_hint
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from hpcdist.device.accelerator import Accelerator, DeviceArray, idle
+from hpcdist.executor.calls import Call, Runner
 from hpcdist.executor.gpu_streams import DeviceRunner, prepare
+from hpcdist.executor.lifecycle import Bound
+from hpcdist.executor.python import PythonRunner
 from hpcdist.kernels import reduce as kernels
 from hpcdist.kernels.jit import compiled_or_none
-from hpcdist.schedule.program import Act, Kind, Operation, Program, in_order
+from hpcdist.schedule.order import Act, in_order
+from hpcdist.schedule.program import Kind, Operation, Program
 from hpcdist.transport import Request, Transport
-from hpcdist.util.watchdog import WATCHDOG
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One entry of a bound program: a message to start or to wait for, or arrays to combine or to copy at once."""
-
-    act: Act
-    operation: Operation | None = None  # None for what a run does before and after the program
-    request: Request | None = None  # of START and WAIT
-    op: str = ""  # of DO: how `left` and `right` are combined into `out`; "" copies `source` to `target`
-    arrays: tuple[NDArray, ...] = ()  # of DO: (left, right, out) or (source, target)
-
-
-class Runner(Protocol):
-    """Makes the calls of a bound program in their order; after the last, the next is the first again."""
-
-    name: str
-
-    @property
-    def position(self) -> int:
-        """The index of the call in hand."""
-
-    def run(self) -> None:
-        """Make the calls that are left, and block until each has done its work."""
-
-    def attempt(self) -> bool:
-        """Make the calls that are left up to one that would wait; whether none was left."""
-
-
-class PythonRunner:
-    """Each call is a function without arguments, and a run is a loop over them."""
-
-    name = "python"
-
-    def __init__(self, calls: Sequence[Call]) -> None:
-        self._calls = calls
-        self._functions = [_function(call) for call in calls]
-        self._rest = iter(self._functions)
-        context = copy_context()  # in which sums may overflow without a word, as in the MPI library
-        context.run(np.seterr, all="ignore")
-        self._quietly = context.run
-
-    @property
-    def position(self) -> int:
-        """What is left of the iterator tells, so that a run need not count."""
-        return max(0, len(self._functions) - length_hint(self._rest) - 1)
-
-    def run(self) -> None:
-        """Make the calls that are left."""
-        self._quietly(self._run_rest)
-
-    def attempt(self) -> bool:
-        """Make the calls that are left up to one that would wait."""
-        return self._quietly(self._try_rest)
-
-    def _run_rest(self) -> None:
-        for function in self._rest:
-            function()
-        self._rest = iter(self._functions)
-
-    def _try_rest(self) -> bool:
-        for index in range(len(self._calls) - length_hint(self._rest), len(self._calls)):
-            call = self._calls[index]
-            if call.act is not Act.WAIT:
-                self._functions[index]()
-            elif call.request and not call.request.test():
-                return False
-            next(self._rest)
-        self._rest = iter(self._functions)
-        return True
-
-
-def _function(call: Call) -> Callable[[], object]:
-    """What makes the call, and blocks."""
-    if call.request:
-        return call.request.start if call.act is Act.START else call.request.wait
-    if call.op:
-        return kernels.combination(call.op, *call.arrays)
-    source, target = call.arrays
-    return partial(np.copyto, target, source)
 
 
 def runner_for(calls: Sequence[Call]) -> Runner:
@@ -161,18 +81,11 @@ def boxes_for(program: Program, dtype: DTypeLike, accelerator: Accelerator | Non
     return accelerator.pinned(count, dtype) if program.staged else idle(accelerator, count, dtype)
 
 
-IDLE, STARTED, BLOCKED, FAILED, CLOSED = range(5)  # states of a bound program
-
-_STARTED: set[BoundProgram] = set()  # keeps them, and their memory, while messages are in flight
-
-
-class BoundProgram:
-    """A program bound to buffers. Calling it runs it; `start`, `test` and `wait` run it beside other work.
-
-    The results of all ranks are equal bit for bit. Between `start` and the end the buffers belong to it.
+class BoundProgram(Bound):
+    """A program bound to buffers, as a list of calls.
 
     Attributes:
-        executor: who makes the calls, "python", "compiled" or "device".
+        executor: who makes the calls: "python", "compiled" or "gpu_streams".
     """
 
     def __init__(
@@ -220,10 +133,7 @@ class BoundProgram:
             self._runner = DeviceRunner(accelerator, program, self._calls)
             self._averages = []
         self.executor = self._runner.name
-        self._run = 0
-        self._state = IDLE
-        self._unusable = ""  # why it cannot run (again)
-        WATCHDOG.watch(self)
+        super().__init__()
 
     def _bind(self, line: _Line) -> list[Call]:
         """The program's operations as calls, those of messages as their starts."""
@@ -261,93 +171,38 @@ class BoundProgram:
             for chunk in np.flatnonzero(contract.owner == self.program.rank).tolist():
                 yield line.buffer[layout.start(chunk) : layout.start(chunk + 1)]
 
-    def __call__(self) -> None:
-        """Run and block until the result is there."""
-        if self._state != IDLE:
-            self._refuse()
-        self._run += 1
-        self._finish()
+    def _begin(self) -> None:
+        """The first call of its runner begins the run."""
 
-    def start(self) -> None:
-        """Begin a run; goes as far as it can without waiting."""
-        if self._state != IDLE:
-            self._refuse()
-        self._run += 1
-        self._state = STARTED
-        _STARTED.add(self)
-        self.test()
-
-    def test(self) -> bool:
-        """Go on as far as possible without waiting; whether the result is there."""
-        if self._state == FAILED:
-            self._refuse()
-        if not self.running:
-            return True
-        try:
-            done = self._runner.attempt()
-            if done:
-                self._end()
-        except BaseException as error:
-            self._fail(error)
-            raise
+    def _attempt(self) -> bool:
+        done = self._runner.attempt()
+        if done:
+            self._average()
         return done
 
-    def wait(self) -> None:
-        """Block until the run that was begun is complete."""
-        if self._state == FAILED:
-            self._refuse()
-        if self.running:
-            self._finish()
+    def _complete(self) -> None:
+        self._runner.run()
+        self._average()
 
-    def _finish(self) -> None:
-        self._state = BLOCKED
-        try:
-            self._runner.run()
-            self._end()
-        except BaseException as error:
-            self._fail(error)
-            raise
+    _run_whole = _complete
 
-    def _end(self) -> None:
+    def _average(self) -> None:
         if self._averages:
             with np.errstate(all="ignore"):
                 for part in self._averages:
                     kernels.average(part, self.program.schedule.size)
-        self._state = IDLE
-        if _STARTED:
-            _STARTED.discard(self)
 
-    def _fail(self, error: BaseException) -> None:
-        self._state, self._unusable = FAILED, f"its last run ended with {error!r}"
-        _STARTED.add(self)  # messages, and work on a device, may still come to its memory
-
-    def _refuse(self) -> None:
-        if self._unusable:
-            raise RuntimeError(f"this plan cannot run: {self._unusable}.")
-        raise RuntimeError("this plan is still running; call wait() before you run it again.")
-
-    @property
-    def running(self) -> bool:
-        """Whether a run was begun and has not ended; one that failed never ends."""
-        return self._state in (STARTED, BLOCKED, FAILED)
-
-    def free(self) -> None:
-        """Give up the bindings of all messages, and all memory; the plan cannot run again."""
+    def _unbind(self) -> None:
         for request in self._requests:
             request.free()
         self._requests = []
-        if self.running:
-            _STARTED.add(self)  # messages may still come to its memory
-        else:
-            self._calls, self._averages, self._runner = [], [], PythonRunner(())
-            self.inbox = np.empty(0, self.dtype)
-        self._state, self._unusable = CLOSED, "it was closed"
 
-    # --- for the watchdog ---
+    def _forget(self) -> None:
+        self._calls, self._averages, self._runner = [], [], PythonRunner(())
+        self.inbox = np.empty(0, self.dtype)
 
-    def progress(self) -> Hashable | None:
-        """(run, call in hand), or None unless blocked in a run."""
-        return (self._run, self._runner.position) if self._state == BLOCKED else None
+    def _position(self) -> int:
+        return self._runner.position
 
     def describe(self) -> str:
         """Which algorithm waits in which step for which peer and how many bytes."""
@@ -356,7 +211,7 @@ class BoundProgram:
         where += f", {self.program.layout.count * self.dtype.itemsize} bytes, run {self._run})"
         position = self._runner.position
         op = self._calls[position].operation if self.running and self._calls else None
-        if op is None and self.running and self.executor == "device":
+        if op is None and self.running and self.executor == DeviceRunner.name:
             return f"{where}: waits for {'its last work' if position else 'earlier work'} on its device"
         if op is None:
             return f"{where} is between two runs"

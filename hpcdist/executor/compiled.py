@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numba import carray, types
 
-from hpcdist.executor.bind import Call
+from hpcdist.device.buffers import address_of
+from hpcdist.executor.calls import Call
 from hpcdist.kernels.loops import loop
 from hpcdist.kernels.native import call, compiled, entry_of, words_at
-from hpcdist.schedule.program import Act
+from hpcdist.schedule.order import Act
 from hpcdist.transport import Library, Native, TransferError
 
 PATIENCE = 50_000_000  # ns
@@ -123,7 +124,7 @@ class CompiledRunner:
         self._table = np.array(words, np.int64)
         self._table[CALLS] = len(calls)
         advance = entry_of(_advance)
-        self._block, self._attempt = (partial(advance, _address_of(self._table), block) for block in (1, 0))
+        self._block, self._attempt = (partial(advance, address_of(self._table), block) for block in (1, 0))
 
     @property
     def position(self) -> int:
@@ -165,7 +166,7 @@ def _head(library: Library, status: np.ndarray) -> list[int]:
         library.test,
         library.get_count,
     )
-    words[BYTE], words[STATUS] = library.byte, _address_of(status)
+    words[BYTE], words[STATUS] = library.byte, address_of(status)
     words[LOOKING], words[SPINNING] = (1, 0) if library.yields else (LOOKS, BEFORE_YIELD)
     return words
 
@@ -175,7 +176,7 @@ def _row(made: Call) -> list[int]:
     if len({(array.size, array.dtype) for array in made.arrays}) > 1:
         found = ", ".join(f"{array.dtype}[{array.size}]" for array in made.arrays)
         raise ValueError(f"the arrays of {made.operation} must be of one size and dtype, not {found}")
-    addresses = [_address_of(array) for array in made.arrays]
+    addresses = [address_of(array) for array in made.arrays]
     if made.request:
         native = _native(made)
         if made.act is Act.WAIT:
@@ -188,7 +189,3 @@ def _row(made: Call) -> list[int]:
     else:
         words = [COPIES, made.arrays[0].nbytes, *addresses]
     return words + [0] * (ROW - len(words))
-
-
-def _address_of(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]

@@ -23,7 +23,7 @@ from hpcdist.schedule.program import Kind, Operation, Program
 from hpcdist.transport import Request
 
 if TYPE_CHECKING:
-    from hpcdist.executor.bind import Call
+    from hpcdist.executor.calls import Call
 
 Key = tuple[float, bool, int]  # step, whether a send, number: of what may start, the lowest comes first
 
@@ -137,7 +137,7 @@ class DeviceRunner:
     A run begins after what is in the caller's current stream by then; when it ends, all its work is done.
     """
 
-    name = "device"
+    name = "gpu_streams"
 
     def __init__(self, accelerator: Accelerator, program: Program, calls: Sequence[Call]) -> None:
         """Bind.

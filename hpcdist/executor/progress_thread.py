@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from mpi4py import MPI
 
@@ -117,47 +118,67 @@ def chosen(progress: str, topology: Sequence[int]) -> str:
     return progress
 
 
+class Program(Protocol):
+    """What can be begun and gone on with."""
+
+    @property
+    def running(self) -> bool:
+        """Whether a run was begun and has not ended."""
+
+    def start(self) -> None:
+        """Begin a run; goes as far as it can without waiting."""
+
+    def test(self) -> bool:
+        """Go on as far as possible without waiting; whether the result is there."""
+
+    def wait(self) -> None:
+        """Block until the run that was begun is complete."""
+
+
 class Helped:
-    """Mixed in before a program: what `start` begins may be left to the thread.
+    """A program whose runs may be left to the thread once they are begun.
 
     Only one of caller and thread looks at a run at a time, and the thread never does once the caller has seen its end.
-
-    Attributes:
-        topology: the node of every rank.
-        accelerator: the device of its buffers; None for host memory.
     """
 
-    topology: Sequence[int]
-    accelerator: Accelerator | None
-    _left: Left | None = None  # the run in hand, if the caller has not taken it back
+    def __init__(self, program: Program, topology: Sequence[int], accelerator: Accelerator | None) -> None:
+        """Bind.
 
-    def start(self, progress: str = AUTO) -> None:
-        """Begin a run."""
-        who = chosen(progress, self.topology)
+        Args:
+            program: what runs.
+            topology: the node of every rank.
+            accelerator: the device of its buffers; None for host memory.
+        """
+        self._program, self._topology, self._accelerator = program, topology, accelerator
+        self._left: Left | None = None  # the run in hand, if the caller has not taken it back
+
+    def start(self, progress: str) -> None:
+        """Begin a run, and leave it to the thread if `progress` says so; see `chosen`."""
+        who = chosen(progress, self._topology)
         if who == THREAD:
             PROGRESS.begin()
         if self._left:
             with self._left.lock:  # the thread has left its last look
                 self._left = None if self._left.over else self._left
-        super().start()  # type: ignore[misc]
-        if who == THREAD and self.running:  # type: ignore[attr-defined]
+        self._program.start()
+        if who == THREAD and self._program.running:
             self._left = Left(self._look)
             PROGRESS.take(self._left)
 
     def _look(self) -> bool:
         """What the thread does."""
-        if self.accelerator:
-            self.accelerator.use()
-        return super().test()  # type: ignore[misc]
+        if self._accelerator:
+            self._accelerator.use()
+        return self._program.test()
 
     def test(self) -> bool:
         """Go on as far as possible without waiting; whether the result is there."""
         left = self._left
         if left is None:
-            return super().test()  # type: ignore[misc]
+            return self._program.test()
         with left.lock:
             self._raise(left)
-            left.over = super().test()  # type: ignore[misc]
+            left.over = self._program.test()
         if left.over:
             self._left = None  # which refers to this plan: memory is to go when the last plan goes
         return left.over
@@ -169,7 +190,7 @@ class Helped:
             with left.lock:
                 left.over = True
             self._raise(left)
-        super().wait()  # type: ignore[misc]
+        self._program.wait()
 
     def _raise(self, left: Left) -> None:
         """Tell the caller, once, what went wrong in the thread."""

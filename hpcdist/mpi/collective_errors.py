@@ -1,13 +1,14 @@
-"""Actions that may fail on some ranks only, such as rank 0's on the disk; then all ranks must raise."""
+"""What fails on some ranks only, such as rank 0's work on the disk, is raised on all: others would wait for ever."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from mpi4py import MPI
 
-from hpcdist.transport.mpi import agree
+from hpcdist.errors import AgreedError
+from hpcdist.util import watchdog
 
 T = TypeVar("T")
 
@@ -38,3 +39,46 @@ def on_root(comm: MPI.Intracomm, action: Callable[[], T]) -> T:
     """
     result = on_all(comm, action if comm.rank == 0 else lambda: None)
     return comm.bcast(result)
+
+
+def agree(comm: MPI.Intracomm, ok: bool, message: str, error: type[AgreedError] = AgreedError) -> None:
+    """Collective: go on only if every rank is well.
+
+    Args:
+        comm: who must agree.
+        ok: whether this rank is.
+        message: what is wrong here, if it is not.
+        error: what to raise.
+
+    Raises: `error` on all ranks alike, naming the ranks and what they said.
+    """
+    with watchdog.waiting(f"rank {comm.rank} of {comm.size} waits for all ranks to say whether they can go on"):
+        problems = comm.allgather(None if ok else message)
+    raise_together(problems, error)
+
+
+def raise_together(problems: Sequence[str | None], error: type[AgreedError] = AgreedError) -> None:
+    """Raise if any rank has a problem; `problems` is the same everywhere, so all raise alike."""
+    if any(problem is not None for problem in problems):
+        raise error(who_says(problems))
+
+
+def who_says(texts: Sequence[str | None]) -> str:
+    """What ranks say, each text once, with those who say it: "rank 3: no room; ranks 0-2, 5: ..."."""
+    ranks_with: dict[str, list[int]] = {}
+    for rank, text in enumerate(texts):
+        if text is not None:
+            ranks_with.setdefault(text, []).append(rank)
+    return "; ".join(f"{naming(ranks)}: {text}" for text, ranks in ranks_with.items())
+
+
+def naming(ranks: Sequence[int]) -> str:
+    """Ranks in words: "rank 3", "ranks 0-2, 5"."""
+    spans: list[list[int]] = []
+    for rank in sorted(ranks):
+        if spans and rank == spans[-1][1] + 1:
+            spans[-1][1] = rank
+        else:
+            spans.append([rank, rank])
+    text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+    return f"rank {text}" if len(ranks) == 1 else f"ranks {text}"

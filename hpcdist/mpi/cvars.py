@@ -10,8 +10,6 @@ from functools import cache
 
 from mpi4py import MPI
 
-from hpcdist.mpi.library import start_tool_interface
-
 TEXT = 1 << 14  # bytes of the longest description
 
 
@@ -19,7 +17,9 @@ TEXT = 1 << 14  # bytes of the longest description
 def _library() -> ctypes.CDLL:
     """The library that mpi4py has loaded, its MPI_T interface started."""
     loaded = ctypes.CDLL(MPI.__file__)  # names are looked for in what it was linked with
-    _check(start_tool_interface(loaded), "MPI_T_init_thread")
+    # Open MPI takes the level of threads that is asked for here for that of all of MPI from then on: at a lower one it
+    # would leave out the locks that other threads count on.
+    _check(loaded.MPI_T_init_thread(MPI.Query_thread(), byref(c_int())), "MPI_T_init_thread")
     return loaded
 
 
@@ -99,6 +99,14 @@ def value_of(name: str) -> int | None:
     """What a control variable is now; None in an MPI of another make, or one that does not tell."""
     try:
         return Control(name).value
+    except (LookupError, OSError):
+        return None
+
+
+def text_of(name: str) -> str | None:
+    """What a control variable that holds a text is now, empty if it is not set; None likewise."""
+    try:
+        return Control(name).text
     except (LookupError, OSError):
         return None
 

@@ -7,7 +7,7 @@ from mpi4py import MPI
 from hpcdist.device.kinds import Device
 from hpcdist.errors import AgreedError
 from hpcdist.mpi.collective_errors import on_all
-from hpcdist.transport.mpi import topology
+from hpcdist.mpi.world import topology_of
 
 
 def sharing(comm: MPI.Intracomm, device: Device) -> list[str]:
@@ -21,7 +21,7 @@ def sharing(comm: MPI.Intracomm, device: Device) -> list[str]:
     from hpcdist.device.local import booking, crowded, double_booked  # here, as it is of use only with CuPy
 
     bookings = comm.allgather(on_all(comm, lambda: booking(device)))  # type: ignore[arg-type]  # of this kind
-    nodes = topology(comm)
+    nodes = topology_of(comm)
     if problem := double_booked(nodes, bookings):
         raise AgreedError(problem)
     found = crowded(nodes, bookings)

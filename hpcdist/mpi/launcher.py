@@ -21,9 +21,7 @@ from pathlib import Path
 
 import click
 
-# Launchers put a pipe between a rank and the terminal; this variable tells a rank that there is one at its
-# end.
-TERMINAL = "HPCDIST_TERMINAL"
+from hpcdist.util.display import TERMINAL
 
 # What a launcher sets for the ranks it starts. SLURM_PROCID is not among them: a batch script has it, too.
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MPI_LOCALRANKID")

@@ -16,12 +16,10 @@ def libraries() -> list[str]:
     return sorted({path for path in paths if LIBMPI.search(path)})
 
 
-def start_tool_interface(library: ctypes.CDLL) -> int:
-    """Start MPI_T of a library that runs; MPI's error code.
-
-    Open MPI takes the level of threads that is asked for here for that of all of MPI from then on: at a lower one it
-    would leave out the locks that other threads count on.
-    """
-    from mpi4py import MPI
-
-    return library.MPI_T_init_thread(MPI.Query_thread(), ctypes.byref(ctypes.c_int()))
+def query(path: str, function: str) -> int | None:
+    """What a function without arguments of the library at a path returns; None if there is none of that name."""
+    try:
+        call = getattr(ctypes.CDLL(path), function)
+    except (OSError, AttributeError):
+        return None
+    return call()

@@ -88,3 +88,12 @@ def exit_with_launcher(every: float = 0.5) -> None:
         os._exit(70)
 
     threading.Thread(target=look, name="hpcdist launcher watch", daemon=True).start()
+
+
+def topology_of(comm: MPI.Intracomm) -> tuple[int, ...]:
+    """Collective: the node of every rank; nodes are numbered by their lowest rank's order."""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    leaders = comm.allgather(node.bcast(comm.rank))
+    node.Free()
+    number = {leader: i for i, leader in enumerate(dict.fromkeys(leaders))}
+    return tuple(number[leader] for leader in leaders)

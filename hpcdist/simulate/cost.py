@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcdist.schedule.ir import Ints, Rows, Schedule
+from hpcdist.schedule.ir import Ints, Rows, Schedule, Step
 
 PATIENCE = 3 * 10**8  # rows; to look at more takes minutes
+SIEVE = 1 << 20  # places
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,6 @@ class Counts(NamedTuple):
     sent: Ints
     received: Ints
     reduced: Ints
-    exchanged: Ints  # sent to a rank that sends to this one in the same step
 
     def sent_bytes(self, nbytes: int, chunks: int) -> NDArray:
         """Bytes each rank sends for a buffer of `nbytes` cut in `chunks` equal parts."""
@@ -124,35 +126,52 @@ def count(schedule: Schedule) -> Counts:
     """
     size = schedule.size
     if schedule.alike:
-        totals = sum((_of_rank_0(step.rows_of(0)) for step in schedule.steps), np.zeros(6, np.int64))
-        return Counts(len(schedule.steps), *(np.full(size, total) for total in totals))
-    _check_patience(schedule)
-    columns = np.zeros((6, size), np.int64)
-    for step in schedule.steps:
+        totals = sum(times * _of_rank_0(step.rows_of(0)) for step, times in _by_pattern(schedule))
+        return Counts(len(schedule.steps), *(np.full(size, total) for total in np.broadcast_to(totals, 5)))
+    steps = _by_pattern(schedule)
+    _check_patience(schedule, len(steps))
+    columns = np.zeros((5, size), np.int64)
+    for step, times in steps:
         rows = _messages(step.rows())
         messages = np.bincount(rows.src, minlength=size)
-        columns[0] += messages
-        columns[1] += messages > 0
-        columns[2] += _total(rows.src, rows.count, size)
-        columns[3] += _total(rows.dst, rows.count, size)
-        columns[4] += _total(rows.dst, rows.count * rows.reduce, size)
-        columns[5] += _total(rows.src, rows.count * _mutual(rows), size)
+        columns[0] += times * messages
+        columns[1] += times * (messages > 0)
+        columns[2] += times * _total(rows.src, rows.count, size)
+        columns[3] += times * _total(rows.dst, rows.count, size)
+        columns[4] += times * _total(rows.dst, rows.count * rows.reduce, size)
     return Counts(len(schedule.steps), *columns)
 
 
+def _by_pattern(schedule: Schedule) -> list[tuple[Step, int]]:
+    """One step of each pattern, and how many there are of it."""
+    times = Counter(id(step) if step.pattern is None else step.pattern for step in schedule.steps)
+    first = {id(step) if step.pattern is None else step.pattern: step for step in reversed(schedule.steps)}
+    return [(step, times[pattern]) for pattern, step in first.items()]
+
+
 def _of_rank_0(rows: Rows) -> NDArray:
-    """What rank 0 does in a step: messages, whether there are any, chunks sent, received, reduced and exchanged."""
+    """What rank 0 does in a step: messages, whether there are any, chunks sent, received and reduced."""
     rows = _messages(rows)
     into = rows.dst == 0
     sent, received = rows.count[~into], rows.count[into]
-    reduced, exchanged = received * rows.reduce[into], sent * _mutual(rows)[~into]
-    return np.array([len(sent), min(len(sent), 1), sent.sum(), received.sum(), reduced.sum(), exchanged.sum()])
+    return np.array([len(sent), min(len(sent), 1), sent.sum(), received.sum(), received[rows.reduce[into]].sum()])
+
+
+def _exchanged(rows: Rows) -> int:
+    """The chunks that rank 0 sends in a step to ranks that send to it."""
+    rows = _messages(rows)
+    return int(rows.count[(rows.src == 0) & _mutual(rows)].sum())
 
 
 def _mutual(rows: Rows) -> NDArray[np.bool_]:
     """Which rows are between two ranks that send to each other in this step."""
     size = 1 + max(rows.src.max(), rows.dst.max()) if len(rows) else 1
-    return np.isin(rows.src * size + rows.dst, rows.dst * size + rows.src)
+    there, back = rows.src * size + rows.dst, rows.dst * size + rows.src
+    seen = np.zeros(SIEVE, bool)  # a sieve lets through all that are, and few that are not
+    seen[back % SIEVE] = True
+    mutual = seen[there % SIEVE]
+    mutual[mutual] = np.isin(there[mutual], back)
+    return mutual
 
 
 def predict(
@@ -186,17 +205,25 @@ def predict(
         model = model if nodes == schedule.size else model.inside()
         if model.burst:
             return _alike_with_bursts(schedule, per_chunk, model)
-        counts = counts or count(schedule)
+        counts, surcharge = counts or count(schedule), model.pair_surcharge
+        exchanged = (
+            sum(times * _exchanged(step.rows_of(0)) for step, times in _by_pattern(schedule)) if surcharge else 0
+        )
         return float(
             model.start(counts.messages[:1], model.alpha, counts.begun[:1])[0]
             + per_chunk * (model.beta * counts.sent[0] + model.gamma * counts.reduced[0])
-            + per_chunk * model.pair_surcharge * counts.exchanged[0]
+            + per_chunk * surcharge * exchanged
         )
-    _check_patience(schedule)
+    per_rank = sum(times * len(step.rows_of(0)) for step, times in _by_pattern(schedule)) if schedule.alike else 0
+    _check_patience(schedule, per_rank or len(schedule.steps))
     node = np.unique(node, return_inverse=True)[1]
     clock, ways = np.zeros(schedule.size), (_Links(model, nodes), _Links(model, nodes))
+    known: dict[Hashable, _Priced] = {}
     for step in schedule.steps:
-        clock = _advance(clock, _messages(step.rows()), per_chunk, model, node, ways)
+        priced = known.get(step.pattern) if step.pattern is not None else None
+        if priced is None:
+            priced = known[step.pattern] = _Priced(_messages(step.rows()), per_chunk, model, node)
+        clock = priced.advance(clock, ways)
     return float(clock.max())
 
 
@@ -205,12 +232,13 @@ class _Links:
 
     def __init__(self, model: Model, nodes: int) -> None:
         self.beta, self.burst, self.burst_beta = model.beta, model.burst, model.burst_beta
+        self.bursts = bool(self.burst and self.beta > self.burst_beta)
         self.saved = np.zeros(nodes)  # bytes
         self.since = np.zeros(nodes)  # when that was so [s]
 
     def carry(self, start: NDArray, nbytes: NDArray) -> NDArray:
         """Seconds in which each link carries so many bytes, which are there from `start` [s] on."""
-        if not (self.burst and self.beta > self.burst_beta):
+        if not self.bursts:
             return nbytes * self.beta
         saved = np.minimum(self.burst, self.saved + np.maximum(0.0, start - self.since) / self.beta)
         beyond = 1 - self.burst_beta / self.beta  # the part of the bytes of a burst that the rate does not account for
@@ -226,17 +254,18 @@ def _alike_with_bursts(schedule: Schedule, per_chunk: float, model: Model) -> fl
     """The time [s] of ranks on nodes of their own that do the same in each step."""
     clock, link = np.zeros(1), _Links(model, 1)
     for step in schedule.steps:
-        messages, _, sent, _, reduced, exchanged = _of_rank_0(step.rows_of(0)).tolist()
+        rows = step.rows_of(0)
+        messages, _, sent, _, reduced = _of_rank_0(rows).tolist()
+        exchanged = _exchanged(rows) if model.pair_surcharge else 0
         clock = clock + model.start(np.array([messages]), model.alpha)
         clock = clock + link.carry(clock, np.array([per_chunk * sent]))
         clock = clock + per_chunk * (model.pair_surcharge * exchanged + model.gamma * reduced)
     return float(clock[0])
 
 
-def _check_patience(schedule: Schedule) -> None:
-    """Refuse to look at a schedule row by row where that would take minutes."""
-    per_step = sum(len(step.rows_of(0)) for step in schedule.steps) if schedule.alike else len(schedule.steps)
-    if (rows := schedule.size * per_step) > PATIENCE:
+def _check_patience(schedule: Schedule, per_rank: int) -> None:
+    """Refuse to look at so many rows of each rank where that would take minutes."""
+    if (rows := schedule.size * per_rank) > PATIENCE:
         raise ValueError(
             f"{schedule.name} on {schedule.size} ranks has about {rows:.0e} transfers: too many to look at."
         )
@@ -253,33 +282,46 @@ def _total(rank: Ints, amount: NDArray, size: int) -> NDArray:
     return np.bincount(rank, weights=amount, minlength=size).astype(np.int64)
 
 
-def _advance(
-    clock: NDArray, rows: Rows, per_chunk: float, model: Model, node: Ints, ways: tuple[_Links, _Links]
-) -> NDArray:
-    """The ranks' clocks [s] after one step; `ways` are the links out of the nodes and into them."""
-    if not len(rows):
-        return clock
-    size = len(clock)
-    ready = clock.copy()
-    np.maximum.at(ready, rows.dst, clock[rows.src])
-    nbytes = rows.count * per_chunk
-    inside = node[rows.src] == node[rows.dst]
-    crossing = np.where(inside, 0.0, nbytes)
-    node_price, nodes = model.inside(), len(ways[0].saved)
-    alpha = model.alpha_beside((np.count_nonzero(~inside) - 1) / max(1, nodes - 1))
-    surcharge = model.pair_surcharge * (crossing * _mutual(rows)) if model.pair_surcharge else 0.0 * crossing
+class _Direction:
+    """What the ranks send, or receive, in a step: seconds that each takes by itself, and bytes on the links."""
 
-    def busy(rank: Ints, links: _Links) -> NDArray:
-        """Seconds each rank sends (or receives), the link of its node shared with the node's other ranks."""
-        alone = np.bincount(rank, np.where(inside, node_price.alpha + node_price.beta * nbytes, 0.0), size)
-        crossing_messages = np.bincount(rank[~inside], minlength=size)
-        alone = alone + model.start(crossing_messages, alpha)
-        crosses = crossing_messages > 0
-        start = np.zeros(nodes)
-        np.maximum.at(start, node[crosses], (ready + alone)[crosses])
-        shared = links.carry(start, np.bincount(node[rank], crossing, nodes))
-        shared = shared + np.bincount(node[rank], surcharge, nodes)
-        return alone + np.where(crosses, shared[node], 0.0)
+    def __init__(self, rank: Ints, nbytes: NDArray, inside: NDArray[np.bool_], mutual: NDArray, step: _Priced) -> None:
+        model, node, nodes = step.model, step.node, step.nodes
+        in_node, crossing = model.inside(), np.where(inside, 0.0, nbytes)
+        beside = model.alpha_beside((np.count_nonzero(~inside) - 1) / max(1, nodes - 1))
+        messages = np.bincount(rank[~inside], minlength=len(node))
+        self.alone = np.bincount(rank, np.where(inside, in_node.alpha + in_node.beta * nbytes, 0.0), len(node))
+        self.alone = self.alone + model.start(messages, beside)
+        self.crosses, self.node, self.nodes = messages > 0, node, nodes
+        self.nbytes = np.bincount(node[rank], crossing, nodes)
+        self.surcharge = np.bincount(node[rank], model.pair_surcharge * crossing * mutual, nodes)
 
-    reducing = np.bincount(rows.dst, model.gamma * nbytes * rows.reduce, size)
-    return ready + np.maximum(busy(rows.src, ways[0]), busy(rows.dst, ways[1])) + reducing
+    def seconds(self, ready: NDArray, links: _Links) -> NDArray:
+        """Seconds each rank is busy, the link of its node shared with the node's other ranks."""
+        start = np.zeros(self.nodes)
+        if links.bursts:
+            np.maximum.at(start, self.node[self.crosses], (ready + self.alone)[self.crosses])
+        shared = links.carry(start, self.nbytes) + self.surcharge
+        return self.alone + np.where(self.crosses, shared[self.node], 0.0)
+
+
+class _Priced:
+    """A step, or all of one pattern: what it adds to the ranks' clocks."""
+
+    def __init__(self, rows: Rows, per_chunk: float, model: Model, node: Ints) -> None:
+        self.rows, self.model, self.node, self.nodes = rows, model, node, int(node.max()) + 1
+        if not len(rows):
+            return
+        nbytes, inside = rows.count * per_chunk, node[rows.src] == node[rows.dst]
+        mutual = _mutual(rows) if model.pair_surcharge else np.zeros(len(rows), bool)
+        self.out, self.into = (_Direction(rank, nbytes, inside, mutual, self) for rank in (rows.src, rows.dst))
+        self.reducing = np.bincount(rows.dst, model.gamma * nbytes * rows.reduce, len(node))
+
+    def advance(self, clock: NDArray, ways: tuple[_Links, _Links]) -> NDArray:
+        """The ranks' clocks [s] after the step; `ways` are the links out of the nodes and into them."""
+        if not len(self.rows):
+            return clock
+        ready = clock.copy()
+        np.maximum.at(ready, self.rows.dst, clock[self.rows.src])
+        busy = (each.seconds(ready, links) for each, links in zip((self.out, self.into), ways, strict=True))
+        return ready + np.maximum(*busy) + self.reducing

@@ -15,8 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcdist.errors import ScheduleError
-from hpcdist.schedule.ir import Layout, Schedule
-from hpcdist.schedule.program import Act, Kind, Operation, Program, in_order, lower
+from hpcdist.schedule.ir import Schedule
+from hpcdist.schedule.layout import Layout
+from hpcdist.schedule.lower import lower
+from hpcdist.schedule.order import Act, in_order
+from hpcdist.schedule.program import Kind, Operation, Program
 
 
 class _Player:
@@ -104,7 +107,7 @@ def rehearse(
         count: elements of the buffer.
         segment: elements of a segment; or those of each rank for each peer.
         seed: of the order and the values.
-        driver: "any" takes any order that the dependencies allow, "in_order" the one of `program.in_order`.
+        driver: "any" takes any order that the dependencies allow, "in_order" the one of `order.in_order`.
         staged: whether the programs are staged.
 
     Raises: ScheduleError for a race, a deadlock or a wrong result.

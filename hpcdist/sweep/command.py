@@ -202,10 +202,10 @@ def sweep(**options: Any) -> None:
         raise click.UsageError("--min-bytes must be at least 1 and at most --max-bytes")
     _fit(options)
     accelerator, no_device = device_or_why(options["device"])  # chosen before MPI starts
+    from hpcdist.mpi.collective_errors import agree
     from hpcdist.mpi.world import world
     from hpcdist.sweep.options import Options  # here, as they start MPI, which --help must not need
     from hpcdist.sweep.run import Sweep
-    from hpcdist.transport import mpi
 
     asked = Options(**options)
     if asked.nothing_to_measure:
@@ -217,7 +217,7 @@ def sweep(**options: Any) -> None:
     except LaunchError as error:
         raise click.ClickException(str(error)) from None
     try:
-        mpi.agree(comm, no_device is None, no_device or "")
+        agree(comm, no_device is None, no_device or "")
         code = Sweep(comm, asked, accelerator).run()
     except AgreedError as error:
         if comm.rank == 0:

@@ -27,9 +27,9 @@ from typing import Protocol
 import numpy as np
 from mpi4py import MPI
 
+from hpcdist.mpi.collective_errors import agree
 from hpcdist.mpi.cvars import Control, setting
 from hpcdist.sweep.record import FIXED
-from hpcdist.transport import mpi
 
 AUTO = "auto"
 HIGHEST = 100  # the highest priority of a component that Open MPI knows
@@ -173,11 +173,11 @@ def find(comm: MPI.Intracomm) -> Library:
         AgreedError: on all ranks, if its algorithms cannot be chosen one by one.
     """
     found, problem = _try(comm)
-    mpi.agree(comm, found is not None, f"--library-algorithms: {problem}")
+    agree(comm, found is not None, f"--library-algorithms: {problem}")
     if found is None:
         raise RuntimeError(problem)  # never: all ranks have raised by now
     alike = comm.size > 2 and len({_result(found.forced(name)) for name in found.names}) == 1
-    mpi.agree(comm, not alike, "--library-algorithms: whatever is chosen, the MPI library runs the same algorithm")
+    agree(comm, not alike, "--library-algorithms: whatever is chosen, the MPI library runs the same algorithm")
     return found
 
 

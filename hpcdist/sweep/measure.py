@@ -26,7 +26,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-import hpcdist
+from hpcdist.collectives import calls
 from hpcdist.device import Accelerator
 from hpcdist.device.paths import AUTO, AWARE, HOST
 from hpcdist.errors import AgreedError
@@ -84,12 +84,12 @@ class Effort:
     def divide(self, operation: float) -> tuple[int, int]:
         """(samples, iterations) for an operation that takes so many seconds."""
         most = self.samples * self.iterations
-        calls = min(most, max(LEAST_SAMPLES, int(self.seconds / operation)))
+        number = min(most, max(LEAST_SAMPLES, int(self.seconds / operation)))
         if self.timing == "barrier":
-            return calls, 1
-        samples = min(self.samples, calls)
-        iterations = max(calls // samples, math.ceil(self.least / operation))
-        return max(1, min(samples, max(LEAST_SAMPLES, calls // iterations))), iterations
+            return number, 1
+        samples = min(self.samples, number)
+        iterations = max(number // samples, math.ceil(self.least / operation))
+        return max(1, min(samples, max(LEAST_SAMPLES, number // iterations))), iterations
 
     def beyond_bursts(self, nbytes: int, model: Model) -> Effort:
         """The same, but, where bytes cost twice what messages do, in samples so long that bursts do not hide it.
@@ -229,7 +229,7 @@ class Bench:
         if of_library(algorithm):
             return self._library_case(algorithm, placement, segment_nbytes, path)
         buffer, out = (self.target, None) if in_place else (self.source, self.target)
-        plan = hpcdist.plan(
+        plan = calls.plan(
             self.comm, buffer, out, algorithm=algorithm, op=self.point.op, segment_nbytes=segment_nbytes, path=path
         )
         return Case(algorithm, placement, plan, plan, plan.segment_nbytes, path=plan.path)
@@ -290,8 +290,8 @@ class Bench:
         self._clear()
         for case in self.cases:
             with case.chosen:
-                calls = [sample(self.comm, case.call, 1) for _ in range(effort.warmup)]
-            case.samples, case.iterations = effort.divide(self.comm.allreduce(min(calls), MPI.MAX))
+                seconds = [sample(self.comm, case.call, 1) for _ in range(effort.warmup)]
+            case.samples, case.iterations = effort.divide(self.comm.allreduce(min(seconds), MPI.MAX))
 
     def rounds(self, cases: Sequence[Case] | None = None, times: int = 1) -> Iterator[int]:
         """Time cases, or else all, in turn, on zeros, which never overflow; yields after each round.

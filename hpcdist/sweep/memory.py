@@ -9,11 +9,11 @@ from mpi4py import MPI
 from hpcdist.algorithms import SHARED, allreduce
 from hpcdist.device.host import CPU
 from hpcdist.device.paths import STAGED
-from hpcdist.schedule.ir import Layout
-from hpcdist.schedule.program import lower
+from hpcdist.mpi.collective_errors import agree
+from hpcdist.schedule.layout import Layout
+from hpcdist.schedule.lower import lower
 from hpcdist.sweep.options import Options
 from hpcdist.sweep.record import LIBRARY, PLACEMENTS
-from hpcdist.transport import mpi
 from hpcdist.util.cgroups import available_memory
 from hpcdist.util.sizes import format_bytes
 
@@ -35,7 +35,7 @@ def check(comm: MPI.Intracomm, topology: Sequence[int], options: Options) -> Non
     problem = None
     if comm.rank == here[0]:
         problem = _problem(len(here), sum(needs[rank] for rank in here), options, available_memory())
-    mpi.agree(comm, problem is None, problem or "")
+    agree(comm, problem is None, problem or "")
 
 
 def needed(rank: int, topology: Sequence[int], options: Options) -> tuple[int, int]:

@@ -11,8 +11,9 @@ import numpy as np
 from mpi4py import MPI
 
 from hpcdist.executor.bind import BoundProgram
-from hpcdist.schedule.ir import Ints, Layout, Rows, Schedule, Step
-from hpcdist.schedule.program import lower
+from hpcdist.schedule.ir import Ints, Rows, Schedule, Step
+from hpcdist.schedule.layout import Layout
+from hpcdist.schedule.lower import lower
 from hpcdist.simulate.cost import Model
 from hpcdist.transport.mpi import transport_of
 from hpcdist.util.sampling import order

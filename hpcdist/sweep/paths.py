@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from mpi4py import MPI
 
-import hpcdist
 from hpcdist.algorithms import SHARED
+from hpcdist.collectives import calls
 from hpcdist.device import Accelerator
 from hpcdist.device.paths import AUTO, AWARE, DIRECT, HOST, STAGED
 from hpcdist.errors import ArgumentError
+from hpcdist.mpi.collective_errors import agree
 from hpcdist.sweep.record import of_library
-from hpcdist.transport import mpi
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ ON_HOST = Paths({AUTO: HOST}, not_shared="nobody looked")
 def on_host(comm: MPI.Intracomm) -> Paths:
     """What host buffers can do here, seen by binding a plan; collective."""
     try:
-        hpcdist.plan(comm, np.empty(1, np.float32), algorithm=SHARED).close()
+        calls.plan(comm, np.empty(1, np.float32), algorithm=SHARED).close()
     except ArgumentError as error:
         return Paths({AUTO: HOST}, not_shared=str(error))
     return Paths({AUTO: HOST})
@@ -67,12 +67,12 @@ def find(comm: MPI.Intracomm, accelerator: Accelerator, asked: Sequence[str]) ->
     taken, impossible = {}, {}
     for path in asked:
         try:
-            plan = hpcdist.plan(comm, buffer, algorithm="ring", path=path)
+            plan = calls.plan(comm, buffer, algorithm="ring", path=path)
         except ArgumentError as error:
             impossible[path] = str(error)
             continue
         taken[path] = plan.path
         plan.close()
     why = "; ".join(f"{path}: {text}" for path, text in impossible.items())
-    mpi.agree(comm, bool(taken), f"no path that was asked for can be taken. {why}")
+    agree(comm, bool(taken), f"no path that was asked for can be taken. {why}")
     return Paths(taken, impossible)

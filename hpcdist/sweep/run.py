@@ -20,14 +20,16 @@ from hpcdist.collectives.decide import is_shared
 from hpcdist.device import Accelerator
 from hpcdist.device.paths import DIRECT, HOST
 from hpcdist.mpi import gpu_binding, machine
+from hpcdist.mpi.collective_errors import agree
+from hpcdist.mpi.world import topology_of
 from hpcdist.schedule.ir import Schedule
 from hpcdist.simulate import cost
 from hpcdist.sweep import deviation, library, memory, model, paths, record, report, tune
 from hpcdist.sweep.interrupt import Interrupt
 from hpcdist.sweep.measure import Bench, Case, Point, refused
 from hpcdist.sweep.options import Options
-from hpcdist.transport import mpi
-from hpcdist.tuning import table as selection
+from hpcdist.tuning.auto import resolve
+from hpcdist.tuning.table import Choice, Selection
 from hpcdist.util.display import Progress
 
 CONTENDS = 1.3  # times as long as the fastest that is known, for who may be faster
@@ -39,7 +41,7 @@ class Sweep:
 
     def __init__(self, comm: MPI.Intracomm, options: Options, accelerator: Accelerator | None = None):
         self.comm, self.accelerator = comm, accelerator
-        self.topology = mpi.topology(comm)
+        self.topology = topology_of(comm)
         self.options = options = options.sensible(self.topology)
         self.library = library.find(comm) if options.library_algorithms else None
         self.notes = gpu_binding.sharing(comm, accelerator) if accelerator else []
@@ -62,7 +64,7 @@ class Sweep:
                 a node does not hold the largest size.
         """
         problem = self.options.problem_with_files() if self.comm.rank == 0 else None
-        mpi.agree(self.comm, problem is None, problem or "")
+        agree(self.comm, problem is None, problem or "")
         memory.check(self.comm, self.topology, self.options)
         with self._closed_library(), Interrupt(self.comm, self._mark_interrupted) as interrupt:
             self._say([*report.head(self.report), *self._notes()])
@@ -226,14 +228,14 @@ class Sweep:
                 last = f" to {others[-1]}" if others else ""
                 yield f"# auto, {first}{last}: {choice.algorithm}, because {choice.why}"
 
-    def _choice(self, table: selection.Selection | None, point: Point, path: str) -> selection.Choice:
+    def _choice(self, table: Selection | None, point: Point, path: str) -> Choice:
         if path == DIRECT and self.comm.size > 1:
             why = f"on the path {path} all ranks share the memory of the buffers, whatever a table says"
-            return selection.Choice(SHARED, None, why)
+            return Choice(SHARED, None, why)
         memory = HOST if self.accelerator is None else self.accelerator.kind
         bounced = self.accelerator is None and not self.paths.not_shared
         what = (point.dtype.name, point.nbytes, memory, path)
-        return selection.resolve(table, self.comm.size, self.topology, *what, bounced=bounced)
+        return resolve(table, self.comm.size, self.topology, *what, bounced=bounced)
 
     def _say(self, lines: Iterable[str], err: bool = False) -> None:
         if self.comm.rank == 0:
@@ -268,13 +270,13 @@ class Sweep:
             with suppress(OSError):  # the next file to be written meets it again, outside of a signal handler
                 record.write_json(self.options.json, self.report)
 
-    def _selection(self) -> selection.Selection:
+    def _selection(self) -> Selection:
         provenance = {
             "command": shlex.join(self.report.command),
             "machine": self.report.machine,
             "date": self.report.start_time.isoformat(timespec="seconds"),
         }
-        return selection.Selection(tune.rules(self.report.results), self.model, provenance, str(self.options.tune))
+        return Selection(tune.rules(self.report.results), self.model, provenance, str(self.options.tune))
 
     def _draw(self) -> None:
         if self.comm.rank != 0 or not self.options.figure or not self.report.results:

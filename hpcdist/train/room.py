@@ -9,7 +9,7 @@ from typing import Any
 from mpi4py import MPI
 from numpy.typing import DTypeLike
 
-import hpcdist
+from hpcdist.collectives import calls
 from hpcdist.collectives.decide import is_shared
 from hpcdist.device.host import CPU
 from hpcdist.device.kinds import Device
@@ -17,7 +17,7 @@ from hpcdist.errors import AgreedError
 from hpcdist.train.config import AUTO, Config
 from hpcdist.transport.mpi import transport_of
 from hpcdist.transport.shared_memory import home_of
-from hpcdist.tuning.table import ENVIRONMENT
+from hpcdist.tuning.auto import ENVIRONMENT
 
 
 def room_for(
@@ -43,13 +43,13 @@ def room_for(
             if is_shared(config.algorithm):
                 raise
             why = str(error)
-        hpcdist.release(comm)  # what was there before the room ended; not sooner, as the error refers to it
+        calls.release(comm)  # what was there before the room ended; not sooner, as the error refers to it
     return [device.empty(*each) for each in wanted], why
 
 
 def _shared(comm: MPI.Intracomm, wanted: Sequence[tuple[int, DTypeLike]]) -> list[Any]:
     """Arrays that the ranks of a node share, and the flags by which they wait for each other. Collective."""
-    arrays = [hpcdist.empty(*each, comm) for each in wanted]
+    arrays = [calls.empty(*each, comm) for each in wanted]
     home_of(transport_of(comm)).line(0)  # on the page where those of the plans will be
     return arrays
 

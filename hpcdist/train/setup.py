@@ -22,14 +22,14 @@ from hpcdist.device.kinds import by_name
 from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.models import MODELS
 from hpcdist.mpi import gpu_binding
-from hpcdist.mpi.collective_errors import on_all, on_root
+from hpcdist.mpi.collective_errors import agree, on_all, on_root
+from hpcdist.mpi.world import topology_of
 from hpcdist.train import resume
 from hpcdist.train.config import AUTO, BACKGROUND, Config
 from hpcdist.train.copies import newest_start, open_copies
 from hpcdist.train.results import Results
 from hpcdist.train.threads import share
 from hpcdist.train.trainer import Trainer
-from hpcdist.transport.mpi import agree, topology
 
 
 def open_data(comm: MPI.Intracomm, config: Config) -> Dataset:
@@ -185,7 +185,7 @@ def describe(trainer: Trainer, start: resume.Start, console: Console, notes: lis
     notes = notes + start.notes + trainer.notes
     if start.checkpoint:
         notes += [f"resumed from {start.checkpoint.path} after {start.checkpoint.step} of {trainer.total} steps"]
-        notes += resume.placement_notes(start.checkpoint, how, topology(trainer.comm))
+        notes += resume.placement_notes(start.checkpoint, how, topology_of(trainer.comm))
     console.print(
         f"{config.model} of {trainer.model.size} parameters on {config.data}: {trainer.total} steps of "
         f"{config.batch} samples, {how.ranks} ranks of {how.threads} threads{where}, "

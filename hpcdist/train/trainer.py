@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-import hpcdist
+from hpcdist.collectives import calls
 from hpcdist.collectives.decide import is_shared
+from hpcdist.collectives.plan import Plan
 from hpcdist.data.dataset import Dataset
 from hpcdist.data.sampler import Sampler, part
 from hpcdist.device.host import CPU, Host
@@ -80,7 +81,7 @@ class Trainer:
             self.notes.append(f"gradients are not added up in shared memory: {apart}")
         self.gradient, self.tail = self.buffer[: self.model.size], self.buffer[self.model.size :]
         self.plan = self._plan(execution)
-        self.score_plan = hpcdist.plan(  # for loss and right answers on the test set
+        self.score_plan = calls.plan(  # for loss and right answers on the test set
             comm, self.scores, algorithm=self.plan.algorithm, topology=self.plan.topology, path=config.path
         )
         self.execution = replace(
@@ -92,13 +93,13 @@ class Trainer:
         )
         self.test = self._own_part_of_test_set()
 
-    def _plan(self, execution: Execution) -> hpcdist.Plan:
+    def _plan(self, execution: Execution) -> Plan:
         """How to add up gradients; chosen anew if it was in memory that the ranks cannot share any more. Collective."""
         config = self.config
         # A segment was chosen for a network, which another placement of the ranks does not have.
         moved = execution.topology not in (None, transport_of(self.comm).topology)
         try:
-            return hpcdist.plan(
+            return calls.plan(
                 self.comm,
                 self.buffer,
                 algorithm=execution.algorithm,
@@ -217,4 +218,4 @@ class Trainer:
         self.plan.close()
         if self.plan.in_shared_memory:
             del self.buffer, self.gradient, self.tail, self.scores
-            hpcdist.release(self.comm)
+            calls.release(self.comm)

@@ -1,46 +1,18 @@
-"""Meetings: all ranks of a node are here, and each sees what the others have written. Over messages, or over flags.
-
-Flags are compiled by Numba (the extra `fast`). HPCDIST_COMPILED=0 does without, as where there is no Numba; 1 insists.
-"""
+"""Barriers of a node, over messages or flags: all its ranks are here, and each sees what the others have written."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcdist.errors import AgreedError
-from hpcdist.kernels.jit import compiled_or_none
 from hpcdist.transport import Request
-from hpcdist.transport.mpi import MpiTransport, raise_together
-
-READY, WRITTEN = "its input ready", "its part written"
-ONE_LOOK = 1
-AT = 1  # the field of a job of `flags` that says which rank is not known to be there
-MANY_LOOKS = 3000  # at a flag; then Python and MPI get their turn
+from hpcdist.transport.barrier_words import ONE_LOOK, late
+from hpcdist.transport.mpi import MpiTransport
 
 
-class Stage(Protocol):
-    """A part of a run that can be begun and then gone on with, without blocking or for a while."""
-
-    def begin(self) -> None:
-        """Begin; does not wait."""
-
-    def attempt(self, looks: int) -> bool:
-        """Go on; whether it is complete. With ONE_LOOK it does not wait, with more it may."""
-
-    def waits_for(self) -> str:
-        """Who must do what before it goes on, in words."""
-
-    def free(self) -> None:
-        """Give up what it holds of MPI."""
-
-
-class MessageMeeting:
+class MessageBarrier:
     """Rounds of empty messages, to and from ranks 1, 2, 4, ... places away; MPI's own way to order memory."""
 
     def __init__(
@@ -102,12 +74,14 @@ class MessageMeeting:
                 request.free()
 
 
-class FlagMeeting:
-    """Every rank raises its own flag and looks at the others'."""
+class FlagBarrier:
+    """Every rank raises its own flag and looks at the others'; only where there is Numba."""
 
-    def __init__(self, flags: ModuleType, job: NDArray[np.int64], ranks: Sequence[int], what: str) -> None:
-        """`job` as made by `flags.job`; `what` says what a rank has done whose flag is up."""
-        self._flags, self._job, self._ranks, self._what = flags, job, ranks, what
+    def __init__(self, job: NDArray[np.int64], ranks: Sequence[int], what: str) -> None:
+        """`job` as made by `barrier_flags.job`; `what` says what a rank has done whose flag is up."""
+        from hpcdist.transport import barrier_flags
+
+        self._flags, self._job, self._ranks, self._what = barrier_flags, job, ranks, what
 
     def begin(self) -> None:
         """Raise the own flag."""
@@ -123,26 +97,3 @@ class FlagMeeting:
 
     def free(self) -> None:
         """Nothing to give up."""
-
-
-def late(job: NDArray[np.int64], ranks: Sequence[int]) -> int:
-    """The first rank of a job that is not known to be there."""
-    return ranks[min(int(job[AT]), len(ranks) - 1)]
-
-
-def _import_flags() -> ModuleType:
-    importlib.import_module("hpcdist.executor.intranode.bounce_kernel")
-    return importlib.import_module("hpcdist.transport.barrier_flags")
-
-
-def agreed_flags(transport: MpiTransport) -> ModuleType | None:
-    """Collective: the compiled flags if all ranks have Numba and want it, else None.
-
-    They, and what stands on them, are compiled by their import, so that what fails there is agreed on, too.
-
-    Raises: AgreedError, on all ranks alike, if HPCDIST_COMPILED cannot be obeyed.
-    """
-    flags, problem = compiled_or_none(_import_flags)
-    answers = transport.exchange((problem, flags is not None), "say whether they have Numba")
-    raise_together([answer[0] for answer in answers], AgreedError)
-    return flags if all(answer[1] for answer in answers) else None

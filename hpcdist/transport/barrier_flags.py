@@ -1,4 +1,4 @@
-"""Compiled by Numba: flags in shared memory, and all-reduces of arrays that lie there.
+"""Compiled by Numba: barriers over flags in shared memory.
 
 A flag is a number in a cache line of its own that one rank raises and others read. It is stored with release and
 loaded with acquire order, so that who has seen it sees all that was written before it, on Arm and POWER as well.
@@ -17,8 +17,8 @@ from llvmlite import ir
 from numba import types
 from numpy.typing import NDArray
 
-from hpcdist.kernels.native import call, compiled, intrinsic
-from hpcdist.transport.barrier import AT, READY, WRITTEN
+from hpcdist.kernels.native import compiled, intrinsic
+from hpcdist.transport.barrier_words import AT
 
 # fields of a job
 GOAL = 0  # what all flags must reach next
@@ -26,13 +26,12 @@ GOAL = 0  # what all flags must reach next
 ME = 2
 SIZE = 3  # how many flags
 BEFORE_YIELD = 4  # looks before the core is offered to others between two looks
-STAGE = 5  # one of the three below
+STAGE = 5  # how far the run is, for those who give the job more to do
 REDUCE = 6  # the address of a function of `kernels.in_order`
 ROW = 7  # the address of its row
 OWN = 8  # from here on, fields of other modules
 FLAGS = 32  # the addresses of the flags begin here
 
-MEETING, REDUCED, COMPLETE = 0, 1, 2
 LOOKS_BEFORE_YIELD = 2000  # some microseconds; what is late by more is late by a time slice
 
 
@@ -101,38 +100,3 @@ def all_there(job: NDArray, looks: int) -> bool:
             _yield()
     job[AT] = at
     return True
-
-
-@compiled("boolean(int64[::1], int64)")
-def advance(job: NDArray, looks: int) -> bool:
-    """Go on with meeting, reducing and meeting again, as far as `looks` allow; whether all is done."""
-    if job[STAGE] == MEETING:
-        if not all_there(job, looks):
-            return False
-        call(job[REDUCE], (job[ROW],))
-        raise_flag(job)
-        job[STAGE] = REDUCED
-    if job[STAGE] != COMPLETE:
-        if not all_there(job, looks):
-            return False
-        job[STAGE] = COMPLETE
-    return True
-
-
-@compiled("void(int64[::1])")
-def begin(job: NDArray) -> None:
-    """Begin a run: say that the own source is ready."""
-    job[STAGE] = MEETING
-    raise_flag(job)
-
-
-@compiled("boolean(int64[::1], int64)")
-def run(job: NDArray, looks: int) -> bool:
-    """`begin` and `advance` in one call, which a small reduction is worth."""
-    begin(job)
-    return advance(job, looks)
-
-
-def awaited(job: NDArray[np.int64]) -> str:
-    """What a rank must have done for which a job waits."""
-    return READY if job[STAGE] == MEETING else WRITTEN

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hpcdist.device.accelerator import Accelerator, DeviceArray, Event, Share, Stream
 from hpcdist.transport import Request, TransferError
-from hpcdist.transport.barrier import ONE_LOOK
+from hpcdist.transport.barrier_words import ONE_LOOK
 from hpcdist.transport.mpi import MpiTransport
 
 TOKEN = 512  # bytes of a packed share
@@ -200,7 +200,7 @@ class _Line:
             self.copying.popleft().answer()
 
 
-class TokenMeeting:
+class TokenBarrier:
     """Every rank tells every other where its memory lies, which says that the memory is ready, too: a Stage.
 
     Attributes:

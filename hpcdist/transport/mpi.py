@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -12,10 +12,9 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from hpcdist.errors import AgreedError
-from hpcdist.mpi.eager_limit import sent_at_once
-from hpcdist.mpi.oversubscription import told_to_yield
-from hpcdist.mpi.world import abort_on_error
+from hpcdist.device.buffers import address_of
+from hpcdist.mpi.quirks import eager_limit, told_to_yield
+from hpcdist.mpi.world import abort_on_error, topology_of
 from hpcdist.transport import Library, Native, TransferError
 from hpcdist.util import watchdog
 
@@ -31,12 +30,13 @@ class MpiTransport:
         abort_on_error()
         self.comm = comm.Dup()
         self.rank, self.size = comm.rank, comm.size
-        self.topology = topology(self.comm)
-        self.sent_at_once = sent_at_once(self.comm) if len(set(self.topology)) > 1 else None
+        self.topology = topology_of(self.comm)
+        self.sent_at_once = eager_limit(self.comm) if len(set(self.topology)) > 1 else None
         # of one-line calls: the check before each, what all ranks agreed on, and this rank's plans at a glance
         self.same_call: Any = None
         self.cache: OrderedDict[Any, Any] = OrderedDict()
         self.seen: dict[Any, Any] = {}
+        self.compiled: bool | None = None  # whether all ranks have compiled code, once they were asked
         self.home: Any = None  # the memory that ranks of a node share, once it is asked for
         self.free_tags: list[int] = []
         self._next_tag = 0
@@ -47,7 +47,7 @@ class MpiTransport:
         """Bind a send; of device memory, where MPI can read that."""
         native = None
         if isinstance(memory, np.ndarray):
-            message = (_address(memory), memory.nbytes, MPI.BYTE, peer, tag, self.comm)
+            message = (address_of(memory), memory.nbytes, MPI.BYTE, peer, tag, self.comm)
             native = _native(MPI.Request(), memory.nbytes, message)
         return _Send(self.comm.Send_init(_bytes_of(memory), peer, tag), native)
 
@@ -173,10 +173,6 @@ def _handle(thing: Any) -> int:
     return ctypes.c_ssize_t(MPI._handleof(thing)).value
 
 
-def _address(memory: NDArray) -> int:
-    return memory.__array_interface__["data"][0]
-
-
 def _bytes_of(memory: NDArray) -> list[Any]:
     return [memory.reshape(-1).view(np.uint8), memory.nbytes, MPI.BYTE]
 
@@ -223,50 +219,3 @@ def _made_for(comm: Any) -> MpiTransport:
         transport = MpiTransport(comm)
     comm.Set_attr(_KEYVAL, transport)
     return transport
-
-
-def topology(comm: MPI.Intracomm) -> tuple[int, ...]:
-    """Collective: the node of every rank; nodes are numbered by their lowest rank's order."""
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    leaders = comm.allgather(node.bcast(comm.rank))
-    node.Free()
-    number = {leader: i for i, leader in enumerate(dict.fromkeys(leaders))}
-    return tuple(number[leader] for leader in leaders)
-
-
-def agree(comm: MPI.Intracomm, ok: bool, message: str, error: type[AgreedError] = AgreedError) -> None:
-    """Collective: go on only if every rank is well.
-
-    Args:
-        comm: who must agree.
-        ok: whether this rank is.
-        message: what is wrong here, if it is not.
-        error: what to raise.
-
-    Raises: `error` on all ranks alike, naming the ranks and what they said.
-    """
-    with watchdog.waiting(f"rank {comm.rank} of {comm.size} waits for all ranks to say whether they can go on"):
-        problems = comm.allgather(None if ok else message)
-    raise_together(problems, error)
-
-
-def raise_together(problems: Sequence[str | None], error: type[AgreedError] = AgreedError) -> None:
-    """Raise if any rank has a problem; `problems` is the same everywhere, so all raise alike."""
-    ranks_with: dict[str, list[int]] = {}
-    for rank, problem in enumerate(problems):
-        if problem is not None:
-            ranks_with.setdefault(problem, []).append(rank)
-    if ranks_with:
-        raise error("; ".join(f"{naming(ranks)}: {problem}" for problem, ranks in ranks_with.items()))
-
-
-def naming(ranks: Sequence[int]) -> str:
-    """Ranks in words: "rank 3", "ranks 0-2, 5"."""
-    spans: list[list[int]] = []
-    for rank in sorted(ranks):
-        if spans and rank == spans[-1][1] + 1:
-            spans[-1][1] = rank
-        else:
-            spans.append([rank, rank])
-    text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
-    return f"rank {text}" if len(ranks) == 1 else f"ranks {text}"

@@ -21,10 +21,10 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from hpcdist.mpi.oversubscription import told_to_yield
-from hpcdist.mpi.quiet import without_ucx_complaint
-from hpcdist.transport.barrier import agreed_flags
-from hpcdist.transport.mpi import MpiTransport, naming, raise_together
+from hpcdist.device.buffers import address_of
+from hpcdist.mpi.collective_errors import naming, raise_together
+from hpcdist.mpi.quirks import told_to_yield, without_ucx_complaint
+from hpcdist.transport.mpi import MpiTransport
 from hpcdist.util.cgroups import available_memory
 from hpcdist.util.sizes import format_bytes
 
@@ -75,7 +75,7 @@ class Memory:
 
     def __init__(self, window: Window) -> None:
         self.window = window
-        self.address = window.part(window.home.node.rank).__array_interface__["data"][0]
+        self.address = address_of(window.part(window.home.node.rank))
         window.user = weakref.ref(self)
 
     @property
@@ -91,7 +91,6 @@ class Home:
         self.node: Any = transport.comm.Split_type(MPI.COMM_TYPE_SHARED, transport.rank)
         self.group = transport.comm.Get_group()
         self.windows: list[Window] = []
-        self.flags = agreed_flags(transport)
         cores: set[int] = set().union(*self.node.allgather(os.sched_getaffinity(0)))
         self.crowded = self.node.size > len(cores) or told_to_yield()
         self._pages: list[NDArray[np.uint8]] = []  # of flags; each plan has one at its tag
@@ -208,7 +207,7 @@ def place_of(array: Any) -> Place | None:
     memory = memory_of(array)
     if memory is None:
         return None
-    return Place(memory.window.token, array.__array_interface__["data"][0] - memory.address)
+    return Place(memory.window.token, address_of(array) - memory.address)
 
 
 def views(transport: MpiTransport, array: NDArray, ranks: Sequence[int]) -> list[NDArray]:

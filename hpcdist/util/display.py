@@ -6,7 +6,8 @@ import os
 import sys
 from time import monotonic
 
-from hpcdist.mpi.launcher import TERMINAL
+# Launchers put a pipe between a rank and the terminal; this variable tells a rank that there is one at its end.
+TERMINAL = "HPCDIST_TERMINAL"
 
 
 class Progress:

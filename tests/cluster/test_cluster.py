@@ -104,8 +104,8 @@ def four():
 WHERE = """
 import socket
 from mpi4py import MPI
-from hpcdist.transport.mpi import topology
-print(MPI.COMM_WORLD.rank, socket.gethostname(), *topology(MPI.COMM_WORLD))
+from hpcdist.mpi.world import topology_of
+print(MPI.COMM_WORLD.rank, socket.gethostname(), *topology_of(MPI.COMM_WORLD))
 """
 
 

@@ -23,7 +23,7 @@ numbers = np.arange(1 << 20, dtype=np.int64) * (comm.rank + 1)
 plan = hpcdist.plan(comm, numbers, algorithm="ring", segment_nbytes=None if asked < 0 else asked)
 plan()
 assert (numbers == np.arange(1 << 20) * 6).all()
-sent = [op for op in plan.program.operations if op.kind is Kind.SEND]
+sent = [op for op in plan.bound.program.operations if op.kind is Kind.SEND]
 largest = max(8 * op.count for op in sent)
 print("CUT", comm.rank, plan.segment_nbytes, largest, flush=True)
 """

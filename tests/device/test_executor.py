@@ -19,8 +19,8 @@ from hpcdist.executor.bind import BoundProgram, boxes_for
 from hpcdist.executor.intranode.gpu_peer_memory import DirectProgram
 from hpcdist.executor.intranode.in_place import Task
 from hpcdist.kernels.reduce import DTYPES, OPS, average, binary
-from hpcdist.schedule.ir import Layout
-from hpcdist.schedule.program import lower
+from hpcdist.schedule.layout import Layout
+from hpcdist.schedule.lower import lower
 from hpcdist.transport import TransferError
 from hpcdist.transport.cuda_ipc import IpcTransport
 from hpcdist.transport.mpi import transport_of

@@ -132,10 +132,10 @@ def test_a_second_mpi_library_in_a_process_is_found(tmp_path):
 import ctypes, shutil, sys
 from mpi4py import MPI
 from hpcdist.doctor import launch
-from hpcdist.transport import loaded
-(path,) = loaded.libraries()
+from hpcdist.mpi import library
+(path,) = library.libraries()
 ctypes.CDLL(shutil.copy(path, sys.argv[1]))
-print(launch.judge_libraries([loaded.libraries()]))
+print(launch.judge_libraries([library.libraries()]))
 """
     done = run([sys.executable, "-c", program, tmp_path / "libmpi.so.99"], tmp_path)
     assert done.stdout.startswith("fail  libmpi"), done.stdout + done.stderr

@@ -306,7 +306,7 @@ def test_a_call_after_one_that_was_interrupted_is_refused_on_all_ranks(comm, mon
     hpcdist.allreduce(comm, buffer, algorithm="ring")
     hpcdist.allreduce(comm, buffer, algorithm="ring")
     (plan,) = transport_of(comm).seen.values()
-    monkeypatch.setattr(plan._runner, "run", interrupted, raising=False)
+    monkeypatch.setattr(plan.bound._runner, "run", interrupted, raising=False)
     with pytest.raises(KeyboardInterrupt):
         hpcdist.allreduce(comm, buffer, algorithm="ring")
     with pytest.raises(hpcdist.ArgumentError, match="an earlier call like this one was interrupted"):

@@ -10,9 +10,7 @@ from collective_cases import LAST, RANK, SIZE
 from mpi4py import MPI
 
 import hpcdist
-from hpcdist.doctor import tool
-from hpcdist.mpi.cvars import Control
-from hpcdist.mpi.library import libraries
+from hpcdist.mpi.cvars import Control, value_of
 
 pytestmark = pytest.mark.mpi
 
@@ -107,7 +105,7 @@ def test_other_calls_of_the_caller_go_on_beside_the_thread(comm):
 def test_the_library_allows_threads_still_when_arrays_of_empty_were_made_and_its_variables_read(comm):
     level = MPI.Query_thread()
     hpcdist.empty(10, "float32", comm)
-    tool.number(libraries()[0], "mpi_yield_when_idle")
+    value_of("mpi_yield_when_idle")
     with contextlib.suppress(LookupError):
         Control("mpi_yield_when_idle")
     assert MPI.Query_thread() == level

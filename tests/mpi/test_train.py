@@ -42,7 +42,8 @@ from hpcdist.train.signals import StopRequest
 from hpcdist.train.trainer import Execution, Trainer
 from hpcdist.transport import shared_memory
 from hpcdist.transport.mpi import transport_of
-from hpcdist.tuning.table import ENVIRONMENT, Bracket, Rule, Selection
+from hpcdist.tuning.auto import ENVIRONMENT
+from hpcdist.tuning.table import Bracket, Rule, Selection
 
 pytest.importorskip("sklearn", reason="trains on the digits")
 pytestmark = pytest.mark.mpi

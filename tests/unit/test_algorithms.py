@@ -1,6 +1,7 @@
 """Every algorithm is proven for many sizes, and its steps and bytes, counted from the data, are those it states."""
 
 import math
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from matrix import WHOLE
 from hpcdist import algorithms, verify
 from hpcdist.algorithms.binary_blocks import blocks
 from hpcdist.algorithms.double_binary_trees import best_blocks, height
-from hpcdist.schedule.ir import mirror, owned_in_order, place, relabel, then
+from hpcdist.schedule.algebra import mirror, owned_in_order, place, relabel, then
 from hpcdist.simulate import cost
 
 SIZES = range(1, 34)
@@ -315,6 +316,22 @@ def test_ranks_that_are_said_to_be_alike_are(size):
             for rank, weight in ((rows.src, 1), (rows.src, rows.count), (rows.dst, rows.count * rows.reduce)):
                 per_rank = np.bincount(rank, np.broadcast_to(weight, len(rows)), size)
                 assert len(set(per_rank.tolist())) == 1, f"{schedule.name}: {step}"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 12, 16, 33])
+def test_steps_of_one_pattern_move_as_much_between_the_same_ranks(size):
+    for schedule in all_schedules(size):
+        moves = defaultdict(set)
+        for step in schedule.steps:
+            if step.pattern is not None:
+                moves[step.pattern].add(tuple(sorted((t.src, t.dst, t.count, t.reduce) for t in step.rows())))
+        assert all(len(each) == 1 for each in moves.values()), schedule.name
+
+
+def test_a_ring_has_two_patterns_and_pipelined_trees_have_few():
+    assert len({step.pattern for step in algorithms.ring(50).steps}) == 2
+    trees = algorithms.double_binary_trees(64, blocks=100).steps
+    assert sum(step.pattern is None for step in trees) < 30 < 200 < len(trees)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 12, 16, 33])

@@ -7,6 +7,7 @@ import pytest
 
 from hpcdist import algorithms
 from hpcdist.algorithms.double_binary_trees import best_blocks
+from hpcdist.schedule.ir import Step
 from hpcdist.simulate import cost
 from hpcdist.simulate.cost import Model
 
@@ -233,11 +234,17 @@ def test_a_pair_never_costs_less_than_one_way():
     assert Model(beta=2e-9).pair_surcharge == 0
 
 
-def test_what_is_exchanged_is_counted():
-    assert (cost.count(algorithms.ring(5)).exchanged == 0).all()
-    np.testing.assert_array_equal(cost.count(algorithms.ring(2)).exchanged, [2, 2])
-    folded = cost.count(algorithms.halving_doubling(6))  # two of six send all they have to a neighbour, one way
-    assert sorted(folded.exchanged) == [0, 0, 6, 6, 6, 6]
+def test_only_bytes_between_two_that_send_to_each_other_cost_more():
+    plain, pairs = Model(0, 1e-9, 0), Model(0, 1e-9, 0, pair_beta=3e-9)
+    more = {
+        (name, size): cost.predict(schedule, 1 << 20, pairs) - cost.predict(schedule, 1 << 20, plain)
+        for name, size in (("ring", 5), ("ring", 2), ("halving_doubling", 6))
+        if (schedule := algorithms.allreduce(name, size))
+    }
+    assert more["ring", 5] == 0
+    assert more["ring", 2] == pytest.approx(2e-9 * (1 << 20))
+    # two of six send all they have to a neighbour, one way; the other four exchange 2 * 3/4 of the buffer
+    assert more["halving_doubling", 6] == pytest.approx(2e-9 * 1.5 * (1 << 20))
 
 
 def test_the_ranks_of_a_node_share_its_link():
@@ -264,6 +271,20 @@ def test_very_large_worlds_of_ranks_that_are_alike_are_counted():
 def test_what_would_take_minutes_is_refused():
     with pytest.raises(ValueError, match=r"ring on 20000 ranks has about .* transfers: too many"):
         cost.predict(algorithms.ring(20_000), 1 << 20, topology=tuple(rank // 8 for rank in range(20_000)))
+
+
+@pytest.mark.parametrize("name", ["ring", "double_binary_trees:40", "hierarchical", "circulant"])
+@pytest.mark.parametrize("model", [Model(1e-6, 2e-10, 3e-11, pair_beta=3e-10), Model(1e-6, 2e-10, 3e-11, burst=9e4)])
+def test_a_price_is_that_of_all_steps_one_by_one(name, model):
+    """Steps of one pattern are counted and priced once."""
+    nodes = tuple(rank // 3 for rank in range(14))
+    schedule = algorithms.allreduce(name, 14, nodes)
+    without = replace(schedule, steps=tuple(Step(step.make) for step in schedule.steps))
+    for topology in (nodes, None):
+        price, counts = cost.predict(schedule, 1 << 20, model, topology), cost.count(schedule)
+        assert price == pytest.approx(cost.predict(without, 1 << 20, model, topology), rel=1e-12)
+        for one, other in zip(counts, cost.count(without), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_a_model_is_rebuilt_from_its_fields():

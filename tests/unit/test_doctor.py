@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcdist.device.driver import Devices
 from hpcdist.doctor import (
     aware,
     cores,
@@ -26,10 +27,8 @@ from hpcdist.doctor import (
     start,
     storage,
     tolerance,
-    tool,
 )
 from hpcdist.doctor.cores import Share
-from hpcdist.doctor.cuda import Devices
 from hpcdist.doctor.finding import FAIL, OK, SKIP, WARN, WIDTH, Finding, listing, summary
 from hpcdist.doctor.job import Places
 from hpcdist.doctor.limit import Limit
@@ -38,6 +37,7 @@ from hpcdist.doctor.mounts import Mount
 from hpcdist.doctor.pingpong import Link
 from hpcdist.doctor.probe import Verdict
 from hpcdist.mpi import library as loaded
+from hpcdist.mpi.cvars import text_of, value_of
 
 EXT4 = Mount("ext4", "/")
 
@@ -167,12 +167,13 @@ def test_different_versions_name_the_ranks():
 
 
 def test_the_library_in_use_answers_through_its_tool_interface():
-    path = loaded.libraries()[0]
-    yielding, polls = tool.number(path, "mpi_yield_when_idle"), tool.number(path, "MPIR_CVAR_POLLS_BEFORE_YIELD")
+    yielding, polls = map(value_of, ("mpi_yield_when_idle", "MPIR_CVAR_POLLS_BEFORE_YIELD"))
     assert (yielding is None) != (polls is None)  # Open MPI has one of them, MPICH the other
-    assert tool.number(path, "there_is_no_such_variable") is None
-    assert tool.number("/there/is/no/libmpi.so", "mpi_yield_when_idle") is None
-    assert tool.query(path, "MPIX_There_is_no_such_function") is None
+    assert value_of("there_is_no_such_variable") is None
+    assert text_of("there_is_no_such_variable") is None
+    path = loaded.libraries()[0]
+    assert loaded.query(path, "MPIX_There_is_no_such_function") is None
+    assert loaded.query("/there/is/no/libmpi.so", "MPIX_Query_cuda_support") is None
 
 
 def test_a_thread_level_below_multiple_is_told_where_it_matters():

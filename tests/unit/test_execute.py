@@ -10,8 +10,9 @@ from buffers import bits, check, distinct, special
 from hpcdist import algorithms
 from hpcdist.executor.bind import BoundProgram
 from hpcdist.kernels.reduce import DTYPES, OPS
-from hpcdist.schedule.ir import Layout, Rows, Schedule, Step
-from hpcdist.schedule.program import lower
+from hpcdist.schedule.ir import Rows, Schedule, Step
+from hpcdist.schedule.layout import Layout
+from hpcdist.schedule.lower import lower
 from hpcdist.transport import TransferError
 from hpcdist.transport.threads import ThreadWorld
 

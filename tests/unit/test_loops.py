@@ -14,7 +14,7 @@ from hpcdist.kernels import native
 from hpcdist.kernels.jit import SWITCH, compiled_or_none
 from hpcdist.kernels.loops import loop
 from hpcdist.kernels.reduce import DTYPES, OPS, combination
-from hpcdist.schedule.program import Act
+from hpcdist.schedule.order import Act
 
 LOOP = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 HALVES = ["float16", "bfloat16"]

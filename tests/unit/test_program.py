@@ -8,9 +8,12 @@ from matrix import WHOLE
 
 from hpcdist import algorithms, verify
 from hpcdist.errors import ScheduleError
-from hpcdist.schedule import program
-from hpcdist.schedule.ir import Layout, Rows, Step
-from hpcdist.schedule.program import Act, Kind, lower
+from hpcdist.schedule import lower as lowering
+from hpcdist.schedule.ir import Rows, Step
+from hpcdist.schedule.layout import Layout
+from hpcdist.schedule.lower import lower
+from hpcdist.schedule.order import Act, in_order
+from hpcdist.schedule.program import Kind
 from hpcdist.simulate import interleavings
 from hpcdist.simulate.interleavings import rehearse as play
 
@@ -184,24 +187,24 @@ def test_a_box_that_is_used_again_too_early_is_found_out(box, monkeypatch):
 
 
 def test_a_write_that_does_not_wait_for_readers_is_found_out(monkeypatch):
-    keep = program._Hazards.write
+    keep = lowering._Hazards.write
 
     def careless(hazards, operation, start, stop):
         writers = {hazards.writer[part] for part in hazards._parts(start, stop)} - {None}
         return keep(hazards, operation, start, stop) & writers
 
-    monkeypatch.setattr(program._Hazards, "write", careless)
+    monkeypatch.setattr(lowering._Hazards, "write", careless)
     assert found(algorithms.recursive_doubling(4), "any")
 
 
 def test_a_read_that_does_not_wait_for_the_writer_is_found_out(monkeypatch):
-    keep = program._Hazards.read
+    keep = lowering._Hazards.read
 
     def careless(*arguments):
         keep(*arguments)
         return set()
 
-    monkeypatch.setattr(program._Hazards, "read", careless)
+    monkeypatch.setattr(lowering._Hazards, "read", careless)
     assert found(algorithms.ring(4), "any")
 
 
@@ -211,7 +214,7 @@ def test_a_receive_over_what_is_being_sent_is_found_to_deadlock(monkeypatch):
     def careless(self, messages):
         return {index: m.count for index, m in enumerate(messages) if self._receives(m) and m.row.reduce}
 
-    monkeypatch.setattr(program._Lowering, "_incoming", careless)
+    monkeypatch.setattr(lowering._Lowering, "_incoming", careless)
     for driver in DRIVERS:
         assert all("nobody can go on" in said for said in found(swapping(), driver))
         assert found(swapping(), driver)
@@ -219,7 +222,7 @@ def test_a_receive_over_what_is_being_sent_is_found_to_deadlock(monkeypatch):
 
 def test_a_driver_that_does_not_wait_is_found_out(monkeypatch):
     def hasty(operations):
-        return [(act, number) for act, number in program.in_order(operations) if act is not Act.WAIT]
+        return [(act, number) for act, number in in_order(operations) if act is not Act.WAIT]
 
     monkeypatch.setattr(interleavings, "in_order", hasty)
     assert any("before what it depends on is complete" in said for said in found(algorithms.ring(4), "in_order"))
@@ -227,7 +230,7 @@ def test_a_driver_that_does_not_wait_is_found_out(monkeypatch):
 
 def test_a_driver_that_lets_messages_of_a_pair_overtake_is_found_out(monkeypatch):
     def unordered(operations):
-        order = program.in_order(operations)
+        order = in_order(operations)
         sends = [i for i, (act, n) in enumerate(order) if act is Act.START and operations[n].kind is Kind.SEND]
         order[sends[0]], order[sends[1]] = order[sends[1]], order[sends[0]]
         return order
@@ -336,7 +339,7 @@ def test_staged_boxes_hold_two_steps_and_no_more():
 def test_in_order_starts_each_message_waits_for_it_and_does_everything_once(staged):
     for name in algorithms.ALLREDUCE:
         operations = lowered(algorithms.allreduce(name, 5), 23, 2, 2, staged).operations
-        order = program.in_order(operations)
+        order = in_order(operations)
         for number, op in enumerate(operations):
             messages = op.kind in (Kind.SEND, Kind.RECV)
             acts = [act for act, n in order if n == number]

@@ -39,8 +39,14 @@ class Program:
             Program.test(self)
 
 
-class Plan(Helped, Program):
-    topology, accelerator = ONE_NODE, None
+class Plan(Helped):
+    """Of such a program, which it shows."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(Program(*arguments, **options), ONE_NODE, None)
+
+    def __getattr__(self, name):
+        return getattr(self._program, name)
 
 
 def until(true):
@@ -91,7 +97,7 @@ def test_what_is_waited_for_is_taken_from_the_thread():
     plan = Plan(looks=ENDLESS)
     plan.start(THREAD)
     until(lambda: plan.lookers)
-    threading.Timer(0.1, setattr, (plan, "left", 2)).start()
+    threading.Timer(0.1, setattr, (plan._program, "left", 2)).start()
     plan.wait()
     ours = plan.lookers.index("MainThread")
     assert set(plan.lookers[ours:]) == {"MainThread"}
@@ -115,7 +121,7 @@ def test_once_the_caller_has_seen_the_end_the_thread_does_not_look_at_the_next_r
         while not plan.test():
             pass
         plan.lookers.clear()
-        plan.looks = ENDLESS
+        plan._program.looks = ENDLESS
         plan.start(again)
         if again == THREAD:
             run = plan._left

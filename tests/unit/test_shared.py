@@ -7,7 +7,7 @@ from buffers import bits, distinct, in_order, special
 from hpcdist import algorithms, verify
 from hpcdist.algorithms.shared import between_nodes, own_chunks
 from hpcdist.kernels.reduce import DTYPES, OPS
-from hpcdist.schedule.ir import Layout
+from hpcdist.schedule.layout import Layout
 from hpcdist.simulate import cost
 
 SHAPES = [[0], [0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1], [0, 1, 0, 1, 2], [0, 1, 2], list(range(7)) * 3 + [0] * 20]

@@ -13,8 +13,8 @@ from hpcdist import algorithms
 from hpcdist.executor.bind import BoundProgram
 from hpcdist.executor.gpu_streams import prepare
 from hpcdist.kernels.reduce import DTYPES, OPS
-from hpcdist.schedule.ir import Layout
-from hpcdist.schedule.program import lower
+from hpcdist.schedule.layout import Layout
+from hpcdist.schedule.lower import lower
 from hpcdist.transport import TransferError
 from hpcdist.transport.threads import ThreadWorld
 

@@ -7,13 +7,13 @@ from click.testing import CliRunner
 
 from hpcdist.cli.main import main
 from hpcdist.simulate import cost
-from hpcdist.tuning import table as selection
+from hpcdist.tuning.auto import ENVIRONMENT
 from hpcdist.tuning.table import Bracket, Rule, Selection
 
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch):
-    monkeypatch.delenv(selection.ENVIRONMENT, raising=False)
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
 
 
 def invoke(*arguments):
@@ -56,6 +56,7 @@ def test_a_figure_is_where_it_is_said_to_be_and_folders_are_made(suffix, start, 
 
 def test_hierarchical_is_priced_only_where_the_nodes_are_known():
     flat = invoke("predict", "-n", "4").output
+    assert all(head in flat for head in ("sent [x nbytes]", "time [us]", "busbw [GB/s]"))
     assert "hierarchical: not priced: it needs the ranks' nodes, by --ranks-per-node or --topology" in flat
     assert flat.count("hierarchical") == 1
     for option in (["--ranks-per-node", "2"], ["--topology", "0,0,1,1"]):
@@ -68,7 +69,7 @@ def table(tmp_path, monkeypatch):
     path = tmp_path / "t.json"
     rule = Rule(5, 5, "float32", (Bracket(None, "tree"),))
     Selection((rule,), cost.Model(7e-6, 0.0, 0.0)).write(path)
-    monkeypatch.setenv(selection.ENVIRONMENT, str(path))
+    monkeypatch.setenv(ENVIRONMENT, str(path))
     return path
 
 

@@ -15,17 +15,17 @@ import click
 import numpy as np
 from mpi4py import MPI
 
-import hpcdist
 from hpcdist.algorithms import layered
 from hpcdist.bench.awkward.record import Record, Run
+from hpcdist.collectives import calls
 from hpcdist.errors import AgreedError, LaunchError
 from hpcdist.mpi import machine
-from hpcdist.mpi.world import world
+from hpcdist.mpi.collective_errors import agree
+from hpcdist.mpi.world import topology_of, world
 from hpcdist.simulate import cost
 from hpcdist.sweep import model as prices
 from hpcdist.sweep.measure import Bench, Case, Effort, Point
 from hpcdist.sweep.record import LIBRARY
-from hpcdist.transport import mpi
 from hpcdist.tuning.table import Selection
 from hpcdist.util.display import Progress
 from hpcdist.util.sampling import now
@@ -55,22 +55,20 @@ def place(comm: MPI.Intracomm, racks: int) -> tuple[int, ...]:
 
     Raises: AgreedError on all ranks if there are racks, but no host for each rank, or fewer ranks than racks.
     """
-    nodes = mpi.topology(comm)
-    mpi.agree(comm, comm.size > 1, "a lone rank sends nothing; start at least 2")
+    nodes = topology_of(comm)
+    agree(comm, comm.size > 1, "a lone rank sends nothing; start at least 2")
     if racks == 1:
         return nodes
     hosts = len(set(nodes))
-    mpi.agree(
-        comm, hosts == comm.size, f"{comm.size} ranks on {hosts} hosts; with --racks each needs a host of its own"
-    )
-    mpi.agree(comm, racks <= comm.size, f"{comm.size} ranks cannot be spread over {racks} racks")
+    agree(comm, hosts == comm.size, f"{comm.size} ranks on {hosts} hosts; with --racks each needs a host of its own")
+    agree(comm, racks <= comm.size, f"{comm.size} ranks cannot be spread over {racks} racks")
     return racks_of(comm.size, racks)
 
 
 def bind(bench: Bench, topology: Sequence[int], model: cost.Model, segment_nbytes: int | None) -> None:
     """Add our algorithms to a bench that has the library's; collective. The bench closes their plans."""
     for name in names(topology):
-        plan = hpcdist.plan(
+        plan = calls.plan(
             bench.comm,
             bench.target,
             algorithm=name,
@@ -152,7 +150,7 @@ def _measured(
     run = Run(
         command=["python", "-m", "hpcdist.bench.awkward", *sys.argv[1:]],
         start_time=now(),
-        machine=machine.describe(comm, mpi.topology(comm)),
+        machine=machine.describe(comm, topology_of(comm)),
         topology=topology,
         racks=racks,
         model=prices.fit(comm, topology).as_dict(),

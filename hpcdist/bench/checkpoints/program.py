@@ -25,8 +25,7 @@ from hpcdist.bench.checkpoints.ways import Way, ways
 from hpcdist.errors import AgreedError, LaunchError
 from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import on_root
-from hpcdist.mpi.world import world
-from hpcdist.transport import mpi
+from hpcdist.mpi.world import topology_of, world
 from hpcdist.util.display import Progress
 from hpcdist.util.sampling import now
 from hpcdist.util.sizes import format_bytes
@@ -60,7 +59,7 @@ def run(comm: MPI.Intracomm, asked: Settings, json: Path | None) -> int:
     """Measure all sizes; returns the exit code. Collective; rank 0 prints and writes."""
     config = {"sizes": asked.sizes, "rounds": asked.rounds, "seconds": asked.seconds}
     report = Report(["python", "-m", "hpcdist.bench.checkpoints", *sys.argv[1:]], now(), config)
-    report.machine = {**machine.describe(comm, mpi.topology(comm)), "file_system": file_system(asked.scratch)}
+    report.machine = {**machine.describe(comm, topology_of(comm)), "file_system": file_system(asked.scratch)}
     with _folder(comm, asked.scratch) as scratch, Progress(comm.rank, len(asked.sizes)) as progress:
         Point(comm, WARM_UP // UNIT * UNIT, asked, scratch, Report([], "", {})).measure(0)
         end = monotonic() + asked.seconds

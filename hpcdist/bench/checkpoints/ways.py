@@ -19,7 +19,7 @@ from hpcdist.bench.checkpoints.record import Save
 from hpcdist.bench.checkpoints.state import State
 from hpcdist.checkpoint.shares import PER_NODE, spread, writers_of
 from hpcdist.checkpoint.store import Store
-from hpcdist.transport.mpi import topology
+from hpcdist.mpi.world import topology_of
 from hpcdist.util.atomic_files import fsync
 
 BACKGROUND, SHARDS, SINGLE, COLLECTIVE = "background", "shards", "single", "collective"
@@ -55,7 +55,7 @@ Way = Callable[[Path], Times]  # saves into an empty folder; collective
 
 def writers(comm: MPI.Intracomm, state: State) -> int:
     """How many shards ours writes."""
-    return len(writers_of(state.arrays, spread(topology(comm), PER_NODE), 0))
+    return len(writers_of(state.arrays, spread(topology_of(comm), PER_NODE), 0))
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def _dump(state: State, path: Path) -> None:
 
 def _raw(comm: MPI.Intracomm, state: State, folder: Path) -> Times:
     parts = writers(comm, state)
-    ranks = spread(topology(comm), PER_NODE)[:parts]
+    ranks = spread(topology_of(comm), PER_NODE)[:parts]
     path = folder / f"{comm.rank:04d}"
 
     def save() -> None:

@@ -15,8 +15,9 @@ from hpcdist.bench.gpu.record import Report
 from hpcdist.device import Accelerator
 from hpcdist.errors import AgreedError
 from hpcdist.mpi import machine
+from hpcdist.mpi.collective_errors import agree
+from hpcdist.mpi.world import topology_of
 from hpcdist.sweep import paths as routes
-from hpcdist.transport import mpi
 from hpcdist.util.display import Progress
 from hpcdist.util.sampling import now
 from hpcdist.util.sizes import format_bytes
@@ -35,9 +36,9 @@ class Measurement:
     """
 
     def __init__(self, comm: MPI.Intracomm, accelerator: Accelerator, asked: Settings, json: Path | None) -> None:
-        topology = mpi.topology(comm)
+        topology = topology_of(comm)
         nodes = len(set(topology))
-        mpi.agree(comm, nodes == 1, f"the report is of one machine, and the ranks are on {nodes}")
+        agree(comm, nodes == 1, f"the report is of one machine, and the ranks are on {nodes}")
         self.comm, self.accelerator, self.asked, self.json = comm, accelerator, asked, json
         self.paths = routes.find(comm, accelerator, asked.paths)
         self.report = Report(["python", "-m", "hpcdist.bench.gpu.program", *sys.argv[1:]], now(), asked.as_json())

@@ -23,15 +23,15 @@ def main(json: Path | None, **options: Any) -> None:
     """
     accelerator, no_device = device_or_why("cuda")  # chosen before MPI starts
     from hpcdist.bench.gpu.measurement import Measurement  # here, as they start MPI
+    from hpcdist.mpi.collective_errors import agree
     from hpcdist.mpi.world import world
-    from hpcdist.transport import mpi
 
     try:
         comm = world()
     except LaunchError as error:
         raise click.ClickException(str(error)) from None
     try:
-        mpi.agree(comm, accelerator is not None, f"nothing was measured: {no_device}")
+        agree(comm, accelerator is not None, f"nothing was measured: {no_device}")
         code = Measurement(comm, accelerator, Settings(**options), json).run() if accelerator else 1
     except AgreedError as error:
         if comm.rank == 0:

@@ -19,11 +19,11 @@ from hpcdist.bench.links.raw import Neighbours
 from hpcdist.bench.links.record import Record, Report
 from hpcdist.errors import AgreedError, LaunchError
 from hpcdist.mpi import machine
-from hpcdist.mpi.world import world
+from hpcdist.mpi.collective_errors import agree
+from hpcdist.mpi.world import topology_of, world
 from hpcdist.simulate import cost
 from hpcdist.sweep import model as prices
 from hpcdist.sweep.measure import Point
-from hpcdist.transport import mpi
 from hpcdist.util.display import Progress
 from hpcdist.util.sampling import now
 from hpcdist.util.sizes import BYTES
@@ -58,10 +58,10 @@ def run(comm: MPI.Intracomm, link: Link, asked: Settings, interface: str, json: 
 
     Raises: AgreedError on all ranks if there is only one, or if they are not on hosts of their own.
     """
-    topology = mpi.topology(comm)
-    mpi.agree(comm, comm.size > 1, "a lone rank sends nothing; start at least 2")
+    topology = topology_of(comm)
+    agree(comm, comm.size > 1, "a lone rank sends nothing; start at least 2")
     crowded = f"{comm.size} ranks on {len(set(topology))} hosts; a share of a link needs one rank per host"
-    mpi.agree(comm, len(set(topology)) == comm.size, crowded)
+    agree(comm, len(set(topology)) == comm.size, crowded)
     fitted = prices.fit(comm, topology)
     slowdown = fitted.pair_beta / fitted.beta if fitted.pair_beta and fitted.beta else 1.0
     model = replace(fitted, beta=8 / link.rate, pair_beta=slowdown * 8 / link.rate)

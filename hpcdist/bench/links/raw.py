@@ -12,7 +12,7 @@ from contextlib import suppress
 import psutil
 from mpi4py import MPI
 
-from hpcdist.transport import mpi
+from hpcdist.mpi.collective_errors import agree
 
 BLOCK = 1 << 20  # bytes handed to the kernel at once
 PATIENCE = 60.0  # seconds without a byte
@@ -30,7 +30,7 @@ class Neighbours:
 
     def __init__(self, comm: MPI.Intracomm, interface: str):
         address = ipv4_address(interface)
-        mpi.agree(comm, address is not None, f"there is no interface {interface} with an IPv4 address; see --interface")
+        agree(comm, address is not None, f"there is no interface {interface} with an IPv4 address; see --interface")
         with socket.create_server((address, 0)) as server:
             addresses = comm.allgather(server.getsockname())
             self.right = socket.create_connection(addresses[(comm.rank + 1) % comm.size])

@@ -26,8 +26,8 @@ from hpcdist.checkpoint.partner.placement import Place
 from hpcdist.checkpoint.partner.recovery import Recovery, Search
 from hpcdist.checkpoint.shares import Share
 from hpcdist.errors import AgreedError, ArgumentError
-from hpcdist.mpi.collective_errors import on_all
-from hpcdist.transport.mpi import MpiTransport, agree, raise_together
+from hpcdist.mpi.collective_errors import agree, on_all, raise_together
+from hpcdist.transport.mpi import MpiTransport
 
 ALONE = "there is one rank, so its memory is the only copy: a restarted job finds it, but not after the node was lost"
 ONE_NODE = (

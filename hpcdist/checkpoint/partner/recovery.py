@@ -20,8 +20,8 @@ from hpcdist.checkpoint.partner.memory import COPY, NodeMemory, step_of
 from hpcdist.checkpoint.partner.placement import Place
 from hpcdist.checkpoint.reader import DamagedCheckpoint
 from hpcdist.errors import ArgumentError
-from hpcdist.mpi.collective_errors import on_all
-from hpcdist.transport.mpi import MpiTransport, raise_together
+from hpcdist.mpi.collective_errors import on_all, raise_together
+from hpcdist.transport.mpi import MpiTransport
 
 NAMED = 4  # shares that a message names
 

@@ -7,15 +7,18 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcdist.device.buffers import address_of
 from hpcdist.executor.intranode.in_place import StageProgram, Task
-from hpcdist.executor.intranode.stages import Compiled, Do, addresses
-from hpcdist.transport.barrier import Stage
+from hpcdist.executor.intranode.stages import Compiled, Do
+from hpcdist.transport.barrier_words import Stage
 from hpcdist.transport.mpi import MpiTransport
 from hpcdist.transport.shared_memory import home_of, views
 
 
 class BouncedProgram(StageProgram):
     """A task bound to arrays anywhere in host memory, of ranks that share one node and have compiled flags."""
+
+    executor = "bounce_buffers"
 
     def __init__(
         self, task: Task, transport: MpiTransport, buffer: NDArray, out: NDArray, room: NDArray[np.uint8]
@@ -56,7 +59,7 @@ def _run(task: Task, transport: MpiTransport, buffer: NDArray, out: NDArray, roo
 
     home, size = home_of(transport), transport.size
     line = home.line(task.tag)
-    lines, rooms = (addresses(views(transport, mine, range(size))) for mine in (line, room))
+    lines, rooms = ([*map(address_of, views(transport, mine, range(size)))] for mine in (line, room))
     work = bounce_kernel.reduction(out.dtype, size, task.op)
     job = bounce_kernel.job(transport.rank, lines, rooms, work, buffer, out, home.crowded)
     return Compiled(bounce_kernel, job, range(size), work, buffer, out, line, room)

@@ -24,15 +24,14 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numpy.typing import NDArray
 
+from hpcdist.device.buffers import address_of
 from hpcdist.kernels.in_order import ADDRESSES, COUNT, Reduction
 from hpcdist.kernels.native import call, compiled, intrinsic, words_at
 from hpcdist.transport import barrier_flags
 from hpcdist.transport.barrier_flags import (
-    COMPLETE,
     FLAGS,
     GOAL,
     ME,
-    MEETING,
     OWN,
     REDUCE,
     ROW,
@@ -51,6 +50,7 @@ EVERY, AT_FIRST = 1021, 127  # pieces, and those of a plan's first EVERY; primes
 TRIALS = 6  # of them for each way; the first half is not timed, since it finds the caches as the other way left them
 IN, REDUCE_PART, OUT = range(3)  # what is timed
 SLOTS = 3
+MEETING, COMPLETE = range(2)  # stages
 MONOTONIC = 1  # the clock, of Linux
 NEVER = 1 << 40  # nanoseconds
 SMALL = 4096  # bytes of an array that every rank reduces for itself
@@ -85,7 +85,7 @@ def job(
     """A job of rank `me`: addresses of flags and of bounce buffers, the own array and where its result goes."""
     fields = barrier_flags.job(me, lines, crowded, rooms)
     fields[[REDUCE, ROW]] = work.code, work.row
-    fields[[SOURCE, TARGET]] = source.ctypes.data, target.ctypes.data
+    fields[[SOURCE, TARGET]] = address_of(source), address_of(target)
     fields[[NBYTES, ITEMSIZE]] = source.nbytes, source.itemsize
     length = length_of(source.nbytes)
     fields[[LENGTH, PIECES]] = length, max(1, -(-source.nbytes // length))

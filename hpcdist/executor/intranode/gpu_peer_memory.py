@@ -1,8 +1,8 @@
 """Runs an all-reduce in device memory that ranks of a node open for each other: each reduces its own part from all.
 
-Like `hpcdist.executor.intranode.in_place`, but what meets is memory of devices: everybody tells everybody where its arrays lie once they are
-ready; one kernel of each rank reads its own part of all inputs where they are, and writes it to all results; all meet
-again. With several nodes the owners of a part all-reduce it in between, by an ordinary program of messages.
+Like `in_place`, but in memory of devices: everybody tells everybody where its arrays lie once they are ready; one
+kernel of each rank reads its own part of all inputs where they are, and writes it to all results; then all wait for
+each other. With several nodes the owners of a part all-reduce it in between, by an ordinary program of messages.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from hpcdist.executor.bind import BoundProgram
 from hpcdist.executor.gpu_streams import prepare
 from hpcdist.executor.intranode.in_place import StageProgram, Task
 from hpcdist.executor.intranode.stages import Across
-from hpcdist.schedule.ir import Layout
-from hpcdist.schedule.program import lower
-from hpcdist.transport.barrier import ONE_LOOK, READY, WRITTEN, MessageMeeting, Stage
-from hpcdist.transport.cuda_ipc import TOKEN, PeerMemory, TokenMeeting, packed
+from hpcdist.schedule.layout import Layout
+from hpcdist.schedule.lower import lower
+from hpcdist.transport.barrier import MessageBarrier
+from hpcdist.transport.barrier_words import ONE_LOOK, READY, WRITTEN, Stage
+from hpcdist.transport.cuda_ipc import TOKEN, PeerMemory, TokenBarrier, packed
 from hpcdist.transport.mpi import MpiTransport
 
 INPUT, RESULT = 0, -1  # which of a rank's arrays, of which there are one or two
@@ -29,6 +30,8 @@ INPUT, RESULT = 0, -1  # which of a rank's arrays, of which there are one or two
 
 class DirectProgram(StageProgram):
     """A task bound to device memory that the ranks of this node can open."""
+
+    executor = "gpu_peer_memory"
 
     def __init__(
         self, task: Task, transport: MpiTransport, buffer: DeviceArray, out: DeviceArray, staged: bool = True
@@ -52,11 +55,9 @@ class DirectProgram(StageProgram):
         self._keep: tuple[object, ...] = (buffer, out, bind)  # and with it what is open of the others' memory
         super().__init__(task, transport, accelerator.dtype_of(out), bind.stages(staged))
 
-    def free(self) -> None:
-        """Give up messages and memory, unless others, or the device, still work in it; the plan cannot run again."""
-        super().free()
-        if not self._active:
-            self._keep = ()
+    def _forget(self) -> None:
+        super()._forget()
+        self._keep = ()
 
 
 class OnDevice:
@@ -100,12 +101,12 @@ class _Bind:
         self.parts = [array[self.own] for array in arrays]
         self.mine = self.parts[RESULT]
         token = np.concatenate([packed(accelerator.share(array)) for array in arrays])
-        self.ready = TokenMeeting(transport, self.ranks, task.tag, token, READY)
+        self.ready = TokenBarrier(transport, self.ranks, task.tag, token, READY)
         self.peers = {rank: [PeerMemory(accelerator, rank, array) for array in arrays] for rank in self.ready.tokens}
 
     def stages(self, staged: bool) -> list[Stage]:
         """All stages of a run."""
-        written = MessageMeeting(self.transport, self.ranks, self.task.tag, (), WRITTEN)
+        written = MessageBarrier(self.transport, self.ranks, self.task.tag, (), WRITTEN)
         return [OnDevice(self._made), self.ready, *self._work(staged), written]
 
     def _work(self, staged: bool) -> list[Stage]:

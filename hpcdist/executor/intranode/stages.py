@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcdist.device.buffers import address_of
 from hpcdist.executor.bind import BoundProgram
 from hpcdist.kernels import reduce as kernels
-from hpcdist.transport.barrier import ONE_LOOK, late
+from hpcdist.transport.barrier_words import ONE_LOOK, late
 
 if TYPE_CHECKING:
     from hpcdist.kernels.in_order import Reduction
@@ -100,12 +101,7 @@ def compiled_reduction(sources: Sequence[NDArray], destinations: Sequence[NDArra
     from hpcdist.kernels.in_order import Reduction
 
     one = sources[0]
-    return Reduction(one.dtype, addresses(sources), addresses(destinations), one.size, op)
-
-
-def addresses(arrays: Sequence[NDArray]) -> list[int]:
-    """Where the elements of some arrays begin."""
-    return [array.__array_interface__["data"][0] for array in arrays]
+    return Reduction(one.dtype, [*map(address_of, sources)], [*map(address_of, destinations)], one.size, op)
 
 
 def reduce_in_pieces(sources: Sequence[NDArray], destinations: Sequence[NDArray], op: str) -> None:

@@ -1,0 +1,33 @@
+"""Where the chunks of a schedule lie in a buffer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpcdist.schedule.ir import Schedule
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each chunk lies, in elements: near-equal parts of `count` elements, then of `input_count`."""
+
+    chunks: int
+    count: int
+    input_chunks: int = 0
+    input_count: int = 0
+
+    @classmethod
+    def near_equal(cls, schedule: Schedule, count: int, input_count: int = 0) -> Layout:
+        """The layout of `schedule` for a buffer of `count` elements and an input of `input_count`."""
+        return cls(schedule.chunks, count, schedule.input_chunks, input_count)
+
+    @property
+    def length(self) -> int:
+        """Elements of the buffer and the input together."""
+        return self.count + self.input_count
+
+    def start(self, chunk: int) -> int:
+        """The first element of a chunk; the input follows the buffer on one line of elements."""
+        if chunk <= self.chunks:
+            return self.count * chunk // self.chunks
+        return self.count + self.input_count * (chunk - self.chunks) // self.input_chunks
