@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -144,9 +143,10 @@ def count(schedule: Schedule) -> Counts:
 
 def _by_pattern(schedule: Schedule) -> list[tuple[Step, int]]:
     """One step of each pattern, and how many there are of it."""
-    times = Counter(id(step) if step.pattern is None else step.pattern for step in schedule.steps)
-    first = {id(step) if step.pattern is None else step.pattern: step for step in reversed(schedule.steps)}
-    return [(step, times[pattern]) for pattern, step in first.items()]
+    alike: dict[Hashable, list[Step]] = {}
+    for step in schedule.steps:
+        alike.setdefault(step if step.pattern is None else step.pattern, []).append(step)
+    return [(steps[0], len(steps)) for steps in alike.values()]
 
 
 def _of_rank_0(rows: Rows) -> NDArray:
@@ -220,9 +220,11 @@ def predict(
     clock, ways = np.zeros(schedule.size), (_Links(model, nodes), _Links(model, nodes))
     known: dict[Hashable, _Priced] = {}
     for step in schedule.steps:
-        priced = known.get(step.pattern) if step.pattern is not None else None
+        priced = known.get(step.pattern)
         if priced is None:
-            priced = known[step.pattern] = _Priced(_messages(step.rows()), per_chunk, model, node)
+            priced = _Priced(_messages(step.rows()), per_chunk, model, node)
+            if step.pattern is not None:
+                known[step.pattern] = priced
         clock = priced.advance(clock, ways)
     return float(clock.max())
 
