@@ -24,10 +24,11 @@ SOURCES = 1  # how many
 DESTINATIONS = 2  # how many
 COUNT = 3  # elements of each
 OP = 4  # a place in OPS
-ADDRESSES = 5  # they begin here
+DIVISOR = 5  # of the result; 1 leaves it
+ADDRESSES = 6  # they begin here
 
-OPS = ("sum", "max", "min", "prod", "avg")
-MAX, MIN, PROD, AVG = 1, 2, 3, 4
+OPS = ("sum", "max", "min", "prod")
+MAX, MIN, PROD = 1, 2, 3
 PIECE = 512  # elements combined at a time: k sources and the result stay in the nearest cache
 
 
@@ -122,6 +123,7 @@ def _in_order(address: int, like: Any, itemsize: int) -> None:
     """
     fields = carray(words_at(address), ADDRESSES)
     op, sources, destinations, count = fields[OP], fields[SOURCES], fields[DESTINATIONS], fields[COUNT]
+    divisor = fields[DIVISOR]
     places = carray(words_at(address + 8 * ADDRESSES), sources + destinations)
     for first in range(0, count, PIECE):
         length, skip = min(PIECE, count - first), first * itemsize
@@ -134,9 +136,9 @@ def _in_order(address: int, like: Any, itemsize: int) -> None:
             _combine(op, total, one, carray(_at(places[1] + skip, like), length))
         for source in range(2, sources):
             _combine(op, total, total, carray(_at(places[source] + skip, like), length))
-        if op == AVG:
+        if divisor > 1:
             for i in range(length):
-                total[i] = _quotient(total[i], sources)
+                total[i] = _quotient(total[i], divisor)
         for destination in range(sources, sources + destinations - 1, 2):
             out = carray(_at(places[destination] + skip, like), length)
             other = carray(_at(places[destination + 1] + skip, like), length)
@@ -202,11 +204,12 @@ class Reduction:
     """
 
     def __init__(
-        self, dtype: np.dtype, sources: Sequence[int], destinations: Sequence[int], count: int, op: str
+        self, dtype: np.dtype, sources: Sequence[int], destinations: Sequence[int], count: int, op: str, divisor: int = 1
     ) -> None:
-        """Of `count` elements of `dtype` at each of these addresses."""
+        """Of `count` elements of `dtype` at each of these addresses; "avg" is a sum with a divisor."""
         self._aside = np.empty(PIECE)
-        fields = [self._aside.ctypes.data, len(sources), len(destinations), count, OPS.index(op)]
+        place = OPS.index("sum" if op in ("avg", "") else op)
+        fields = [self._aside.ctypes.data, len(sources), len(destinations), count, place, divisor]
         self._row = np.array([*fields, *sources, *destinations], np.int64)
         self.row, self.code = self._row.ctypes.data, _ENTRIES[dtype.name].address
         self._do = _ENTRIES[dtype.name].ctypes

@@ -6,7 +6,7 @@ float16 and bfloat16 loops do. Compiled code has faster loops for them, with the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import ml_dtypes
@@ -31,6 +31,7 @@ _UFUNCS: dict[str, np.ufunc] = {
 }
 
 OPS = tuple(_UFUNCS)
+PIECE = 1 << 15  # bytes combined at a time, which stay in cache
 
 
 def binary(op: str) -> np.ufunc:
@@ -75,3 +76,31 @@ def average(total: NDArray, size: int) -> None:
             out=total,
             casting="unsafe",
         )
+
+
+def combine_in_order(op: str, sources: Sequence[NDArray], targets: Sequence[NDArray], divisor: int = 1) -> None:
+    """Combine sources of one dtype and size in their order, divide the result, and put it into all targets.
+
+    A 16-bit type is combined in float32 and rounded once. A target may be one of the sources.
+    """
+    dtype, count = sources[0].dtype, sources[0].size
+    wide = np.dtype(np.float32) if dtype.itemsize == 2 else dtype
+    length = PIECE // wide.itemsize
+    with np.errstate(all="ignore"):
+        for first in range(0, count, length):
+            piece = slice(first, first + length)
+            total = _combined(binary(op or "sum"), [source[piece].astype(wide, copy=False) for source in sources])
+            if divisor > 1:
+                average(total, divisor)
+            for target in targets:
+                target[piece] = total
+
+
+def _combined(combine: np.ufunc, pieces: Sequence[NDArray]) -> NDArray:
+    """A new array: into an old one, NumPy would keep the other one of two NaNs of a single element."""
+    if len(pieces) == 1:
+        return pieces[0].copy()
+    total = combine(pieces[0], pieces[1])
+    for other in pieces[2:]:
+        total = combine(total, other, out=total) if len(total) > 1 else combine(total, other)
+    return total

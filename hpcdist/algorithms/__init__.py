@@ -46,6 +46,8 @@ hierarchical = _hierarchical.hierarchical
 layered = _hierarchical.layered
 direct = _direct.direct
 shared = _shared.shared
+one_shot = _shared.one_shot
+two_shot = _shared.two_shot
 tree = _tree.tree
 pairwise = _pairwise.pairwise
 
@@ -59,7 +61,9 @@ _FLAT: dict[str, Callable[[int], Schedule]] = {
     "direct": direct,
     "tree": tree,
 }
+_OTHERS: dict[str, Callable[[int], Schedule]] = {"hierarchical": hierarchical, "one_shot": one_shot}
 ALLREDUCE = (*_FLAT, "hierarchical")
+TWO_SHOT = "two_shot"  # this and one_shot run through bounce buffers, each in a fused kernel
 SHARED = "shared"  # an all-reduce, too, but only of ranks that share memory
 
 
@@ -71,7 +75,7 @@ def _choose(table: dict[str, Callable[[int], Schedule]], name: str, what: str) -
 
 def _blocks(text: str) -> int:
     if not text.isdecimal():
-        raise ValueError(f"double_binary_trees:{text} names no number of blocks; write for example :16.")
+        raise ValueError(f"{text!r} is no number of blocks; write for example double_binary_trees:16.")
     return int(text)
 
 
@@ -81,7 +85,7 @@ def allreduce(name: str, size: int, topology: Sequence[int] | None = None) -> Sc
     Args:
         name: one of `ALLREDUCE`; "hierarchical:INNER+OUTER" names the algorithms inside and between nodes, such as
             "hierarchical:tree+ring"; "double_binary_trees:BLOCKS" cuts each half of the buffer in so many blocks;
-            "shared", or "shared:OUTER" with the algorithm between nodes.
+            "shared", or "shared:OUTER" with the algorithm between nodes; "one_shot" or "two_shot:PIECES".
         size: ranks.
         topology: the node of each rank; only hierarchical and shared look at it.
 
@@ -95,8 +99,10 @@ def allreduce(name: str, size: int, topology: Sequence[int] | None = None) -> Sc
         return replace(shared(size, topology, outer), name=name)
     if family == "double_binary_trees" and parts:
         return replace(double_binary_trees(size, _blocks(parts)), name=name)
+    if family == TWO_SHOT:
+        return two_shot(size, _blocks(parts or "1"))
     if family != "hierarchical":
-        return _choose(_FLAT | {"hierarchical": hierarchical}, name, "all-reduce algorithm")(size)
+        return _choose(_FLAT | _OTHERS, name, "all-reduce algorithm")(size)
     inner, _, outer_name = (parts or "ring+halving_doubling").partition("+")
     schedule = hierarchical(
         size,

@@ -8,7 +8,7 @@ from hpcdist.schedule.algebra import mirror, then
 from hpcdist.schedule.ir import Ints, Rows, Schedule, Step, reduce_scatter_to
 
 
-def _pairs(size: int, rank: int | None) -> tuple[Ints, Ints]:
+def pairs(size: int, rank: int | None) -> tuple[Ints, Ints]:
     """All (src, dst) with src != dst, ordered by src; only those that touch `rank` if it is given."""
     if rank is not None:
         others, me = np.delete(np.arange(size), rank), np.full(size - 1, rank)
@@ -24,7 +24,7 @@ def scatter_reduce(size: int) -> Schedule:
     """
 
     def make(rank: int | None) -> Rows:
-        src, dst = _pairs(size, rank)
+        src, dst = pairs(size, rank)
         return Rows.of(src, dst, dst, reduce=True)
 
     steps = (Step(make),) if size > 1 else ()

@@ -141,7 +141,7 @@ def release(comm: MPI.Intracomm) -> int:
     gc.collect()
     transport.exchange(None, "release arrays")
     home = home_of(transport)
-    home.forget_rooms(transport.free_tags)
+    home.forget_bounce_buffers(transport.free_tags)
     return home.collect()
 
 

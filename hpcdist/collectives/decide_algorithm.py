@@ -104,9 +104,9 @@ def _hindrance_of_bouncing(transport: MpiTransport, nbytes: int, topology: Seque
         return NOT_ONE_NODE
     if not compiled_on_all(transport):
         return NO_FLAGS
-    from hpcdist.executor.intranode.bounce_kernel import room_for  # only where there is Numba
+    from hpcdist.executor.intranode.bounce_kernel import nbytes_for  # only where there is Numba
 
-    return home_of(transport).no_room(room, room_for(nbytes))
+    return home_of(transport).no_bounce_buffer(room, nbytes_for(nbytes))
 
 
 def _is_small(transport: MpiTransport, nbytes: int) -> bool:

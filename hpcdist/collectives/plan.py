@@ -17,20 +17,22 @@ from hpcdist.device.buffers import address_of
 from hpcdist.device.paths import DIRECT, HOST, STAGED
 from hpcdist.errors import AgreedError
 from hpcdist.executor.bind import BoundProgram, boxes_for
-from hpcdist.executor.intranode.bounce_buffers import BouncedProgram, room_of
-from hpcdist.executor.intranode.gpu_peer_memory import DirectProgram
-from hpcdist.executor.intranode.in_place import SharedProgram, Task
+from hpcdist.executor.intranode.bounce_buffers import BouncedProgram, bounce_buffer, bounce_schedule
+from hpcdist.executor.intranode.gpu_peer_memory import PeerMemoryProgram
+from hpcdist.executor.intranode.in_place import peers_in_place
 from hpcdist.executor.lifecycle import Bound
 from hpcdist.executor.progress_thread import AUTO, Helped
 from hpcdist.kernels.reduce import DTYPES
 from hpcdist.mpi.collective_errors import raise_together
+from hpcdist.schedule.ir import Schedule
 from hpcdist.schedule.layout import Layout
 from hpcdist.schedule.lower import lower
 from hpcdist.schedule.program import Program
+from hpcdist.schedule.reach import Reach, reach
 from hpcdist.transport import Transport
 from hpcdist.transport.cuda_ipc import IpcTransport
 from hpcdist.transport.mpi import MpiTransport
-from hpcdist.transport.shared_memory import memory_of
+from hpcdist.transport.shared_memory import home_of, memory_of
 
 CACHED_BUFFERS = 4  # per cached plan
 COMMON_ROOM = -1  # the number of a bounce buffer, beside the tags
@@ -48,8 +50,8 @@ class Plan:
         accelerator: the device of the buffers; None for host memory.
         why: why this algorithm.
         schedule: what is run.
-        executor: who runs it: "python", "compiled" or "gpu_streams" messages, or, inside a node, "bounce_buffers",
-            "in_place" in arrays of `empty`, or "gpu_peer_memory".
+        executor: who runs it: "python", "compiled" or "gpu_streams", and inside a node also "bounce_buffers" or
+            "gpu_peer_memory".
         in_shared_memory: whether an array of this rank is one of `empty`.
         path: how the data travels: "host" for NumPy arrays, else "staged", "aware" or "direct".
         why_path: why on this path.
@@ -120,7 +122,7 @@ class Plan:
             transport.return_tag(self.collective.tag)
         self._closed = True
         self.free()
-        self.collective.forget_room()
+        self.collective.forget_bounce_buffer()
 
 
 class Collective:
@@ -136,8 +138,9 @@ class Collective:
         """
         self.transport, self.decision, self.signature = transport, decision, decision.signature
         self.dtype = np.dtype(DTYPES[self.signature.dtype])
-        self.schedule = schedule_of(self.signature, transport.size, decision.topology)
         self.shared = is_shared(self.signature.algorithm)
+        self.schedule = self._schedule()
+        self._programs: dict[bool, Program] = {}  # by whether they read their input
         self.tag = transport.take_tag()
         self._room_number = self.tag if own_room else COMMON_ROOM
         self.number = -1  # of a one-line call: what all ranks said
@@ -150,57 +153,82 @@ class Collective:
         """Elements of a segment of so many bytes."""
         return max(1, nbytes // self.dtype.itemsize)
 
+    def _schedule(self) -> Schedule:
+        if self.decision.bounced:
+            return bounce_schedule(self.transport.size, self.signature.count * self.dtype.itemsize)
+        return schedule_of(self.signature, self.transport.size, self.decision.topology)
+
     @cached_property
-    def program(self) -> Program:
-        """What this rank does, in messages."""
+    def _reach(self) -> Reach:
+        """The ranks whose memory this one reaches."""
+        if not self.shared:
+            return Reach()
+        everybody, nodes, rank = range(self.transport.size), self.decision.topology, self.transport.rank
+        if self.decision.path == HOST:
+            return reach(self.schedule, [other for other in everybody if nodes[other] == nodes[rank]])
+        return reach(self.schedule, everybody)
+
+    def program(self, reads_input: bool) -> Program:
+        """What this rank does."""
+        if reads_input not in self._programs:
+            self._programs[reads_input] = self._lowered(reads_input)
+        return self._programs[reads_input]
+
+    def _lowered(self, reads_input: bool) -> Program:
         schedule, count = self.schedule, self.signature.count
         layout = Layout.near_equal(schedule, count, count if schedule.input_chunks else 0)
         topology, rank = self.transport.topology, self.transport.rank
         between, inside = map(self._elements, (self.decision.segment_nbytes, self.decision.node_segment_nbytes))
         segments = [inside if node == topology[rank] else between for node in topology]
-        return lower(schedule, rank, layout, segments, staged=self.decision.path == STAGED)
+        return lower(
+            schedule,
+            rank,
+            layout,
+            segments,
+            staged=self.decision.path == STAGED,
+            average=self.signature.op == "avg",
+            reachable=self._reach,
+            reads_input=reads_input,
+        )
 
-    def inbox(self, buffer: NDArray, device: Accelerator | None) -> NDArray:
+    def _inbox(self, program: Program, buffer: NDArray, device: Accelerator | None) -> NDArray:
         """Memory for messages, for all bindings of the program to buffers on the same device."""
         key = device.identity if device else HOST
         if key not in self._inboxes:
-            self._inboxes[key] = boxes_for(self.program, buffer.dtype, device)
+            self._inboxes[key] = boxes_for(program, buffer.dtype, device)
         return self._inboxes[key]
 
-    @property
-    def task(self) -> Task:
-        """What this rank does in shared memory."""
-        segment = self._elements(self.decision.segment_nbytes)
-        return Task(self.schedule, self.decision.topology, self.signature.op, self.tag, segment)
-
     @cached_property
-    def room(self) -> NDArray[np.uint8]:
-        """The bounce buffer of all bindings; collective at the first of them."""
-        return room_of(self.transport, self._room_number, self.signature.count * self.dtype.itemsize)
+    def bounce_buffer(self) -> NDArray[np.uint8]:
+        """That of all bindings; collective at the first of them."""
+        return bounce_buffer(self.transport, self._room_number, self.signature.count * self.dtype.itemsize)
 
-    def forget_room(self) -> None:
-        """Refer no longer to the bounce buffer, which may then be given back."""
-        self.__dict__.pop("room", None)
+    def forget_bounce_buffer(self) -> None:
+        """Refer to it no longer, so that it may be given back."""
+        self.__dict__.pop("bounce_buffer", None)
 
     def bound(self, buffer: NDArray, out: NDArray | None) -> Bound:
         """What runs it on these arrays."""
+        op, tag, transport = self.signature.op, self.tag, self.transport
         result = buffer if out is None else out
-        if self.shared and self.decision.path != HOST:
-            return DirectProgram(self.task, self.transport, buffer, result)
-        if self.shared and self.decision.bounced:
-            return BouncedProgram(self.task, self.transport, buffer, result, self.room)
-        if self.shared:
-            return SharedProgram(self.task, self.transport, buffer, result)
+        if self.decision.bounced:
+            return BouncedProgram(self.schedule, transport, buffer, result, op, tag, self.bounce_buffer)
         device = accelerator_of(buffer)
+        if self.shared and device:
+            return PeerMemoryProgram(self.program(out is not None), transport, buffer, result, op, tag)
+        program = self.program(self.shared and out is not None and memory_of(buffer) is not None)
+        source = buffer if program.reads_input or self.schedule.input_chunks else None
         return BoundProgram(
-            self.program,
+            program,
             self.carrier(device),
             result,
-            **self.sources(buffer, out),
-            op=self.signature.op,
-            tag=self.tag,
-            inbox=self.inbox(buffer, device),
+            source=source,
+            copy_from=buffer if out is not None and source is None else None,
+            op=op,
+            tag=tag,
+            inbox=self._inbox(program, buffer, device),
             accelerator=device,
+            peers=peers_in_place(transport, program.reachable, tag, result, source) if self.shared else None,
         )
 
     def carrier(self, device: Accelerator | None) -> Transport:
@@ -216,6 +244,8 @@ class Collective:
         """
         plan, trouble = None, None
         try:
+            if self.shared and self.decision.path == HOST:
+                home_of(self.transport).flag(self.tag).fill(0)  # which the last plan of this tag left apart on nodes
             plan = Plan(self, buffer, out)
         except AgreedError:
             self.transport.return_tag(self.tag)
@@ -233,12 +263,6 @@ class Collective:
             except AgreedError as agreed:
                 raise agreed from trouble
         return plan  # type: ignore[return-value]  # it is None only where there is a problem
-
-    def sources(self, buffer: NDArray, out: NDArray | None) -> dict[str, NDArray]:
-        """How a result that goes elsewhere is reached: from a copy, or from an input of its own."""
-        if out is None:
-            return {}
-        return {"source": buffer} if self.schedule.input_chunks else {"copy_from": buffer}
 
     def plan_for(self, buffer: NDArray, out: NDArray | None) -> Plan:
         """The plan for these addresses, which only this rank knows."""

@@ -16,10 +16,13 @@ from numba import carray, types
 
 from hpcdist.device.buffers import address_of
 from hpcdist.executor.calls import Call
+from hpcdist.kernels.in_order import Reduction
 from hpcdist.kernels.loops import loop
 from hpcdist.kernels.native import call, compiled, entry_of, words_at
 from hpcdist.schedule.order import Act
 from hpcdist.transport import Library, Native, TransferError
+from hpcdist.transport.barrier import FlagBarrier
+from hpcdist.transport.barrier_flags import MANY_LOOKS, all_there, job_at, raise_flag
 
 PATIENCE = 50_000_000  # ns
 BEFORE_YIELD = 1_000_000  # ns; who yields its core to strangers gets it back late
@@ -38,6 +41,9 @@ SENDS = 1  # request, the other arguments of MPI_Isend
 WAITS = 2  # request, bytes due (-1 for a send)
 COPIES = 3  # bytes, source, target
 COMBINES = 4  # count, left, right, out, the steps of these three, loop, data
+REDUCES = 5  # function, row: see `kernels.in_order`
+ARRIVES = 6  # job: see `barrier_flags`
+MEETS = 7  # job
 ROW = 10
 
 # What the function returns, beside MPI's error codes, which are positive.
@@ -100,6 +106,12 @@ def _advance(table: int, block: int) -> int:
             code = _wait(table, row[1], row[2], block)
         elif row[0] == COPIES:
             _memmove(row[3], row[2], row[1])
+        elif row[0] == REDUCES:
+            call(row[1], (row[2],))
+        elif row[0] == ARRIVES:
+            raise_flag(job_at(row[1]))
+        elif row[0] == MEETS:
+            code = DONE if all_there(job_at(row[1]), MANY_LOOKS if block else 1) else PENDING
         else:
             call(row[8], (address + 8 * 2, address + 8 * 1, address + 8 * 5, row[9]))
         if code != 0:
@@ -111,16 +123,22 @@ def _advance(table: int, block: int) -> int:
 class CompiledRunner:
     """Makes the calls of a bound program in one compiled function.
 
-    All requests must be native, of one library. Raises: ImportError if this NumPy's loops cannot be called.
+    All messages must be native, of one library, and all barriers of flags.
+
+    Raises: ImportError if this NumPy's loops cannot be called.
     """
 
     name = "compiled"
 
     def __init__(self, calls: Sequence[Call]) -> None:
         self._calls = calls  # which keep what the addresses point to
-        self._library = next(_native(made).library for made in calls if made.request)
-        self._status = np.zeros(self._library.status_nbytes, np.uint8)
-        words = _head(self._library, self._status) + [word for made in calls for word in _row(made)]
+        self._reductions: list[Reduction] = []
+        barriers = (made.request for made in calls if isinstance(made.request, FlagBarrier))
+        self._meanwhile = next((barrier.meanwhile for barrier in barriers), lambda: None)
+        natives = (made.request.native for made in calls if made.request)
+        self._library = next((native.library for native in natives if native), None)
+        self._status = np.zeros(self._library.status_nbytes if self._library else 0, np.uint8)
+        words = _head(self._library, self._status) + [word for made in calls for word in self._row(made)]
         self._table = np.array(words, np.int64)
         self._table[CALLS] = len(calls)
         advance = entry_of(_advance)
@@ -132,10 +150,11 @@ class CompiledRunner:
         return int(self._table[POSITION])
 
     def run(self) -> None:
-        """Make the calls that are left; Python handles signals between two rounds."""
+        """Make the calls that are left; Python handles signals between two rounds, and MPI what others wait for."""
         while code := self._block():
             if code != PENDING:
                 raise self._error(code)
+            self._meanwhile()
 
     def attempt(self) -> bool:
         """Make the calls that are left up to one that would wait."""
@@ -146,9 +165,37 @@ class CompiledRunner:
 
     def _error(self, code: int) -> Exception:
         made = self._calls[self.position]
-        if code != WRONG_LENGTH or not made.operation:
+        if self._library and (code != WRONG_LENGTH or not made.operation):
             return self._library.error(code)
-        return TransferError.of(int(self._table[COUNT]), _native(made).due, made.operation.peer)
+        return TransferError.of(int(self._table[COUNT]), _native(made).due, made.operation.peer)  # type: ignore[union-attr]
+
+    def _row(self, made: Call) -> list[int]:
+        """The row of a call; compiled code does not look at sizes again."""
+        if len({(array.size, array.dtype) for array in made.arrays}) > 1:
+            found = ", ".join(f"{array.dtype}[{array.size}]" for array in made.arrays)
+            raise ValueError(f"the arrays of {made.operation} must be of one size and dtype, not {found}")
+        if isinstance(made.request, FlagBarrier):
+            words = [MEETS if made.act is Act.WAIT else ARRIVES, address_of(made.request.job)]
+        elif made.request and made.act is Act.WAIT:
+            words = [WAITS, _native(made).address, _native(made).due]
+        elif made.request:
+            native = _native(made)
+            words = [SENDS if native.message else STARTS, native.address, *native.message]
+        else:
+            words = self._work(made)
+        return words + [0] * (ROW - len(words))
+
+    def _work(self, made: Call) -> list[int]:
+        """The row of what is done at once."""
+        sources, targets = ([address_of(array) for array in each] for each in (made.sources, made.targets))
+        out = made.targets[0]
+        if not made.is_plain:
+            reduction = Reduction(out.dtype, sources, targets, out.size, made.op, made.divisor)
+            self._reductions.append(reduction)
+            return [REDUCES, reduction.code, reduction.row]
+        if made.op:
+            return [COMBINES, out.size, *sources, *targets, *[out.itemsize] * 3, *loop(made.op, out.dtype)]
+        return [COPIES, out.nbytes, *sources, *targets]
 
 
 def _native(made: Call) -> Native:
@@ -157,9 +204,11 @@ def _native(made: Call) -> Native:
     return made.request.native
 
 
-def _head(library: Library, status: np.ndarray) -> list[int]:
+def _head(library: Library | None, status: np.ndarray) -> list[int]:
     """The head of a table."""
     words = [0] * HEAD
+    if library is None:
+        return words
     words[ISEND], words[START], words[TEST], words[GET_COUNT] = (
         library.isend,
         library.start,
@@ -169,23 +218,3 @@ def _head(library: Library, status: np.ndarray) -> list[int]:
     words[BYTE], words[STATUS] = library.byte, address_of(status)
     words[LOOKING], words[SPINNING] = (1, 0) if library.yields else (LOOKS, BEFORE_YIELD)
     return words
-
-
-def _row(made: Call) -> list[int]:
-    """The row of a call; compiled code does not look at sizes again."""
-    if len({(array.size, array.dtype) for array in made.arrays}) > 1:
-        found = ", ".join(f"{array.dtype}[{array.size}]" for array in made.arrays)
-        raise ValueError(f"the arrays of {made.operation} must be of one size and dtype, not {found}")
-    addresses = [address_of(array) for array in made.arrays]
-    if made.request:
-        native = _native(made)
-        if made.act is Act.WAIT:
-            words = [WAITS, native.address, native.due]
-        else:
-            words = [SENDS if native.message else STARTS, native.address, *native.message]
-    elif made.op:
-        out = made.arrays[-1]
-        words = [COMBINES, out.size, *addresses, *[out.itemsize] * 3, *loop(made.op, out.dtype)]
-    else:
-        words = [COPIES, made.arrays[0].nbytes, *addresses]
-    return words + [0] * (ROW - len(words))

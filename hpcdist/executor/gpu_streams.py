@@ -91,11 +91,9 @@ class _Streams(NamedTuple):
             source, target = copied
             self.work.copy(target, source)
 
-    def end(self, averages: Sequence[DeviceArray], size: int) -> None:
-        """Bring all together, and divide what is to be divided; what was copied out has been sent."""
+    def end(self) -> None:
+        """Bring all together; what was copied out has been sent."""
         self.work.follow(self.into.record())
-        for part in averages:
-            self.work.average(part, size)
 
     def node(self, number: int, call: Call) -> _Node:
         """The call of an operation; receives come before sends."""
@@ -105,10 +103,12 @@ class _Streams(NamedTuple):
         key = (operation.step, operation.kind is Kind.SEND, number)
         if call.request:
             return _Message(key, operation, call.request)
+        (target,) = call.targets
         if call.op:
-            left, right, out = call.arrays
-            return _Work(key, self.work, partial(self.work.combine, call.op, [out], [left, right]))
-        source, target = call.arrays
+            return _Work(key, self.work, partial(self.work.combine, call.op, [target], call.sources))
+        if call.divisor > 1:
+            return _Work(key, self.work, partial(self.work.average, target, call.divisor))
+        (source,) = call.sources
         stream = self.into if isinstance(source, np.ndarray) else self.work
         stream = self.out if isinstance(target, np.ndarray) else stream
         return _Work(key, stream, partial(stream.copy, target, source))
@@ -145,17 +145,15 @@ class DeviceRunner:
         Args:
             accelerator: where the buffers are.
             program: what the calls do.
-            calls: a copy to begin with, without arrays if there is none; a call for each operation; and one with the
-                arrays that are divided by the number of ranks at the end.
+            calls: a copy to begin with, without arrays if there is none, and a call for each operation.
         """
         streams = _Streams(*(accelerator.stream() for _ in range(3)))
-        begin, end = calls[0], calls[-1]
         self._nodes: list[_Node] = [
-            _Work((-1, False, 0), streams.work, partial(streams.begin, accelerator.current, begin.arrays), told=True),
-            *(streams.node(number, call) for number, call in enumerate(calls[1:-1], 1)),
             _Work(
-                (math.inf, False, 0), streams.work, partial(streams.end, end.arrays, program.schedule.size), told=True
+                (-1, False, 0), streams.work, partial(streams.begin, accelerator.current, calls[0].arrays), told=True
             ),
+            *(streams.node(number, call) for number, call in enumerate(calls[1:], 1)),
+            _Work((math.inf, False, 0), streams.work, streams.end, told=True),
         ]
         self._link(program)
         self._flights: dict[Hashable, deque[_Node]] = {node.lane: deque() for node in self._nodes}
@@ -247,7 +245,7 @@ def _dependencies(operation: Operation, program: Program) -> Iterator[int]:
     """
     for number in operation.after:
         yield number + 1
-    after_work = any(program.operations[number].kind in (Kind.COPY, Kind.REDUCE) for number in operation.after)
+    after_work = any(not program.operations[number].kind.waits for number in operation.after)
     private = operation.kind is Kind.RECV and operation.start >= program.inbox_start
     if not after_work and not private:
         yield 0

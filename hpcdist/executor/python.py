@@ -61,7 +61,8 @@ def _function(call: Call) -> Callable[[], object]:
     """What makes the call, and blocks."""
     if call.request:
         return call.request.start if call.act is Act.START else call.request.wait
+    if not call.is_plain:
+        return partial(kernels.combine_in_order, call.op, call.sources, call.targets, call.divisor)
     if call.op:
-        return kernels.combination(call.op, *call.arrays)
-    source, target = call.arrays
-    return partial(np.copyto, target, source)
+        return kernels.combination(call.op, *call.sources, *call.targets)
+    return partial(np.copyto, call.targets[0], call.sources[0])

@@ -9,12 +9,16 @@ from hpcdist.schedule.ir import Schedule
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each chunk lies, in elements: near-equal parts of `count` elements, then of `input_count`."""
+    """Where each chunk lies, in elements: parts of `count` elements, then near-equal ones of `input_count`.
+
+    The parts are near-equal unless `starts` says where each begins.
+    """
 
     chunks: int
     count: int
     input_chunks: int = 0
     input_count: int = 0
+    starts: tuple[int, ...] | None = None
 
     @classmethod
     def near_equal(cls, schedule: Schedule, count: int, input_count: int = 0) -> Layout:
@@ -27,7 +31,9 @@ class Layout:
         return self.count + self.input_count
 
     def start(self, chunk: int) -> int:
-        """The first element of a chunk; the input follows the buffer on one line of elements."""
+        """The first element of a chunk; the input follows the buffer in one row of elements."""
+        if self.starts and chunk < self.chunks:
+            return self.starts[chunk]
         if chunk <= self.chunks:
             return self.count * chunk // self.chunks
         return self.count + self.input_count * (chunk - self.chunks) // self.input_chunks

@@ -9,7 +9,7 @@ from hpcdist.schedule.program import Kind, Operation
 
 
 class Act(Enum):
-    """What a driver does with an operation; REDUCE and COPY are done at once, messages are started and waited for."""
+    """What a driver does with an operation: one that takes other ranks is started and waited for, the others done."""
 
     START = "start"
     WAIT = "wait"
@@ -19,9 +19,9 @@ class Act(Enum):
 def in_order(operations: tuple[Operation, ...]) -> list[tuple[Act, int]]:
     """One good order for a driver that does one thing after the other: (what to do, number of the operation).
 
-    Messages start as soon as what they need is complete, receives before sends; the driver waits only where the next
-    reduction, or a message that would reuse a range, cannot go on without. No rank waits for anything that its peer
-    would start only after a later step, so programs made from one schedule cannot deadlock.
+    Messages and barriers start as soon as what they need is complete, receives before sends; the driver waits only
+    where the next reduction, or a message that would reuse a range, cannot go on without. No rank waits for anything
+    that its peer would start only after a later step, so programs made from one schedule cannot deadlock.
     """
     missing = [len(op.after) for op in operations]
     unblocks: list[list[int]] = [[] for _ in operations]
@@ -29,7 +29,7 @@ def in_order(operations: tuple[Operation, ...]) -> list[tuple[Act, int]]:
     for number, op in enumerate(operations):
         for dependency in op.after:
             unblocks[dependency].append(number)
-        if op.kind in (Kind.SEND, Kind.RECV):
+        if op.kind.waits:
             queues.setdefault((op.kind, op.peer), []).append(number)
     heads = dict.fromkeys(queues, 0)
     position = {number: i for numbers in queues.values() for i, number in enumerate(numbers)}
@@ -41,7 +41,7 @@ def in_order(operations: tuple[Operation, ...]) -> list[tuple[Act, int]]:
         """Put a message on the heap if nothing keeps it: dependencies, or an earlier message of the pair."""
         op = operations[number]
         key = (op.kind, op.peer)
-        if op.kind in (Kind.SEND, Kind.RECV) and not missing[number] and position[number] == heads[key]:
+        if op.kind.waits and not missing[number] and position[number] == heads[key]:
             heapq.heappush(startable, (op.step, op.kind is Kind.SEND, number))
 
     def start_all() -> None:

@@ -3,17 +3,22 @@
 An operation may start when those in its `after` are complete. Messages between two ranks are started in program order
 at both ends, which is how they find each other.
 
-A staged program is for a buffer in device memory that MPI cannot read: its messages lie in host memory, an inbox and an
-outbox, and copies between these and the buffer are operations like the others.
+A rank's memory is a row of elements: the buffer, then the input if that is another array, then an inbox and an outbox.
+A staged program is for a buffer in device memory that MPI cannot read: its messages lie in host memory, in the inbox
+and the outbox, and copies between these and the buffer are operations like the others. Ranks that reach each other's
+memory, such as those of one node, read and write it instead of sending messages, with barriers in between.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from hpcdist.schedule.ir import Schedule
 from hpcdist.schedule.layout import Layout
+
+HERE = -1  # the program's own rank, as whose memory is meant
 
 
 class Kind(Enum):
@@ -23,14 +28,28 @@ class Kind(Enum):
     RECV = "receive"
     REDUCE = "reduce"
     COPY = "copy"
+    DIVIDE = "divide"  # by the number of ranks: a sum becomes an average
+    BARRIER = "barrier"  # of the ranks that reach each other's memory
+
+    @property
+    def waits(self) -> bool:
+        """Whether it takes other ranks, so that it is started and later found complete."""
+        return self in (Kind.SEND, Kind.RECV, Kind.BARRIER)
+
+
+class Place(NamedTuple):
+    """The elements from `start` on in the memory of `rank`."""
+
+    rank: int
+    start: int
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One thing a rank does with elements `start` .. `stop` - 1 of its line: buffer, input, inbox, outbox.
+    """One thing a rank does with elements `start` .. `stop` - 1 of its memory, or of that of rank `owner`.
 
-    REDUCE and COPY take their operand from `operand` on. `incoming_first` says that the operand comes from a lower
-    rank and is therefore the left one: all ranks that compute a sum then compute the same bits.
+    REDUCE combines its operands in their order, which is that of ranks: all that compute a sum compute the same bits.
+    COPY has one operand.
     """
 
     kind: Kind
@@ -38,8 +57,8 @@ class Operation:
     start: int
     stop: int
     peer: int = -1
-    operand: int = -1
-    incoming_first: bool = False
+    operands: tuple[Place, ...] = ()
+    owner: int = HERE
     after: tuple[int, ...] = ()
 
     @property
@@ -60,6 +79,9 @@ class Program:
         operations: each after those that it depends on.
         outbox: elements after the inbox, for copies of what is sent; 0 unless staged.
         staged: whether messages touch nothing but inbox and outbox, so that the buffer may be where MPI cannot read.
+        average: whether sums are divided by the number of ranks.
+        reachable: the ranks that reach each other's memory, this one among them; none if all is sent.
+        reads_input: whether it takes what a rank contributes from its input, and not from the buffer.
     """
 
     schedule: Schedule
@@ -69,13 +91,16 @@ class Program:
     operations: tuple[Operation, ...]
     outbox: int = 0
     staged: bool = False
+    average: bool = False
+    reachable: tuple[int, ...] = ()
+    reads_input: bool = False
 
     @property
     def inbox_start(self) -> int:
-        """Where on the line the inbox begins."""
+        """Where in the memory the inbox begins."""
         return self.layout.length
 
     @property
     def outbox_start(self) -> int:
-        """Where on the line the outbox begins."""
+        """Where in the memory the outbox begins."""
         return self.inbox_start + self.inbox

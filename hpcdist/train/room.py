@@ -50,7 +50,7 @@ def room_for(
 def _shared(comm: MPI.Intracomm, wanted: Sequence[tuple[int, DTypeLike]]) -> list[Any]:
     """Arrays that the ranks of a node share, and the flags by which they wait for each other. Collective."""
     arrays = [calls.empty(*each, comm) for each in wanted]
-    home_of(transport_of(comm)).line(0)  # on the page where those of the plans will be
+    home_of(transport_of(comm)).flag(0)  # on the page where those of the plans will be
     return arrays
 
 

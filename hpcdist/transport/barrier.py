@@ -1,28 +1,42 @@
-"""Barriers of a node, over messages or flags: all its ranks are here, and each sees what the others have written."""
+"""Barriers of a node, over messages or flags: all its ranks are here, and each sees what the others have written.
+
+A barrier is a `Request`: it is started, and later found complete.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcdist.transport import Request
-from hpcdist.transport.barrier_words import ONE_LOOK, late
-from hpcdist.transport.mpi import MpiTransport
+from hpcdist.transport import Request, Transport
+
+
+class Barrier(Request, Protocol):
+    """A request of some ranks together."""
+
+    def waits_for(self) -> str:
+        """Who must have done what before it is complete, in words."""
 
 
 class MessageBarrier:
-    """Rounds of empty messages, to and from ranks 1, 2, 4, ... places away; MPI's own way to order memory."""
+    """Rounds of empty messages, to and from ranks 1, 2, 4, ... places away; MPI's own way to order memory.
+
+    Source: the dissemination barrier of Hensgen, Finkel and Manber.
+    """
+
+    native = None
 
     def __init__(
-        self, transport: MpiTransport, ranks: Sequence[int], tag: int, syncs: Sequence[Callable[[], None]], what: str
+        self, transport: Transport, ranks: Sequence[int], tag: int, syncs: Sequence[Callable[[], None]], what: str
     ) -> None:
         """Bind.
 
         Args:
             transport: how messages move.
-            ranks: who meets.
+            ranks: of the barrier.
             tag: of the messages.
             syncs: the windows' Win.Sync, to be called on both sides of a message.
             what: what a rank has done that is here.
@@ -35,32 +49,34 @@ class MessageBarrier:
         self._syncs, self._what = syncs, what
         self._round = 0
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Say that all this rank wrote is there."""
         for sync in self._syncs:
             sync()
         self._round = 0
-        self._start()
+        self._start_round()
 
-    def _start(self) -> None:
+    def _start_round(self) -> None:
         if self._round < len(self._peers):
             self._receives[self._round].start()
             self._sends[self._round].start()
 
-    def attempt(self, looks: int) -> bool:
-        """Go through the rounds."""
+    def test(self) -> bool:
+        """Go through the rounds as far as possible without waiting."""
         while self._round < len(self._peers):
-            pair = self._receives[self._round], self._sends[self._round]
-            for request in pair:
-                if looks > ONE_LOOK:
-                    request.wait()
-                elif not request.test():
-                    return False
+            if not (self._receives[self._round].test() and self._sends[self._round].test()):
+                return False
             self._round += 1
-            self._start()
+            self._start_round()
         for sync in self._syncs:
             sync()
         return True
+
+    def wait(self) -> None:
+        """Go through the rounds."""
+        while not self.test():
+            self._receives[self._round].wait()
+            self._sends[self._round].wait()
 
     def waits_for(self) -> str:
         """The rank whose message is due, and perhaps another that it waits for."""
@@ -75,25 +91,40 @@ class MessageBarrier:
 
 
 class FlagBarrier:
-    """Every rank raises its own flag and looks at the others'; only where there is Numba."""
+    """Every rank raises its own flag and looks at the others'; only where there is Numba.
 
-    def __init__(self, job: NDArray[np.int64], ranks: Sequence[int], what: str) -> None:
+    Attributes:
+        job: for compiled code, which does without the methods.
+        meanwhile: to be called now and then by who waits, since others may wait for a message of this rank's.
+    """
+
+    native = None
+
+    def __init__(
+        self, job: NDArray[np.int64], ranks: Sequence[int], what: str, meanwhile: Callable[[], object]
+    ) -> None:
         """`job` as made by `barrier_flags.job`; `what` says what a rank has done whose flag is up."""
         from hpcdist.transport import barrier_flags
 
-        self._flags, self._job, self._ranks, self._what = barrier_flags, job, ranks, what
+        self.job, self.meanwhile = job, meanwhile
+        self._flags, self._ranks, self._what = barrier_flags, ranks, what
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Raise the own flag."""
-        self._flags.raise_flag(self._job)
+        self._flags.raise_flag(self.job)
 
-    def attempt(self, looks: int) -> bool:
+    def test(self) -> bool:
         """Look at the others'."""
-        return self._flags.all_there(self._job, looks)
+        return self._flags.all_there(self.job, 1)
+
+    def wait(self) -> None:
+        """Look until they are raised."""
+        while not self._flags.all_there(self.job, self._flags.MANY_LOOKS):
+            self.meanwhile()
 
     def waits_for(self) -> str:
         """The first rank whose flag was not seen raised."""
-        return f"rank {late(self._job, self._ranks)} to have {self._what}"
+        return f"rank {self._flags.late(self.job, self._ranks)} to have {self._what}"
 
     def free(self) -> None:
         """Nothing to give up."""

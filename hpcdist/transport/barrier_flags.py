@@ -14,15 +14,14 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import carray, njit, types
 from numpy.typing import NDArray
 
-from hpcdist.kernels.native import compiled, intrinsic
-from hpcdist.transport.barrier_words import AT
+from hpcdist.kernels.native import compiled, intrinsic, words_at
 
 # fields of a job
 GOAL = 0  # what all flags must reach next
-# AT = 1: the first rank that is not known to be there
+AT = 1  # the first rank that is not known to be there
 ME = 2
 SIZE = 3  # how many flags
 BEFORE_YIELD = 4  # looks before the core is offered to others between two looks
@@ -32,6 +31,7 @@ ROW = 7  # the address of its row
 OWN = 8  # from here on, fields of other modules
 FLAGS = 32  # the addresses of the flags begin here
 
+MANY_LOOKS = 3000  # at a flag; then Python and MPI get their turn
 LOOKS_BEFORE_YIELD = 2000  # some microseconds; what is late by more is late by a time slice
 
 
@@ -42,6 +42,18 @@ def job(me: int, flags: Sequence[int], crowded: bool = False, more: Sequence[int
     fields[BEFORE_YIELD] = 0 if crowded else LOOKS_BEFORE_YIELD
     fields[FLAGS:] = [*flags, *more]
     return fields
+
+
+@njit
+def job_at(address: int) -> NDArray[np.int64]:
+    """The job at an address, as far as its flags."""
+    size = carray(words_at(address), FLAGS)[SIZE]
+    return carray(words_at(address), FLAGS + size)
+
+
+def late(job: NDArray[np.int64], ranks: Sequence[int]) -> int:
+    """The first of the ranks of a job that is not known to be there."""
+    return ranks[min(int(job[AT]), len(ranks) - 1)]
 
 
 @intrinsic

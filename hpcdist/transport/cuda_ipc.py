@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from hpcdist.device.accelerator import Accelerator, DeviceArray, Event, Share, Stream
 from hpcdist.transport import Request, TransferError
-from hpcdist.transport.barrier_words import ONE_LOOK
 from hpcdist.transport.mpi import MpiTransport
 
 TOKEN = 512  # bytes of a packed share
@@ -201,7 +200,7 @@ class _Line:
 
 
 class TokenBarrier:
-    """Every rank tells every other where its memory lies, which says that the memory is ready, too: a Stage.
+    """Every rank tells every other where its memory lies, which says that the memory is ready, too: a Barrier.
 
     Attributes:
         tokens: what each other rank has told, uint8 as this rank's own.
@@ -218,21 +217,25 @@ class TokenBarrier:
         self._requests += [transport.send(token, rank, tag) for rank in self._peers]
         self._at = 0
 
-    def begin(self) -> None:
+    native = None
+
+    def start(self) -> None:
         """Tell them, and listen."""
         self._at = 0
         for request in self._requests:
             request.start()
 
-    def attempt(self, looks: int) -> bool:
-        """Hear them all."""
-        while self._at < len(self._requests):
-            if looks > ONE_LOOK:
-                self._requests[self._at].wait()
-            elif not self._requests[self._at].test():
-                return False
+    def test(self) -> bool:
+        """Hear them, as far as possible without waiting; whether all were heard."""
+        while self._at < len(self._requests) and self._requests[self._at].test():
             self._at += 1
-        return True
+        return self._at == len(self._requests)
+
+    def wait(self) -> None:
+        """Hear them all."""
+        for request in self._requests[self._at :]:
+            request.wait()
+        self._at = len(self._requests)
 
     def waits_for(self) -> str:
         """The first rank that was not heard."""

@@ -23,6 +23,9 @@ LARGEST_COUNT = 2**31 - 1  # a C int, which counts are in the calls of compiled 
 watchdog.WATCHDOG.abort = lambda: MPI.COMM_WORLD.Abort(70)
 
 
+give_mpi_a_turn: Callable[[], object] = MPI.COMM_SELF.Iprobe  # others may wait for a message of this rank's
+
+
 class MpiTransport:
     """The ranks of one communicator. Set-up talk is pickled and collective; data moves as raw bytes."""
 

@@ -94,9 +94,9 @@ class Home:
         cores: set[int] = set().union(*self.node.allgather(os.sched_getaffinity(0)))
         self.crowded = self.node.size > len(cores) or told_to_yield()
         self._pages: list[NDArray[np.uint8]] = []  # of flags; each plan has one at its tag
-        self._rooms: dict[int, NDArray[np.uint8]] = {}  # bounce buffers, by their numbers
+        self._bounce_buffers: dict[int, NDArray[np.uint8]] = {}  # bounce buffers, by their numbers
 
-    def line(self, tag: int) -> NDArray[np.uint8]:
+    def flag(self, tag: int) -> NDArray[np.uint8]:
         """Collective if no tag as high was asked for before: the cache line that holds this rank's flag of a plan."""
         page, slot = divmod(tag, SLOTS)
         while len(self._pages) <= page:
@@ -106,21 +106,21 @@ class Home:
             self._pages.append(fresh)
         return self._pages[page][slot * LINE : (slot + 1) * LINE]
 
-    def room(self, number: int, nbytes: int) -> NDArray[np.uint8]:
+    def bounce_buffer(self, number: int, nbytes: int) -> NDArray[np.uint8]:
         """Collective unless it is there already: this rank's bounce buffer of a number, of at least `nbytes`."""
-        if number not in self._rooms or self._rooms[number].nbytes < nbytes:
-            self._rooms[number] = self.allocate(nbytes, "a bounce buffer")
-        return self._rooms[number]
+        if number not in self._bounce_buffers or self._bounce_buffers[number].nbytes < nbytes:
+            self._bounce_buffers[number] = self.allocate(nbytes, "a bounce buffer")
+        return self._bounce_buffers[number]
 
-    def forget_rooms(self, numbers: Iterable[int]) -> None:
-        """Refer no longer to these bounce buffers, which nobody uses."""
+    def forget_bounce_buffers(self, numbers: Iterable[int]) -> None:
+        """Refer no longer to these, which nobody uses."""
         for number in numbers:
-            self._rooms.pop(number, None)
+            self._bounce_buffers.pop(number, None)
 
-    def no_room(self, number: int, nbytes: int) -> str | None:
+    def no_bounce_buffer(self, number: int, nbytes: int) -> str | None:
         """Collective: why there can be no bounce buffer of a number and size, with flags; the same on all ranks."""
-        has_room = number in self._rooms and self._rooms[number].nbytes >= nbytes
-        missing = (0 if has_room else nbytes) + (0 if self._pages else SLOTS * LINE)
+        is_there = number in self._bounce_buffers and self._bounce_buffers[number].nbytes >= nbytes
+        missing = (0 if is_there else nbytes) + (0 if self._pages else SLOTS * LINE)
         return next(filter(None, self.shortages(missing, "a bounce buffer")), None) if missing else None
 
     def allocate(self, nbytes: int, what: str) -> NDArray[np.uint8]:
@@ -173,7 +173,7 @@ class Home:
     def free(self) -> None:
         """Collective on the node, as the communicator is freed."""
         self._pages.clear()
-        self._rooms.clear()
+        self._bounce_buffers.clear()
         self.collect()
         self.node.Free()
 

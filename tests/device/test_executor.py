@@ -16,11 +16,11 @@ from hpcdist import algorithms
 from hpcdist.device.paths import AWARE, DIRECT, STAGED
 from hpcdist.executor import gpu_streams
 from hpcdist.executor.bind import BoundProgram, boxes_for
-from hpcdist.executor.intranode.gpu_peer_memory import DirectProgram
-from hpcdist.executor.intranode.in_place import Task
+from hpcdist.executor.intranode.gpu_peer_memory import PeerMemoryProgram
 from hpcdist.kernels.reduce import DTYPES, OPS, average, binary
 from hpcdist.schedule.layout import Layout
 from hpcdist.schedule.lower import lower
+from hpcdist.schedule.reach import reach
 from hpcdist.transport import TransferError
 from hpcdist.transport.cuda_ipc import IpcTransport
 from hpcdist.transport.mpi import transport_of
@@ -64,7 +64,7 @@ def bind(path, transport, schedule, buffer, segment=1 << 20, **how):
     """A schedule on device memory."""
     source = how.get("source")
     layout = Layout.near_equal(schedule, buffer.size, 0 if source is None else source.size)
-    program = lower(schedule, RANK, layout, segment, staged=path == STAGED)
+    program = lower(schedule, RANK, layout, segment, path == STAGED, average=how.get("op") == "avg")
     carrier = IpcTransport(transport, DEVICE) if path == DIRECT else transport
     return BoundProgram(program, carrier, buffer, accelerator=DEVICE, **how)
 
@@ -72,7 +72,7 @@ def bind(path, transport, schedule, buffer, segment=1 << 20, **how):
 def on_host(transport, schedule, values, segment=1 << 20, op="sum"):
     """What the same schedule makes of this rank's values in host memory."""
     result = values.copy()
-    program = lower(schedule, RANK, Layout.near_equal(schedule, result.size), segment)
+    program = lower(schedule, RANK, Layout.near_equal(schedule, result.size), segment, average=op == "avg")
     BoundProgram(program, transport, result, op=op)()
     return result
 
@@ -449,10 +449,13 @@ def test_a_run_that_waits_for_the_callers_work_says_so(transport, path):
 # --- the ranks of a node in each other's memory ---
 
 
-def shared_program(transport, buffer, out, op="sum", topology=NODES["one node"], outer="", segment=50, **how):
-    name = f"shared:{outer}" if outer else "shared"
-    schedule = algorithms.allreduce(name, SIZE, topology)
-    return DirectProgram(Task(schedule, topology, op, transport.take_tag(), segment), transport, buffer, out, **how)
+def shared_program(transport, buffer, out, op="sum", algorithm="shared", topology=NODES["one node"]):
+    """In memory that all ranks reach, whatever the topology says: that only shapes the schedule."""
+    schedule = algorithms.allreduce(algorithm, SIZE, topology)
+    layout = Layout.near_equal(schedule, out.size)
+    everybody = reach(schedule, range(SIZE))
+    program = lower(schedule, RANK, layout, 50, average=op == "avg", reachable=everybody, reads_input=out is not buffer)
+    return PeerMemoryProgram(program, transport, buffer, out, op, transport.take_tag())
 
 
 def in_order(values, op):
@@ -489,8 +492,8 @@ def test_shared_gives_the_ranks_in_order_bit_for_bit(transport, dtype):
 @pytest.mark.paired(times=2)
 @direct_only
 @pytest.mark.parametrize("topology", NODES.values(), ids=NODES)
-@pytest.mark.parametrize("outer", ["", "ring", "tree"])
-def test_shared_on_several_nodes_sends_messages_between_them(transport, topology, outer):
+@pytest.mark.parametrize("algorithm", ["shared", "shared:tree", "ring", "recursive_doubling", "binary_blocks"])
+def test_any_schedule_runs_in_memory_of_peers(transport, topology, algorithm):
     for op, dtype, count in (
         ("sum", "int64", 2011),
         ("avg", "float32", 5),
@@ -500,7 +503,7 @@ def test_shared_on_several_nodes_sends_messages_between_them(transport, topology
         values = distinct(SIZE, count, dtype, op)
         buffer, out = guarded.put(np.zeros_like(values[0])), guarded.put(np.zeros_like(values[0]))
         for result in (out, buffer):
-            program = shared_program(transport, buffer, result, op, topology, outer)
+            program = shared_program(transport, buffer, result, op, algorithm, topology)
             for _ in range(2):
                 fill(buffer, values[RANK], late=0.002)
                 program()
@@ -612,7 +615,7 @@ def test_who_is_waited_for_in_shared_memory_is_told(transport, tmp_path, topolog
     program = shared_program(transport, buffer, buffer, topology=topology)
 
     def look():
-        while program.progress() is None or not re.search("its input ready|bytes (to|from) rank", program.describe()):
+        while program.progress() is None or not re.search("its input ready", program.describe()):
             time.sleep(0.001)
         seen.with_suffix(".new").write_text(program.describe())
         seen.with_suffix(".new").rename(seen)
@@ -622,7 +625,7 @@ def test_who_is_waited_for_in_shared_memory_is_told(transport, tmp_path, topolog
     while RANK == LAST and not seen.exists():
         time.sleep(0.001)
     program()
-    assert f"rank 0 of {SIZE} in shared (sum, float64, run 1), stage" in seen.read_text()
+    assert f"rank 0 of {SIZE} in shared (sum, float64, run 1), step" in seen.read_text()
     assert program.progress() is None
     assert "between two runs" in program.describe()
 

@@ -54,7 +54,7 @@ def test_a_plan_knows_its_algorithm_segment_topology_and_reason(comm):
 def test_a_segment_has_one_element_at_least_and_no_more_than_it_may(comm, nbytes):
     buffer = np.full(50, RANK + 1)
     plan = hpcdist.plan(comm, buffer, algorithm="ring", segment_nbytes=nbytes)
-    assert {operation.count for operation in plan.collective.program.operations} == {1}
+    assert {operation.count for operation in plan.bound.program.operations} == {1}
     plan()
     assert (buffer == SIZE * (SIZE + 1) // 2).all()
 

@@ -162,7 +162,7 @@ def test_a_rank_that_cannot_bind_stops_all(comm, monkeypatch, call, known, said)
 def test_flags_that_are_broken_on_one_rank_are_used_on_none(comm, monkeypatch, switch):
     monkeypatch.setenv(SWITCH, switch)
     if RANK == SIZE - 1:
-        monkeypatch.setitem(sys.modules, "hpcdist.executor.intranode.in_place_kernel", None)
+        monkeypatch.setitem(sys.modules, "hpcdist.executor.intranode.bounce_kernel", None)
     if switch:
         with pytest.raises(AgreedError, match=f"^rank {SIZE - 1}: {SWITCH}=1, but there is no compiled code"):
             hpcdist.empty(100, "float16", comm)

@@ -25,7 +25,8 @@ def bind(schedule, transport, buffer, segment=1 << 20, **how):
     """This rank's part of `schedule`, bound."""
     source = how.get("source")
     layout = Layout.near_equal(schedule, buffer.size, 0 if source is None else source.size)
-    return BoundProgram(lower(schedule, transport.rank, layout, segment), transport, buffer, **how)
+    program = lower(schedule, transport.rank, layout, segment, average=how.get("op") == "avg")
+    return BoundProgram(program, transport, buffer, **how)
 
 
 def run(schedule, values, *, op="sum", segment=1 << 20, eager=0):

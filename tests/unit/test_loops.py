@@ -9,7 +9,7 @@ from buffers import bits, distinct, special
 pytest.importorskip("numba")
 
 from hpcdist.executor.bind import Call
-from hpcdist.executor.compiled import _row
+from hpcdist.executor.compiled import CompiledRunner
 from hpcdist.kernels import native
 from hpcdist.kernels.jit import SWITCH, compiled_or_none
 from hpcdist.kernels.loops import loop
@@ -100,7 +100,7 @@ def test_where_the_disk_cannot_be_used_code_is_compiled_all_the_same(monkeypatch
 )
 def test_arrays_that_do_not_fit_each_other_are_refused(op, arrays):
     with pytest.raises(ValueError, match="must be of one size and dtype"):
-        _row(Call(Act.DO, op=op, arrays=tuple(arrays)))
+        CompiledRunner([Call(Act.DO, op=op, sources=tuple(arrays[:-1]), targets=(arrays[-1],))])
 
 
 def broken():

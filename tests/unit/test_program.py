@@ -13,16 +13,18 @@ from hpcdist.schedule.ir import Rows, Step
 from hpcdist.schedule.layout import Layout
 from hpcdist.schedule.lower import lower
 from hpcdist.schedule.order import Act, in_order
-from hpcdist.schedule.program import Kind
+from hpcdist.schedule.program import HERE, Kind
+from hpcdist.schedule.reach import reach
 from hpcdist.simulate import interleavings
+from hpcdist.simulate.interleavings import accesses, meet
 from hpcdist.simulate.interleavings import rehearse as play
 
 DRIVERS = ["any", "in_order"]
 STAGED = pytest.mark.parametrize("staged", [False, True], ids=["", "staged"])
 
 
-def lowered(schedule, count, segment, rank=0, staged=False):
-    return lower(schedule, rank, Layout.near_equal(schedule, count), segment, staged)
+def lowered(schedule, count, segment, rank=0, staged=False, **how):
+    return lower(schedule, rank, Layout.near_equal(schedule, count), segment, staged, **how)
 
 
 # --- rehearsals ---
@@ -91,14 +93,63 @@ def test_ranks_that_receive_over_what_they_send_are_rehearsed(driver, staged):
         play(swapping(), 5, 2, seed, driver, staged)
 
 
+# --- ranks that reach each other's memory ---
+
+NODES = {"one node": lambda rank: 0, "two": lambda rank: rank % 2, "pairs": lambda rank: rank // 2}
+
+
+@pytest.mark.paired(times=6)
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("node_of", NODES.values(), ids=NODES)
+@pytest.mark.parametrize("size", range(1, 10))
+@pytest.mark.parametrize("name", [*algorithms.ALLREDUCE, "shared", "shared:ring", "one_shot", "two_shot:3"])
+def test_any_schedule_runs_in_memory_that_ranks_reach(name, size, node_of, driver):
+    """Whatever part of the ranks does, from the buffer or from an input of its own."""
+    nodes = [node_of(rank) for rank in range(size)]
+    schedule = algorithms.allreduce(name, size, nodes)
+    for seed, count in enumerate((0, 1, 2 * size + 1)):
+        for reads_input in (False, True):
+            how = {"average": bool(seed % 2), "nodes": nodes, "reads_input": reads_input}
+            play(schedule, count, 2, seed, driver, **how)
+
+
+def test_ranks_that_overwrite_what_others_read_put_it_aside_first():
+    schedule = algorithms.recursive_doubling(4)
+    found = reach(schedule, range(4))
+    assert found.boxed == {0, 1}
+    kinds = [op.kind for op in lowered(schedule, 8, 8, reachable=found).operations]
+    assert kinds == [Kind.BARRIER, Kind.COPY, Kind.BARRIER, Kind.REDUCE] * 2  # none reads after the last one
+
+
+def test_a_barrier_that_is_missing_is_found_out(monkeypatch):
+    """Any of them: somebody then touches what another rank may still be at."""
+    for name in ("shared", "ring", "recursive_doubling"):
+        schedule = algorithms.allreduce(name, 3)
+        whole = lowered(schedule, 9, 9, reachable=reach(schedule, range(3))).operations
+        for missing in range(sum(op.kind is Kind.BARRIER for op in whole)):
+
+            def careless(*arguments, missing=missing, **how):
+                made = lower(*arguments, **how)
+                gone = [number for number, op in enumerate(made.operations) if op.kind is Kind.BARRIER][missing]
+                operations = [
+                    replace(op, after=tuple(n - (n > gone) for n in op.after if n != gone))
+                    for number, op in enumerate(made.operations)
+                    if number != gone
+                ]
+                return replace(made, operations=tuple(operations))
+
+            with monkeypatch.context() as patch:
+                patch.setattr(interleavings, "lower", careless)
+                said = []
+                for seed in range(10):
+                    try:
+                        play(schedule, 9, 9, seed, nodes=[0, 0, 0])
+                    except ScheduleError as error:
+                        said.append(str(error))
+                assert any("since the last barrier" in text for text in said), (name, missing)
+
+
 # --- a proof without an order: whatever touches the same elements, and writes, is ordered by what it is `after` ---
-
-
-def touched(op):
-    """(start, stop, whether written) of what an operation touches."""
-    yield op.start, op.stop, op.kind is not Kind.SEND
-    if op.operand >= 0:
-        yield op.operand, op.operand + op.count, False
 
 
 def unordered(operations):
@@ -107,10 +158,8 @@ def unordered(operations):
     for number, op in enumerate(operations):
         before.append(set(op.after).union(*(before[first] for first in op.after)))
         for earlier in set(range(number)) - before[number]:
-            for start, stop, writes in touched(op):
-                for a, b, wrote in touched(operations[earlier]):
-                    if a < stop and start < b and (writes or wrote):
-                        yield earlier, number
+            if any(meet(a, b) for a in accesses(op, HERE) for b in accesses(operations[earlier], HERE)):
+                yield earlier, number
 
 
 @pytest.mark.paired(times=4)
@@ -127,13 +176,15 @@ def test_operations_that_meet_are_ordered(name, size, staged):
 @pytest.mark.parametrize("kind", Kind)
 def test_an_edge_that_is_missing_is_found(kind):
     """Where several say the same, all of an operation go; of each kind at least one is needed by somebody."""
+    if kind is Kind.BARRIER:
+        pytest.skip("orders ranks: see below")
     found = 0
-    operations = lowered(algorithms.ring(5), 23, 2, staged=True).operations
+    operations = lowered(algorithms.ring(5), 23, 2, staged=True, average=True).operations
     for number, op in enumerate(operations):
         if op.kind is kind and op.after:
             broken = (*operations[:number], replace(op, after=()), *operations[number + 1 :])
             found += bool(list(unordered(broken)))
-    assert found >= 5
+    assert found >= (3 if kind is Kind.DIVIDE else 5)
 
 
 # --- the rehearsal on trial: each of these breaks one rule of lowering or of the driver ---
@@ -153,8 +204,8 @@ def found(schedule, driver, seeds=range(10), staged=False):
 @STAGED
 @pytest.mark.parametrize("name", algorithms.ALLREDUCE)
 def test_operations_without_dependencies_are_found_out(name, staged, monkeypatch):
-    def careless(*arguments):
-        made = lower(*arguments)
+    def careless(*arguments, **how):
+        made = lower(*arguments, **how)
         return replace(made, operations=tuple(replace(op, after=()) for op in made.operations))
 
     monkeypatch.setattr(interleavings, "lower", careless)
@@ -169,8 +220,8 @@ def test_a_box_that_is_used_again_too_early_is_found_out(box, monkeypatch):
     """What writes into it does not wait for those that read what was in it before."""
     writes, reads = BOXES[box]
 
-    def careless(*arguments):
-        made = lower(*arguments)
+    def careless(*arguments, **how):
+        made = lower(*arguments, **how)
         kept = {number for number, op in enumerate(made.operations) if op.kind is not reads}
         return replace(
             made,
@@ -211,7 +262,7 @@ def test_a_read_that_does_not_wait_for_the_writer_is_found_out(monkeypatch):
 def test_a_receive_over_what_is_being_sent_is_found_to_deadlock(monkeypatch):
     """Each rank's receive waits for its send to be complete, and its send for the other's receive."""
 
-    def careless(self, messages):
+    def careless(self, number, messages):
         return {index: m.count for index, m in enumerate(messages) if self._receives(m) and m.row.reduce}
 
     monkeypatch.setattr(lowering._Lowering, "_incoming", careless)
@@ -272,7 +323,7 @@ def test_no_operation_depends_on_a_later_one():
 
 def test_chunks_without_elements_move_nothing():
     operations = lowered(algorithms.ring(8), 1, 1, rank=3).operations
-    assert {(op.kind, op.count) for op in operations} <= {(kind, 1) for kind in Kind}
+    assert {op.count for op in operations} == {1}
     assert lowered(algorithms.ring(8), 0, 1).operations == ()
 
 
@@ -280,7 +331,8 @@ def test_the_operand_of_the_lower_rank_comes_first():
     for rank in range(4):
         for op in lowered(algorithms.recursive_doubling(4), 4, 4, rank).operations:
             if op.kind is Kind.REDUCE:
-                assert op.incoming_first == (op.peer < rank)
+                incoming = [place.start >= 4 for place in op.operands]  # in the inbox, behind the buffer
+                assert incoming == ([True, False] if op.peer < rank else [False, True])
 
 
 def test_an_inbox_holds_two_steps_and_no_more():
@@ -304,11 +356,11 @@ def test_a_staged_program_sends_from_the_outbox_and_receives_into_the_inbox(name
                 assert made.inbox_start <= op.start < op.stop <= made.outbox_start
             elif op.start < made.inbox_start:
                 assert op.stop <= layout.count
-                assert op.operand + op.count <= made.outbox_start
+                assert all(place.start + op.count <= made.outbox_start for place in op.operands)
             else:
                 assert op.kind is Kind.COPY
                 assert made.outbox_start <= op.start < op.stop <= end
-                assert op.operand + op.count <= layout.length
+                assert all(place.start + op.count <= layout.length for place in op.operands)
 
 
 def test_what_goes_to_several_ranks_is_copied_out_once():

@@ -48,7 +48,6 @@ NEED_MPI = (
 NEED_NUMBA = (
     "executor.compiled",
     "executor.intranode.bounce_kernel",
-    "executor.intranode.in_place_kernel",
     "kernels.half_loops",
     "kernels.in_order",
     "kernels.native",

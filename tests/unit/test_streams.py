@@ -29,7 +29,7 @@ def bind(schedule, transport, buffer, segment=1 << 20, **how):
     """This rank's part of `schedule`, bound to device memory."""
     source = how.get("source")
     layout = Layout.near_equal(schedule, buffer.size, 0 if source is None else source.size)
-    program = lower(schedule, transport.rank, layout, segment, staged=True)
+    program = lower(schedule, transport.rank, layout, segment, staged=True, average=how.get("op") == "avg")
     return BoundProgram(program, transport, buffer, accelerator=DEVICE, **how)
 
 
@@ -56,7 +56,7 @@ def on_host(schedule, values, *, op="sum", segment=1 << 20):
 
     def rank_main(transport):
         layout = Layout.near_equal(schedule, values.shape[1])
-        program = lower(schedule, transport.rank, layout, segment)
+        program = lower(schedule, transport.rank, layout, segment, average=op == "avg")
         BoundProgram(program, transport, results[transport.rank], op=op)()
 
     ThreadWorld(schedule.size).run(rank_main)
@@ -248,12 +248,12 @@ def test_a_message_of_the_wrong_length_is_an_error_that_names_both_lengths():
 
 
 def test_a_fault_of_the_device_is_the_error_of_the_run(monkeypatch):
-    def broken(stream, total, size):
+    def broken(stream, target, source):
         stream.submit(lambda: 1 / 0)
 
-    monkeypatch.setattr(guarded.Stream, "average", broken)
+    monkeypatch.setattr(guarded.Stream, "copy", broken)
     (transport,) = ThreadWorld(1).run(lambda transport: transport)
-    program = bind(algorithms.ring(1), transport, guarded.put(np.zeros(3)), op="avg")
+    program = bind(algorithms.ring(1), transport, guarded.put(np.zeros(3)), copy_from=guarded.put(np.zeros(3)))
     with pytest.raises(guarded.DeviceFault, match="division by zero"):
         program()
     with pytest.raises(RuntimeError, match="cannot run: its last run ended with DeviceFault"):
@@ -261,10 +261,10 @@ def test_a_fault_of_the_device_is_the_error_of_the_run(monkeypatch):
 
 
 def test_a_failed_run_keeps_its_memory_even_if_nobody_else_does(monkeypatch):
-    monkeypatch.setattr(guarded.Stream, "average", lambda stream, total, size: 1 / 0)
+    monkeypatch.setattr(guarded.Stream, "copy", lambda stream, target, source: 1 / 0)
     (transport,) = ThreadWorld(1).run(lambda transport: transport)
     buffer = guarded.put(np.zeros(3))
-    program = bind(algorithms.ring(1), transport, buffer, op="avg")
+    program = bind(algorithms.ring(1), transport, buffer, copy_from=guarded.put(np.zeros(3)))
     kept = weakref.ref(buffer.memory)
     with pytest.raises(ZeroDivisionError):
         program()

@@ -24,9 +24,12 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numpy.typing import NDArray
 
+from hpcdist.algorithms.shared import one_shot, two_shot
 from hpcdist.device.buffers import address_of
 from hpcdist.kernels.in_order import ADDRESSES, COUNT, Reduction
 from hpcdist.kernels.native import call, compiled, intrinsic, words_at
+from hpcdist.schedule.ir import Schedule
+from hpcdist.schedule.layout import Layout
 from hpcdist.transport import barrier_flags
 from hpcdist.transport.barrier_flags import (
     FLAGS,
@@ -63,14 +66,38 @@ def length_of(nbytes: int) -> int:
     return max(LINE, -(-min(nbytes, PIECE) // LINE) * LINE)
 
 
-def room_for(nbytes: int) -> int:
+def nbytes_for(nbytes: int) -> int:
     """Bytes of a bounce buffer for an array of `nbytes`."""
     return SLOTS * length_of(nbytes)
 
 
+def pieces_of(nbytes: int) -> int:
+    """Into how many pieces an array of `nbytes` is cut."""
+    return max(1, -(-nbytes // length_of(nbytes)))
+
+
+def schedule(size: int, nbytes: int) -> Schedule:
+    """What runs here on arrays of `nbytes`."""
+    return one_shot(size) if nbytes <= SMALL else two_shot(size, pieces_of(nbytes))
+
+
+def layout(size: int, nbytes: int, itemsize: int) -> Layout:
+    """Where the chunks of that schedule lie."""
+    count, chunks = nbytes // itemsize, schedule(size, nbytes).chunks
+    if chunks == 1:
+        return Layout(1, count)
+    length = length_of(nbytes) // itemsize
+    starts = (
+        first + min(length, count - first) * rank // size
+        for first in range(0, max(1, count), length)
+        for rank in range(size)
+    )
+    return Layout(chunks, count, starts=tuple(starts))
+
+
 def reduction(dtype: np.dtype, size: int, op: str) -> Reduction:
     """What reduces on each of `size` ranks; a job sets the addresses."""
-    return Reduction(dtype, [0] * size, [0], 0, op)
+    return Reduction(dtype, [0] * size, [0], 0, op, size if op == "avg" else 1)
 
 
 def job(
@@ -88,7 +115,7 @@ def job(
     fields[[SOURCE, TARGET]] = address_of(source), address_of(target)
     fields[[NBYTES, ITEMSIZE]] = source.nbytes, source.itemsize
     length = length_of(source.nbytes)
-    fields[[LENGTH, PIECES]] = length, max(1, -(-source.nbytes // length))
+    fields[[LENGTH, PIECES]] = length, pieces_of(source.nbytes)
     fields[WHOLE] = source.nbytes <= SMALL
     return fields
 

@@ -26,7 +26,7 @@ def compiled_on_all(transport: MpiTransport) -> bool:
 
 
 def _import() -> bool:
-    import hpcdist.executor.intranode.bounce_kernel
-    import hpcdist.executor.intranode.in_place_kernel  # noqa: F401  # compiled by their import
+    import hpcdist.executor.compiled
+    import hpcdist.executor.intranode.bounce_kernel  # noqa: F401  # compiled by their import
 
     return True

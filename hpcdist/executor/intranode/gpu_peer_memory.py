@@ -1,82 +1,53 @@
-"""Runs an all-reduce in device memory that ranks of a node open for each other: each reduces its own part from all.
+"""Runs a program in device memory that the ranks of a node open for each other.
 
-Like `in_place`, but in memory of devices: everybody tells everybody where its arrays lie once they are ready; one
-kernel of each rank reads its own part of all inputs where they are, and writes it to all results; then all wait for
-each other. With several nodes the owners of a part all-reduce it in between, by an ordinary program of messages.
+At the first barrier everybody tells everybody where its arrays lie, once they are ready; then kernels read and write
+the memory of others where it is.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
-from hpcdist.algorithms.shared import between_nodes, own_chunks
 from hpcdist.device.accelerator import Accelerator, DeviceArray, Event, accelerator_of
-from hpcdist.executor.bind import BoundProgram
+from hpcdist.executor.bind import READY, WRITTEN, Memory, boxes_for
+from hpcdist.executor.calls import Call
 from hpcdist.executor.gpu_streams import prepare
-from hpcdist.executor.intranode.in_place import StageProgram, Task
-from hpcdist.executor.intranode.stages import Across
-from hpcdist.schedule.layout import Layout
-from hpcdist.schedule.lower import lower
-from hpcdist.transport.barrier import MessageBarrier
-from hpcdist.transport.barrier_words import ONE_LOOK, READY, WRITTEN, Stage
+from hpcdist.executor.lifecycle import Bound
+from hpcdist.executor.python import PythonRunner
+from hpcdist.schedule.order import Act
+from hpcdist.schedule.program import HERE, Kind, Operation, Place, Program
+from hpcdist.transport import Request
+from hpcdist.transport.barrier import Barrier, MessageBarrier
 from hpcdist.transport.cuda_ipc import TOKEN, PeerMemory, TokenBarrier, packed
-from hpcdist.transport.mpi import MpiTransport
-
-INPUT, RESULT = 0, -1  # which of a rank's arrays, of which there are one or two
-
-
-class DirectProgram(StageProgram):
-    """A task bound to device memory that the ranks of this node can open."""
-
-    executor = "gpu_peer_memory"
-
-    def __init__(
-        self, task: Task, transport: MpiTransport, buffer: DeviceArray, out: DeviceArray, staged: bool = True
-    ) -> None:
-        """Bind; not a collective call.
-
-        Args:
-            task: what to do.
-            transport: the ranks.
-            buffer: what is reduced; left as it is unless it is `out`.
-            out: where the result goes.
-            staged: whether messages between nodes go through host memory; else MPI must take device memory.
-
-        Raises: ValueError if `out` is not in device memory.
-        """
-        accelerator = accelerator_of(out)
-        if accelerator is None:
-            raise ValueError("a direct all-reduce is for device memory; this array is in host memory.")
-        prepare(accelerator, task.op, accelerator.dtype_of(out))
-        bind = _Bind(task, transport, accelerator, buffer, out)
-        self._keep: tuple[object, ...] = (buffer, out, bind)  # and with it what is open of the others' memory
-        super().__init__(task, transport, accelerator.dtype_of(out), bind.stages(staged))
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._keep = ()
+from hpcdist.transport.mpi import MpiTransport, give_mpi_a_turn
 
 
 class OnDevice:
-    """Work in a stream, complete when the event after it is: a Stage."""
+    """Work in a stream, complete when the event after it is: a request, as barriers are."""
+
+    native = None
 
     def __init__(self, submit: Callable[[], Event]) -> None:
         self._submit = submit
         self._event: Event
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Submit it."""
         self._event = self._submit()
 
-    def attempt(self, looks: int) -> bool:
+    def test(self) -> bool:
         """Ask the device."""
-        done = self._event.done()
-        if not done and looks > ONE_LOOK:
+        return self._event.done()
+
+    def wait(self) -> None:
+        """Let others have the core, and MPI its turn, until it is done."""
+        while not self._event.done():
+            give_mpi_a_turn()
             os.sched_yield()
-        return done
 
     def waits_for(self) -> str:
         """It waits for nobody else."""
@@ -86,78 +57,167 @@ class OnDevice:
         """Nothing to give up."""
 
 
-class _Bind:
-    """What the stages of one rank are made from."""
+class PeerMemoryProgram(Bound):
+    """A program bound to device memory that all ranks can open; it sends no messages."""
+
+    executor = "gpu_peer_memory"
 
     def __init__(
-        self, task: Task, transport: MpiTransport, accelerator: Accelerator, buffer: DeviceArray, out: DeviceArray
+        self, program: Program, transport: MpiTransport, buffer: DeviceArray, out: DeviceArray, op: str, tag: int
     ) -> None:
-        self.task, self.transport, self.accelerator, self.out = task, transport, accelerator, out
-        self.stream, me = accelerator.stream(), transport.rank
-        self.ranks = [rank for rank, node in enumerate(task.topology) if node == task.topology[me]]
-        self.layout = Layout.near_equal(task.schedule, out.size)
-        self.own = slice(*(self.layout.start(chunk) for chunk in own_chunks(task.schedule, task.topology, me)))
-        arrays = [array.reshape(-1) for array in ((out,) if buffer is out else (buffer, out))]
-        self.parts = [array[self.own] for array in arrays]
-        self.mine = self.parts[RESULT]
+        """Bind; not a collective call.
+
+        Args:
+            program: made by `lower` for ranks that all reach each other; it reads its input if `out` is not `buffer`.
+            transport: the ranks.
+            buffer: what is reduced; left as it is unless it is `out`.
+            out: where the result goes.
+            op: how reductions combine.
+            tag: of the plan.
+
+        Raises: ValueError if `out` is not in device memory.
+        """
+        accelerator = accelerator_of(out)
+        if accelerator is None:
+            raise ValueError("peer memory is of devices; this array is in host memory.")
+        self.program, self.op, self.tag = program, op, tag
+        self.dtype = accelerator.dtype_of(out)
+        prepare(accelerator, op, self.dtype)
+        self._transport, self._accelerator = transport, accelerator
+        source = buffer if program.reads_input else None
+        self._memory = Memory(out, source, boxes_for(program, self.dtype, accelerator))
+        self._peers = _PeerArrays(transport, program, accelerator, tag, [out] if source is None else [out, source])
+        self._copy_from = None if buffer is out or program.reads_input else (out, buffer)
+        self._stream = accelerator.stream()
+        self._calls = list(self._all_calls())
+        self._runner = PythonRunner(self._calls)
+        super().__init__()
+
+    def _all_calls(self) -> Iterator[Call]:
+        """Work goes to one stream in the order of the program, and is waited for before each barrier and at the end.
+
+        A run begins with the event after what makes the input, or still reads the last result.
+        """
+        yield from _both(OnDevice(self._first))
+        for call in self._fused():
+            operation = call[0]
+            if operation.kind is Kind.BARRIER:
+                yield from _both(OnDevice(self._stream.record), operation)
+                yield from _both(self._peers.barrier(), operation)
+            else:
+                yield Call(Act.START, operation, OnDevice(partial(self._submit, call)))
+        yield from _both(OnDevice(self._stream.record))
+
+    def _fused(self) -> list[list[Operation]]:
+        """The operations, those together that put one sum into several places."""
+        groups: list[list[Operation]] = []
+        for operation in self.program.operations:
+            made = groups[-1][0] if groups else None
+            copies_it = (
+                made is not None
+                and (made.kind, operation.kind) == (Kind.REDUCE, Kind.COPY)
+                and operation.operands == (Place(HERE, made.start),)
+                and operation.count == made.count
+            )
+            if copies_it:
+                groups[-1].append(operation)
+            else:
+                groups.append([operation])
+        return groups
+
+    def _first(self) -> Event:
+        """The event after the caller's work, or after a copy that begins then."""
+        event = self._accelerator.current().record()
+        if self._copy_from is None:
+            return event
+        self._stream.follow(event)
+        self._stream.copy(*self._copy_from)
+        return self._stream.record()
+
+    def _submit(self, group: Sequence[Operation]) -> Event:
+        """Put work that is done together into the stream."""
+        first = group[0]
+        targets = [self._view(Place(each.owner, each.start), each.count) for each in group]
+        sources = [self._view(place, first.count) for place in first.operands]
+        if first.kind is Kind.DIVIDE:
+            self._stream.average(targets[0], self._transport.size)
+        elif first.kind is Kind.REDUCE:
+            self._stream.combine(self.op, targets, sources)
+        else:
+            self._stream.copy(targets[0], sources[0])
+        return self._stream.record()
+
+    def _view(self, place: Place, count: int) -> DeviceArray:
+        memory = self._memory if place.rank == HERE else self._peers.memory(place.rank)
+        return memory.view(place.start, count)
+
+    def _begin(self) -> None:
+        """The first call of its runner begins the run."""
+
+    def _attempt(self) -> bool:
+        return self._runner.attempt()
+
+    def _complete(self) -> None:
+        self._runner.run()
+
+    def _unbind(self) -> None:
+        self._peers.free()
+
+    def _forget(self) -> None:
+        self._calls, self._runner = [], PythonRunner(())
+        del self._memory, self._peers, self._copy_from
+
+    def _position(self) -> int:
+        return self._runner.position
+
+    def describe(self) -> str:
+        """Which algorithm waits in which step for which rank."""
+        schedule = self.program.schedule
+        where = f"rank {self._transport.rank} of {schedule.size} in {schedule.name} ({self.op}, {self.dtype}"
+        where += f", run {self._run})"
+        if not (self.running and self._calls):
+            return f"{where} is between two runs"
+        call = self._calls[self._runner.position]
+        step = f", step {call.operation.step} of {len(schedule.steps)}" if call.operation else ""
+        return f"{where}{step}: waits for {call.request.waits_for()}"  # type: ignore[union-attr]
+
+
+class _PeerArrays:
+    """The arrays of the other ranks, which each tells at the first barrier of a run."""
+
+    def __init__(
+        self,
+        transport: MpiTransport,
+        program: Program,
+        accelerator: Accelerator,
+        tag: int,
+        arrays: Sequence[DeviceArray],
+    ) -> None:
         token = np.concatenate([packed(accelerator.share(array)) for array in arrays])
-        self.ready = TokenBarrier(transport, self.ranks, task.tag, token, READY)
-        self.peers = {rank: [PeerMemory(accelerator, rank, array) for array in arrays] for rank in self.ready.tokens}
+        self._transport, self._ranks, self._tag = transport, program.reachable, tag
+        self._tokens = TokenBarrier(transport, program.reachable, tag, token, READY)
+        self._known = {rank: [PeerMemory(accelerator, rank, array) for array in arrays] for rank in self._tokens.tokens}
+        self._barriers: list[Barrier] = []
 
-    def stages(self, staged: bool) -> list[Stage]:
-        """All stages of a run."""
-        written = MessageBarrier(self.transport, self.ranks, self.task.tag, (), WRITTEN)
-        return [OnDevice(self._made), self.ready, *self._work(staged), written]
+    def barrier(self) -> Barrier:
+        """The next one of a run."""
+        first = not self._barriers
+        later = MessageBarrier
+        self._barriers.append(self._tokens if first else later(self._transport, self._ranks, self._tag, (), WRITTEN))
+        return self._barriers[-1]
 
-    def _work(self, staged: bool) -> list[Stage]:
-        if len(set(self.task.topology)) > 1:
-            return [OnDevice(self._reduce), Across(self._between(staged)), OnDevice(self._finish)]
-        return [OnDevice(self._reduce_and_finish if self.task.op == "avg" else self._reduce_to_all)]
+    def memory(self, rank: int) -> Memory:
+        """Of another rank, as it has told last."""
+        tokens = self._tokens.tokens[rank].reshape(-1, TOKEN)
+        return Memory(*(known.at(token) for known, token in zip(self._known[rank], tokens, strict=True)))
 
-    def _made(self) -> Event:
-        """The event after what makes the input, or still reads the last result."""
-        return self.accelerator.current().record()
+    def free(self) -> None:
+        """Give up the messages."""
+        for barrier in self._barriers or [self._tokens]:
+            barrier.free()
 
-    def _reduce_to_all(self) -> Event:
-        """One kernel reads all inputs and writes all results."""
-        if self.mine.size:
-            self.stream.combine(self.task.op, self._parts(RESULT), self._parts(INPUT))
-        return self.stream.record()
 
-    def _reduce(self) -> Event:
-        """Into this rank's result."""
-        if self.mine.size:
-            self.stream.combine(self.task.op, [self.mine], self._parts(INPUT))
-        return self.stream.record()
-
-    def _reduce_and_finish(self) -> Event:
-        """A sum is divided by its owner before others get it: each element once, and in local memory."""
-        self._reduce()
-        return self._finish()
-
-    def _finish(self) -> Event:
-        """Copy this rank's part of the result to the others of the node; a sum is divided first if it is to be."""
-        if self.mine.size:
-            if self.task.op == "avg":
-                self.stream.average(self.mine, self.transport.size)
-            for part in self._parts(RESULT):
-                if part is not self.mine:
-                    self.stream.copy(part, self.mine)
-        return self.stream.record()
-
-    def _parts(self, which: int) -> list[DeviceArray]:
-        """What this rank reduces: of the inputs, or of the results, of all ranks of the node in their order."""
-        return [self._part(rank, which) for rank in self.ranks]
-
-    def _part(self, rank: int, which: int) -> DeviceArray:
-        if rank == self.transport.rank:
-            return self.parts[which]
-        token = self.ready.tokens[rank].reshape(-1, TOKEN)[which]
-        return self.peers[rank][which].at(token)[self.own]
-
-    def _between(self, staged: bool) -> BoundProgram:
-        """The messages between nodes, on this rank's part of `out`."""
-        steps = between_nodes(self.task.schedule, self.task.topology)
-        program = lower(steps, self.transport.rank, self.layout, self.task.segment, staged)
-        op = "sum" if self.task.op == "avg" else self.task.op
-        return BoundProgram(program, self.transport, self.out, op=op, tag=self.task.tag, accelerator=self.accelerator)
+def _both(request: Request, operation: Operation | None = None) -> Iterator[Call]:
+    """Start, and wait."""
+    yield Call(Act.START, operation, request)
+    yield Call(Act.WAIT, operation, request)
