@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from hpcdist.bench import algorithms, halves, network, node
+from hpcdist.bench import addresses, algorithms, halves, network, node
 from hpcdist.bench.links.options import Listed
 from hpcdist.bench.peers import NAMES
 from hpcdist.bench.settings import Draft, Settings
@@ -18,7 +18,7 @@ from hpcdist.util.signals import endings_as_exceptions
 from hpcdist.util.sizes import BYTES, parse_bytes
 
 # The last for each rate and number of ranks.
-SECONDS = {node.PART: 1500.0, algorithms.PART: 300.0, halves.PART: 300.0, network.PART: 600.0}
+SECONDS = {node.PART: 1500.0, algorithms.PART: 300.0, halves.PART: 300.0, addresses.PART: 1800.0, network.PART: 600.0}
 
 
 def _size(text: str) -> int:
@@ -50,9 +50,9 @@ def _rounds(default: int, words: str) -> Callable:
     )
 
 
-def _seconds(part: str, words: str) -> Callable:
+def _seconds(default: float, words: str) -> Callable:
     return click.option(
-        "--seconds", type=click.FloatRange(min=0, max=86400), default=SECONDS[part], show_default=True, help=words
+        "--seconds", type=click.FloatRange(min=0, max=86400), default=default, show_default=True, help=words
     )
 
 
@@ -117,7 +117,7 @@ def _measured(settings: Settings, parts: Sequence[Callable[[Draft], None]]) -> N
 @_sizes(node.SIZES)
 @click.option("--ranks", "numbers", type=Listed("numbers", _number), default="2,4", show_default=True)
 @_rounds(11, "For the first number of ranks; half as many for others.")
-@_seconds(node.PART, "About so long, half of it for the first number of ranks.")
+@_seconds(SECONDS[node.PART], "About so long, half of it for the first number of ranks.")
 @click.option("--tune/--no-tune", default=True, show_default=True, help="Make a selection table for auto before.")
 @click.pass_obj
 def node_(settings: Settings, **options: Any) -> None:
@@ -128,7 +128,7 @@ def node_(settings: Settings, **options: Any) -> None:
 @main.command("algorithms")
 @_sizes(algorithms.SIZES)
 @_rounds(11, "So many.")
-@_seconds(algorithms.PART, "About so long.")
+@_seconds(SECONDS[algorithms.PART], "About so long.")
 @click.pass_obj
 def algorithms_(settings: Settings, **options: Any) -> None:
     """Each algorithm beside the library's own, on 2 ranks of this machine."""
@@ -138,11 +138,21 @@ def algorithms_(settings: Settings, **options: Any) -> None:
 @main.command("halves")
 @_sizes(halves.SIZES)
 @_rounds(11, "So many.")
-@_seconds(halves.PART, "About so long.")
+@_seconds(SECONDS[halves.PART], "About so long.")
 @click.pass_obj
 def halves_(settings: Settings, **options: Any) -> None:
     """Half types beside float32 on 2 ranks of this machine."""
     _measured(settings, [lambda draft: halves.measure(draft, halves.Options(**options))])
+
+
+@main.command("addresses")
+@_sizes(addresses.SIZES)
+@_rounds(11, f"Of a size; fewer of those that take more than their part of the time, but {addresses.LEAST_ROUNDS}.")
+@_seconds(SECONDS[addresses.PART], "About so long.")
+@click.pass_obj
+def addresses_(settings: Settings, **options: Any) -> None:
+    """Ours beside the libraries at each address within a page, on 2 ranks of this machine."""
+    _measured(settings, [lambda draft: addresses.measure(draft, addresses.Options(**options))])
 
 
 @main.command("network")
@@ -150,7 +160,7 @@ def halves_(settings: Settings, **options: Any) -> None:
 @click.option("--rates", type=Listed("rates", plan.parse_rate), default="200mbit,1gbit", show_default=True)
 @click.option("--ranks", "numbers", type=Listed("numbers", _number), default="5,6,7,8", show_default=True)
 @_rounds(11, "Of a size; fewer of those that take more than their part of the time.")
-@_seconds(network.PART, "About so long for each rate and number of ranks, beside the sweeps.")
+@_seconds(SECONDS[network.PART], "About so long for each rate and number of ranks, beside the sweeps.")
 @click.option("--tune-bytes", type=BYTES, default="2MiB", show_default=True, help="Largest size of the sweeps.")
 @click.option("--name", default="bench", show_default=True, help="Of the cluster that is made, and ended.")
 @click.pass_obj
@@ -168,7 +178,7 @@ def network_(settings: Settings, **options: Any) -> None:
 @click.pass_context
 def all_(context: click.Context, seconds: float | None) -> None:
     """All parts, with the defaults of each."""
-    options = {command: _defaults(context, command) for command in (node_, algorithms_, halves_, network_)}
+    options = {command: _defaults(context, command) for command in (node_, algorithms_, halves_, addresses_, network_)}
     points = len(options[network_]["rates"]) * len(options[network_]["numbers"])
     scale = 1.0 if seconds is None else seconds / (sum(SECONDS.values()) + (points - 1) * SECONDS[network.PART])
     for each in options.values():
@@ -177,6 +187,7 @@ def all_(context: click.Context, seconds: float | None) -> None:
         lambda draft: node.measure(draft, node.Options(**options[node_])),
         lambda draft: algorithms.measure(draft, algorithms.Options(**options[algorithms_])),
         lambda draft: halves.measure(draft, halves.Options(**options[halves_])),
+        lambda draft: addresses.measure(draft, addresses.Options(**options[addresses_])),
         lambda draft: network.measure(draft, network.Options(**options[network_])),
     ]
     _measured(context.obj, parts)

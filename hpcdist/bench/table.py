@@ -11,7 +11,7 @@ from hpcdist.bench.cells import Column
 from hpcdist.bench.compare import LIMIT, Group, groups
 from hpcdist.bench.ratios import TIE
 from hpcdist.bench.record import HERE, WRONG, Judgement, Part, Report, label, near
-from hpcdist.bench.task import AUTO, CALL, CHOOSING, COPY, HALVES, NAMES, ORDINARY, REGISTERED
+from hpcdist.bench.task import ADDRESSES, AUTO, CALL, CHOOSING, COPY, HALVES, NAMES, ORDINARY, REGISTERED
 from hpcdist.util.sizes import format_bytes
 
 ERROR = 0.15  # of the price model, at most
@@ -41,6 +41,12 @@ OF_THE_NETWORK = """\
 - Cores: the part of all cores of the machine that was busy in the samples. Ranks of an MPI that wait look for messages
   all the time and keep cores busy; raw TCP does not. Where raw TCP itself keeps them busy, the cores are the limit.
 """
+OF_ADDRESSES = f"""\
+Ours over the best library at the same address, which is the offset of the buffer in its page [bytes]; in brackets the
+95 % confidence bounds of the median over rounds, each one-sided, by order statistics. **Bold**: the upper one is above
+{cells.NEAR_BEST}, or {cells.NEAR_BEST_SMALL} below {format_bytes(cells.SMALL)}.
+Worst / best: the slowest address of ours over the fastest; **bold**: the median is above {cells.APART}.
+"""
 TABLES_OF_THE_NETWORK = "- Tables for `auto` were made by sweeps on Open MPI, the same for all MPIs."
 
 
@@ -53,6 +59,8 @@ def text(report: Report, figures: Mapping[str, str] | None = None) -> str:
         lines += _algorithms(group)
     for group in groups(report.rows, "halves"):
         lines += _halves(group)
+    for group in groups(report.rows, "addresses"):
+        lines += _addresses(group)
     network = list(groups(report.rows, "network"))
     if network:
         lines += ["# Virtual hosts", "", OF_THE_NETWORK]
@@ -165,6 +173,19 @@ def _halves(group: Group) -> Iterator[str]:
         for kind in (ORDINARY, REGISTERED)
     ]
     yield from cells.table(group, columns)
+
+
+# --- addresses ---
+
+
+def _addresses(group: Group) -> Iterator[str]:
+    yield from [f"## Addresses, {group.ranks} ranks, one machine", "", OF_ADDRESSES]
+    for where, in_place in (("In place", True), ("Out of place: offset of the buffer, and of the result", False)):
+        names = [name for name, (_, target) in ADDRESSES.items() if (target is None) == in_place]
+        columns: list[Column] = [(name, cells.at_address(name)) for name in names]
+        columns += [("worst / best", cells.worst_over_best(names)), ("rounds", lambda p: str(p.rounds))]
+        yield from [f"{where}.", ""]
+        yield from cells.table(group, columns)
 
 
 # --- virtual hosts ---

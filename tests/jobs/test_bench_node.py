@@ -14,7 +14,7 @@ from hpcdist.bench.node import OURS
 from hpcdist.bench.peers import FOLDERS
 from hpcdist.bench.record import Report
 from hpcdist.bench.start import CLI
-from hpcdist.bench.task import AUTO, CALL, COPY, KINDS, LIBRARY, NAMES, REGISTERED, Task
+from hpcdist.bench.task import ADDRESSED, AUTO, CALL, COPY, KINDS, LIBRARY, NAMES, REGISTERED, Task
 from hpcdist.mpi.launcher import maker
 
 NAME = maker(MPI.Get_library_version())
@@ -53,8 +53,11 @@ def test_all_cases_are_measured_and_right(tmp_path, places):
     assert (tmp_path / "out" / "node-2.png").exists()
 
 
-@pytest.mark.parametrize(("part", "cases"), [("algorithms", (LIBRARY, *NAMES)), ("halves", tuple(KINDS))])
-def test_every_algorithm_and_every_half_type_is_measured_and_right(tmp_path, places, part, cases):
+@pytest.mark.parametrize(
+    ("part", "cases"),
+    [("algorithms", (LIBRARY, *NAMES)), ("halves", tuple(KINDS)), ("addresses", tuple(ADDRESSED))],
+)
+def test_every_algorithm_half_type_and_address_is_measured_and_right(tmp_path, places, part, cases):
     command = [*BENCH, *places, part, "--sizes", "4KiB", "--rounds", "1", "--seconds", "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     report = Report.read(tmp_path / "out" / "bench.json")

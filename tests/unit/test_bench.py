@@ -11,7 +11,20 @@ from click.testing import CliRunner
 from mpi4py import MPI
 from sweep_records import record as swept
 
-from hpcdist.bench import algorithms, figure, halves, network, node, peers, processes, start, table, tuning, values
+from hpcdist.bench import (
+    addresses,
+    algorithms,
+    figure,
+    halves,
+    network,
+    node,
+    peers,
+    processes,
+    start,
+    table,
+    tuning,
+    values,
+)
 from hpcdist.bench.cases import Links, Size
 from hpcdist.bench.command import SECONDS, main
 from hpcdist.bench.compare import groups
@@ -19,7 +32,7 @@ from hpcdist.bench.peers import GLOO, INTEL, MPICH, MPIS, NAMES, OPEN_MPI, Peer
 from hpcdist.bench.ratios import Side, best, name_of, paired, ratio
 from hpcdist.bench.record import HERE, WRONG, Judgement, Part, Report, Row, part_of_network
 from hpcdist.bench.rounds import Asked, Rounds, case_seconds
-from hpcdist.bench.task import AUTO, COPY, KINDS, LIBRARY, RAW, REGISTERED, Link, Task
+from hpcdist.bench.task import ADDRESSED, AUTO, COPY, KINDS, LIBRARY, RAW, REGISTERED, Link, Task, addressed
 from hpcdist.cluster import plan
 from hpcdist.tuning.table import Bracket, Rule, Selection
 from hpcdist.util.sampling import Spread
@@ -102,6 +115,40 @@ def test_ours_stands_where_it_is_best_beside_the_best_library():
     (point,) = next(groups(rows, "node")).points
     assert (point.home(AUTO), point.rival) == (Side(MPICH, AUTO), Side(OPEN_MPI, LIBRARY))
     assert point.beside_best(AUTO).median == 0.75
+
+
+@pytest.mark.parametrize(("count", "rank"), [(4, 0), (5, 1), (7, 1), (8, 2), (11, 3), (30, 11)])
+def test_bounds_are_order_statistics_that_the_median_is_beyond_in_5_percent_at_most(count, rank):
+    found = Spread.bounded([float(value) for value in range(count, 0, -1)])
+    assert (found.low, found.high) == ((rank, count + 1 - rank) if rank else (0, np.inf))
+    assert (found.median, found.count) == ((count + 1) / 2, count)
+
+
+def at(peer, round, nbytes=4096, **us):
+    """A row of addresses with so many microseconds of ours and of the library, in place at offsets 0 and 16."""
+    named = zip((addressed(case, name) for case in (AUTO, LIBRARY) for name in ("0", "16")), us.values(), strict=True)
+    return row(peer, nbytes, round, "addresses", us=dict(named), wrong={})
+
+
+def test_ours_stands_beside_the_best_library_at_the_same_address():
+    rows = [at(OPEN_MPI, i, auto=8.0, auto_16=9.6, library=10.0, library_16=6.0) for i in range(5)]
+    rows += [at(MPICH, i, auto=9.0, auto_16=9.0, library=8.0, library_16=9.0) for i in range(5)]
+    (point,) = next(groups(rows, "addresses")).points
+    assert point.at_address("0") == Spread(1.0, 1.0, 1.0, 5)
+    assert point.at_address("16") == Spread(1.5, 1.5, 1.5, 5)
+    assert point.worst_over_best([addressed(AUTO, "0"), addressed(AUTO, "16")]).median == pytest.approx(1.2)
+    assert point.at_address("64") is None
+    rows[0].wrong[addressed(AUTO, "16")] = 1
+    assert point.at_address("16") is WRONG
+
+
+@pytest.mark.parametrize(("nbytes", "missed"), [(1024, False), (4096, True)])
+def test_addresses_are_missed_by_the_upper_bound(nbytes, missed):
+    rows = [at(MPICH, i, nbytes, a=10.0, b=12.0, c=10.0 if i else 9.0, d=12.0) for i in range(5)]
+    line, *_ = lines_with(f"| {nbytes // 1024} KiB |", table.text(Report(rows=rows)))
+    told = "1.00 (1.00-1.11, n=5)"
+    assert line.split(" | ")[1:3] == [f"**{told}**" if missed else told, "1.00 (1.00-1.00, n=5)"]
+    assert line.endswith("| **1.20 (1.20-1.20, n=5)** | 5 |")
 
 
 # --- rounds ---
@@ -235,6 +282,21 @@ def test_all_cases_of_a_size_are_called_as_often_in_a_sample():
         assert size.measure() == 1
     timed = calls[2:]  # those behind the one that warms up
     assert 1 <= timed.count(LIBRARY) == timed.count(COPY) <= 5
+
+
+def test_cases_of_addresses_begin_where_they_say_and_are_right():
+    with Size(MPI.COMM_SELF, 64, Task((), tuple(ADDRESSED), "", 0.1, 1, 1, 1, 1, 0), None) as size:
+        size.prepare()
+        for case in size.cases:
+            source, target = ADDRESSED[case.name][1]
+            assert case.buffer.ctypes.data % 4096 == source
+            assert case.result.ctypes.data % 4096 == (source if target is None else target)
+            assert (case.result is case.buffer) == (target is None)
+        size.check()
+        assert not any(case.wrong for case in size.cases)
+        size.cases[-1].call = lambda: None
+        size.check()
+        assert size.cases[-1].wrong == 16  # what the one before has written does not count
 
 
 def test_buckets_refill_at_the_rate_of_the_link_until_they_are_full():
@@ -589,7 +651,7 @@ def test_what_cannot_be_measured_is_refused(tmp_path, words, said):
 
 def test_all_shares_its_seconds_out(tmp_path, monkeypatch):
     given = {}
-    for part in (node, algorithms, halves, network):
+    for part in (node, algorithms, halves, addresses, network):
         monkeypatch.setattr(part, "measure", lambda draft, options, name=part.PART: given.update({name: options}))
     called(tmp_path, "all", "--seconds", "780")
     points = len(given["network"].rates) * len(given["network"].numbers)
