@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from hpcdist.bench.compare import Group, Point
+from hpcdist.bench.compare import SLOWER, Group, Point
 from hpcdist.bench.ratios import TIE, Side
 from hpcdist.bench.record import WRONG
 from hpcdist.bench.task import AUTO, LIBRARY, addressed
@@ -64,6 +64,11 @@ def at_address(name: str) -> Cell:
 def worst_over_best(names: Sequence[str]) -> Cell:
     """The slowest of some addresses of ours over the fastest."""
     return lambda point: ratio(point.worst_over_best([addressed(AUTO, name) for name in names]), APART)
+
+
+def new_over_old(case: str) -> Cell:
+    """A case of two commits, to judge by the lower bound."""
+    return lambda point: ratio(point.new_over_old(case), SLOWER, "low")
 
 
 def elements(name: str, half: str, kind: str) -> Cell:

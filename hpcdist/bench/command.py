@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
-from hpcdist.bench import addresses, algorithms, halves, network, node
+from hpcdist.bench import addresses, algorithms, commits, halves, network, node
 from hpcdist.bench.links.options import Listed
 from hpcdist.bench.peers import NAMES
 from hpcdist.bench.settings import Draft, Settings
 from hpcdist.cluster import plan
+from hpcdist.cluster.command import Rate
 from hpcdist.util.signals import endings_as_exceptions
 from hpcdist.util.sizes import BYTES, parse_bytes
 
@@ -32,6 +33,10 @@ def _number(text: str) -> int:
     if not text.isdecimal() or not 2 <= int(text) <= plan.MOST_HOSTS:
         raise ValueError(f"{text!r} is no number of ranks from 2 to {plan.MOST_HOSTS}")
     return int(text)
+
+
+def _number_or_none(text: str) -> int:
+    return 0 if text == "0" else _number(text)
 
 
 def _name(text: str) -> str:
@@ -92,7 +97,8 @@ def main(context: click.Context, **options: Any) -> None:
     """Measure all-reduces beside those of MPI libraries and of Gloo, as ratios.
 
     Parts are kept: one that is measured again replaces what the report had of it, of the network at that rate and
-    number of ranks. Ctrl-C keeps what was measured. A command exits with 1 if anything is missing or wrong.
+    number of ranks. Ctrl-C keeps what was measured. A command exits with 1 if anything is missing or wrong, or if
+    a commit is slower.
     """
     context.obj = Settings(**options)
 
@@ -110,7 +116,8 @@ def _measured(settings: Settings, parts: Sequence[Callable[[Draft], None]]) -> N
     except KeyboardInterrupt:
         draft.interrupted()
     draft.draw()
-    sys.exit(int(bool(draft.report.wrong or any(part.missing for part in draft.report.parts.values()))))
+    failed = draft.report.wrong or commits.slower(draft.report)
+    sys.exit(int(bool(failed or any(part.missing for part in draft.report.parts.values()))))
 
 
 @main.command("node")
@@ -155,6 +162,30 @@ def addresses_(settings: Settings, **options: Any) -> None:
     _measured(settings, [lambda draft: addresses.measure(draft, addresses.Options(**options))])
 
 
+@main.command("commits")
+@click.option("--old", required=True, help="The commit to stand beside; the new one is the code at hand.")
+@_sizes(addresses.SIZES)
+@click.option(
+    "--ranks",
+    "numbers",
+    type=Listed("numbers", _number_or_none),
+    default="2,4",
+    show_default=True,
+    help="Of this machine; 0 for none.",
+)
+@click.option(
+    "--hosts", type=Listed("numbers", _number_or_none), default="5,8", show_default=True, help="Virtual; 0 for none."
+)
+@click.option("--rate", type=Rate(), default="200mbit", show_default=True, help="Of their links.")
+@_rounds(11, f"Of a size; fewer of those that take more than their part of the time, but {addresses.LEAST_ROUNDS}.")
+@_seconds(commits.SECONDS, "About so long for each number of ranks or hosts, and again for sizes that are slower.")
+@click.option("--name", default="bench", show_default=True, help="Of the cluster that is made, and ended.")
+@click.pass_obj
+def commits_(settings: Settings, **options: Any) -> None:
+    """Two commits of this package in turn, on this machine and on virtual hosts, whose sizes end at 16 MiB."""
+    _measured(settings, [lambda draft: commits.measure(draft, commits.Options(**options))])
+
+
 @main.command("network")
 @_sizes(network.SIZES)
 @click.option("--rates", type=Listed("rates", plan.parse_rate), default="200mbit,1gbit", show_default=True)
@@ -177,7 +208,7 @@ def network_(settings: Settings, **options: Any) -> None:
 )
 @click.pass_context
 def all_(context: click.Context, seconds: float | None) -> None:
-    """All parts, with the defaults of each."""
+    """All parts but commits, with the defaults of each."""
     options = {command: _defaults(context, command) for command in (node_, algorithms_, halves_, addresses_, network_)}
     points = len(options[network_]["rates"]) * len(options[network_]["numbers"])
     scale = 1.0 if seconds is None else seconds / (sum(SECONDS.values()) + (points - 1) * SECONDS[network.PART])

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hpcdist.bench.links.record import link_bytes, share
-from hpcdist.bench.peers import MPIS, NAMES, OPEN_MPI
+from hpcdist.bench.peers import MPIS, NAMES, NEW, OLD, OPEN_MPI
 from hpcdist.bench.ratios import Side, best, medians, ratio
 from hpcdist.bench.record import HERE, WRONG, Row
 from hpcdist.bench.task import AUTO, LIBRARY, RAW, addressed
 from hpcdist.cluster.plan import parse_rate
 from hpcdist.util.sampling import Spread
+
+SLOWER = 1.05  # what the lower bound of new over old may be
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,18 @@ class Point:
         fastest = min(times, key=times.__getitem__)
         slowest = max((side for side in times if side.peer == fastest.peer), key=times.__getitem__)
         return ratio(self.rows, slowest, fastest, Spread.bounded)
+
+    def new_over_old(self, case: str) -> Spread | None:
+        """Two commits of ours, with the bounds of the median."""
+        if self.wrong(case):
+            return WRONG
+        return ratio(self.rows, Side(NEW, case), Side(OLD, case), Spread.bounded)
+
+    @property
+    def slower(self) -> list[str]:
+        """Cases in which the new commit is slower than the old one, beyond doubt."""
+        found = {case: self.new_over_old(case) for case in self.rows[0].us}
+        return [case for case, spread in found.items() if spread and spread.low > SLOWER]
 
     def within(self, peer: str, case: str, other: str) -> Spread | None:
         """One case over another of the same library's jobs."""

@@ -25,7 +25,7 @@ class Row:
     """One size in one job.
 
     Attributes:
-        part: Of the report: "node", "algorithms", "halves", "addresses" or "network".
+        part: Of the report: "node", "algorithms", "halves", "addresses", "commits", "commits again" or "network".
         place: Where: `HERE`, or the rate of the links, as "200mbit".
         ranks: How many.
         round: In which the job was.

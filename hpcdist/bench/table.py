@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from hpcdist.bench import cells
-from hpcdist.bench.cells import Column
-from hpcdist.bench.compare import LIMIT, Group, groups
+from hpcdist.bench.cells import Cell, Column
+from hpcdist.bench.compare import LIMIT, SLOWER, Group, Point, groups
+from hpcdist.bench.peers import NEW, OLD
 from hpcdist.bench.ratios import TIE
 from hpcdist.bench.record import HERE, WRONG, Judgement, Part, Report, label, near
 from hpcdist.bench.task import ADDRESSES, AUTO, CALL, CHOOSING, COPY, HALVES, NAMES, ORDINARY, REGISTERED
@@ -47,6 +48,10 @@ Ours over the best library at the same address, which is the offset of the buffe
 {cells.NEAR_BEST}, or {cells.NEAR_BEST_SMALL} below {format_bytes(cells.SMALL)}.
 Worst / best: the slowest address of ours over the fastest; **bold**: the median is above {cells.APART}.
 """
+OF_COMMITS = f"""\
+New over old, in jobs that take turns; in brackets the 95 % confidence bounds of the median over rounds, one-sided, by
+order statistics. **Bold**: the lower one is above {SLOWER}. Such sizes were measured once more, which counts.
+"""
 TABLES_OF_THE_NETWORK = "- Tables for `auto` were made by sweeps on Open MPI, the same for all MPIs."
 
 
@@ -68,6 +73,13 @@ def text(report: Report, figures: Mapping[str, str] | None = None) -> str:
         lines[-1] += f"{TABLES_OF_THE_NETWORK}\n"
     for group in network:
         lines += [*_picture(group, figures or {}), *_network(group)]
+    commits = list(groups(report.rows, "commits"))
+    later = groups(report.rows, "commits again")
+    again = {(group.place, group.ranks, point.nbytes): point for group in later for point in group.points}
+    if commits:
+        lines += ["# Two commits", "", OF_COMMITS]
+    for group in commits:
+        lines += [*_picture(group, {}), *_commits(group, again)]
     return "\n".join([*lines, *_judged(report.judgements), *_foot(report)]) + "\n"
 
 
@@ -225,6 +237,23 @@ def _which_limits(group: Group) -> Iterator[str]:
     used = f"{share.median:.0%} of the links and {cores:.0%} of the cores"
     yield f"At {size} raw TCP makes use of {used}: {what} limit it."
     yield ""
+
+
+# --- two commits ---
+
+
+def _commits(group: Group, again: Mapping[tuple[str, int, int], Point]) -> Iterator[str]:
+    columns: list[Column] = []
+    for case in group.points[0].rows[0].us:
+        new_over_old = cells.new_over_old(case)
+        columns += [(case, new_over_old), (f"{case}, once more", _once_more(group, again, new_over_old))]
+    columns += [(f"took, {name}", cells.chosen(name)) for name in (OLD, NEW)]
+    yield from cells.table(group, [*columns, ("rounds", lambda p: str(p.rounds))])
+
+
+def _once_more(group: Group, again: Mapping[tuple[str, int, int], Point], cell: Cell) -> Cell:
+    """The same cell of the second measurement, where there is one."""
+    return lambda p: cell(found) if (found := again.get((group.place, group.ranks, p.nbytes))) else "-"
 
 
 def _judged(judgements: Sequence[Judgement]) -> Iterator[str]:

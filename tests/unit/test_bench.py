@@ -14,6 +14,7 @@ from sweep_records import record as swept
 from hpcdist.bench import (
     addresses,
     algorithms,
+    commits,
     figure,
     halves,
     network,
@@ -28,7 +29,7 @@ from hpcdist.bench import (
 from hpcdist.bench.cases import Links, Size
 from hpcdist.bench.command import SECONDS, main
 from hpcdist.bench.compare import groups
-from hpcdist.bench.peers import GLOO, INTEL, MPICH, MPIS, NAMES, OPEN_MPI, Peer
+from hpcdist.bench.peers import GLOO, INTEL, MPICH, MPIS, NAMES, NEW, OLD, OPEN_MPI, Peer
 from hpcdist.bench.ratios import Side, best, name_of, paired, ratio
 from hpcdist.bench.record import HERE, WRONG, Judgement, Part, Report, Row, part_of_network
 from hpcdist.bench.rounds import Asked, Rounds, case_seconds
@@ -151,6 +152,59 @@ def test_addresses_are_missed_by_the_upper_bound(nbytes, missed):
     assert line.endswith("| **1.20 (1.20-1.20, n=5)** | 5 |")
 
 
+# --- two commits ---
+
+
+def two(us, part=commits.PART, rounds=5):
+    """Rows of rounds in which the old commit takes 10 us."""
+    return [row(peer, 8, i, part, us={AUTO: each}) for i in range(rounds) for peer, each in ((OLD, 10.0), (NEW, us))]
+
+
+@pytest.mark.parametrize(
+    ("rows", "slower"),
+    [
+        (two(10.4), False),
+        (two(10.6), True),
+        (two(10.6, rounds=4), False),
+        ([*two(10.6), *two(9.0, commits.AGAIN)], False),
+        ([*two(10.6), *two(10.7, commits.AGAIN)], True),
+    ],
+)
+def test_a_commit_is_slower_by_the_lower_bound_and_what_is_measured_once_more_counts(rows, slower):
+    assert commits.slower(Report(rows=rows)) == slower
+
+
+def test_both_measurements_of_a_commit_are_told():
+    text = table.text(Report(rows=[*two(10.6), *two(9.0, commits.AGAIN)]))
+    assert "| 8 B | **1.06 (1.06-1.06, n=5)** | 0.90 (0.90-0.90, n=5) | ring/4MiB | ring/4MiB | 5 |" in text
+    assert commits.AGAIN not in [group.part for group in groups(two(10.6), commits.PART)]
+
+
+def test_sizes_at_which_a_commit_is_slower_are_measured_once_more(tmp_path, monkeypatch):
+    class Slower(Nowhere):
+        """The new one takes twice as long as the old one at 8 B."""
+
+        def ranks(self, peer, count, program):
+            processes = super().ranks(peer, count, program)
+            out = Path(json.loads(Path(program[-1]).read_text())["out"])
+            found = json.loads(out.read_text())
+            found["machine"] = {}
+            for each in found["sizes"]:
+                each["times"][AUTO] = [2.0 if peer.name == NEW and each["nbytes"] == 8 else 1.0]
+            out.write_text(json.dumps(found))
+            return processes
+
+    monkeypatch.setattr(commits, "Here", Slower)
+    monkeypatch.setattr(commits, "commits", lambda old, folder: [Peer(OLD, folder, ""), Peer(NEW, folder, "", folder)])
+    done = called(
+        tmp_path, "commits", "--old", "HEAD", "--sizes", "8,64", "--ranks", "2", "--hosts", "0", "--rounds", "5"
+    )
+    assert done.exit_code == 1, done.output
+    rows = Report.read(tmp_path / "bench.json").rows
+    assert {row.nbytes for row in rows if row.part == commits.PART} == {8, 64}
+    assert {row.nbytes for row in rows if row.part == commits.AGAIN} == {8}
+
+
 # --- rounds ---
 
 
@@ -209,6 +263,11 @@ def test_sizes_that_have_had_their_part_of_the_time_get_the_least_rounds():
         *((1, number) for number in range(5)),
         *((100, number) for number in range(2)),
     ]
+
+
+def test_without_sizes_nothing_is_started():
+    place = Nowhere()
+    assert rounds(place, Asked("node", 2, 5, 2, 20.0, ()), sizes=()).rows == place.started == []
 
 
 def test_a_library_that_fails_twice_is_left_out_and_named():
@@ -641,6 +700,8 @@ def test_without_any_library_the_report_says_so_and_the_command_fails(tmp_path):
         (["node", "--ranks", "1"], "no number of ranks"),
         (["--peers", "NCCL", "node"], "no library 'NCCL'"),
         (["network", "--rates", "fast"], "no rate"),
+        (["commits"], "Missing option '--old'"),
+        (["commits", "--old", "HEAD", "--hosts", "1"], "no number of ranks"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(tmp_path, words, said):
@@ -657,3 +718,10 @@ def test_all_shares_its_seconds_out(tmp_path, monkeypatch):
     points = len(given["network"].rates) * len(given["network"].numbers)
     assert sum(each.seconds for each in given.values()) + (points - 1) * given["network"].seconds == pytest.approx(780)
     assert given["node"].seconds / given["network"].seconds == pytest.approx(SECONDS["node"] / SECONDS["network"])
+
+
+def test_a_commit_that_git_does_not_have_is_refused(tmp_path):
+    done = called(tmp_path, "commits", "--old", "no-such-commit")
+    assert done.exit_code == 1
+    assert "Error: fatal: " in done.output
+    assert not (tmp_path / "bench.json").exists()
