@@ -33,7 +33,7 @@ help:
 	@echo "make soak           long seeded runs: 300 kills of training runs, 40 minutes; writes to results/"
 	@echo "make lint    formatting, style, types"
 	@echo "make bench   measure ours beside Open MPI, MPICH, Intel MPI and Gloo, on this machine and on virtual hosts, as root:"
-	@echo "             3 hours, or BENCH_SECONDS and 40 minutes; installs them all; writes to results/; the two below, too"
+	@echo "             4 hours, or BENCH_SECONDS and 40 minutes; installs them all; writes to results/; the two below, too"
 	@echo "make bench-overlap  measure how much of an all-reduce is hidden behind its caller's work, 10 minutes, as root"
 	@echo "make bench-awkward  measure all algorithms on 3, 5, 6, 7, 8 and 12 hosts and on two racks, 30 minutes, as root"
 	@echo "make bench-gpu  measure all-reduces of device buffers on this machine's GPUs; writes to results/gpu/"

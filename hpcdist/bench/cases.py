@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from mmap import PAGESIZE
 from time import perf_counter, sleep
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from hpcdist.bench.links.measure import Cores
 from hpcdist.bench.links.raw import Neighbours
 from hpcdist.bench.links.record import link_bytes
-from hpcdist.bench.task import AUTO, CALL, COPY, KINDS, LIBRARY, NAMES, RAW, REGISTERED, Link, Task
+from hpcdist.bench.task import ADDRESSED, AUTO, CALL, COPY, KINDS, LIBRARY, NAMES, RAW, REGISTERED, Link, Task
 from hpcdist.bench.values import Numbers, fill, numbers_of, wrong
 from hpcdist.collectives import calls
 from hpcdist.errors import AgreedError
@@ -58,6 +59,7 @@ class Size:
         self.comm, self.nbytes, self.task, self.links = comm, nbytes, task, links
         self.count = max(1, nbytes // 4)
         self.arrays: dict[tuple[str, bool], NDArray] = {}
+        self.pages: dict[str, NDArray[np.uint8]] = {}
         self.cases: list[Case] = []
         self.iterations = 1
 
@@ -78,6 +80,8 @@ class Size:
         if name in KINDS:
             dtype, kind = KINDS[name]
             return self._plan(name, dtype, kind == REGISTERED)
+        if name in ADDRESSED:
+            return self._addressed(name, *ADDRESSED[name])
         if name in (AUTO, REGISTERED):
             return self._plan(name, "float32", name == REGISTERED)
         if name in NAMES:
@@ -111,6 +115,25 @@ class Size:
             fill(self.arrays[key], self._numbers(dtype).small)
         return self.arrays[key]
 
+    def _addressed(self, name: str, case: str, offsets: tuple[int, int | None]) -> Case:
+        """The library's or ours on arrays at these offsets; all addresses lie in the same pages."""
+        source, target = offsets
+        array = self._at("source", source)
+        out = array if target is None else self._at("target", target)
+        numbers = self._numbers("float32")
+        if case == LIBRARY:
+            given = MPI.IN_PLACE if out is array else [array, MPI.FLOAT]
+            return Case(name, partial(self.comm.Allreduce, given, [out, MPI.FLOAT]), array, out, numbers)
+        plan = calls.plan(self.comm, array, None if out is array else out)
+        return Case(name, plan, array, out, numbers, plan)
+
+    def _at(self, pages: str, offset: int) -> NDArray[np.float32]:
+        """An array that begins so many bytes behind the beginning of a page."""
+        if pages not in self.pages:
+            self.pages[pages] = on_all(self.comm, lambda: np.empty(4 * self.count + 2 * PAGESIZE, np.uint8))
+        begin = -self.pages[pages].ctypes.data % PAGESIZE + offset
+        return self.pages[pages][begin : begin + 4 * self.count].view(np.float32)
+
     def _numbers(self, dtype: str) -> Numbers:
         return numbers_of(self.comm.rank, self.comm.size, dtype)
 
@@ -124,6 +147,8 @@ class Size:
         for case in self.cases:
             if case.buffer is not None:
                 fill(case.buffer, case.numbers.own)
+            if case.result is not None and case.result is not case.buffer:
+                case.result.fill(0)
             case.seconds = sample(self.comm, case.call, 1)
             found = 0
             if case.result is not None:
@@ -184,6 +209,7 @@ class Size:
                 case.plan.close()
         self.cases.clear()
         self.arrays.clear()
+        self.pages.clear()
         calls.release(self.comm)
 
 
@@ -219,6 +245,5 @@ def network(comm: MPI.Intracomm, link: Link | None, interface: str = "eth0") -> 
 
 def chosen(cases: Sequence[Case]) -> str:
     """What "auto" took, with its segment, where ours was measured."""
-    plans = {case.name: case.plan for case in cases if case.plan}
-    plan = plans.get(AUTO)
+    plan = next((case.plan for case in cases if case.name in (AUTO, *ADDRESSED) and case.plan), None)
     return f"{plan.algorithm}/{segment_name(plan.segment_nbytes)}" if plan else ""

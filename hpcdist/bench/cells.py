@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from hpcdist.bench.compare import Group, Point
+from hpcdist.bench.compare import SLOWER, Group, Point
 from hpcdist.bench.ratios import TIE, Side
 from hpcdist.bench.record import WRONG
-from hpcdist.bench.task import LIBRARY
+from hpcdist.bench.task import AUTO, LIBRARY, addressed
 from hpcdist.util.sampling import Spread
 from hpcdist.util.sizes import format_bytes
 
 Cell = Callable[[Point], str]
 Column = tuple[str, Cell]
+
+# At an address: times the best library, those below SMALL bytes; times the best address of ours.
+SMALL = 4096
+NEAR_BEST, NEAR_BEST_SMALL, APART = 1.03, 1.2, 1.15
 
 
 def table(group: Group, columns: Sequence[Column]) -> Iterator[str]:
@@ -52,6 +56,21 @@ def share_of(name: str) -> Cell:
     return lambda point: share(point.share(Side(name, LIBRARY)))
 
 
+def at_address(name: str) -> Cell:
+    """Ours over the best library at an address, to judge by the upper bound."""
+    return lambda point: ratio(point.at_address(name), NEAR_BEST if point.nbytes >= SMALL else NEAR_BEST_SMALL, "high")
+
+
+def worst_over_best(names: Sequence[str]) -> Cell:
+    """The slowest of some addresses of ours over the fastest."""
+    return lambda point: ratio(point.worst_over_best([addressed(AUTO, name) for name in names]), APART)
+
+
+def new_over_old(case: str) -> Cell:
+    """A case of two commits, to judge by the lower bound."""
+    return lambda point: ratio(point.new_over_old(case), SLOWER, "low")
+
+
 def elements(name: str, half: str, kind: str) -> Cell:
     """Elements a second of a half type over those of float32, in a library's jobs."""
     return lambda point: rate(point.within(name, f"float32, {kind}", f"{half}, {kind}"))
@@ -60,11 +79,11 @@ def elements(name: str, half: str, kind: str) -> Cell:
 # --- values in words; "-" where there is none, WRONG where results were ---
 
 
-def ratio(found: Spread | None, most: float | None = TIE) -> str:
-    """A ratio of times, bold above `most`."""
+def ratio(found: Spread | None, most: float | None = TIE, judged: str = "median") -> str:
+    """A ratio of times, bold if what is judged of it is above `most`."""
     if found is None or found is WRONG:
         return _instead(found)
-    return bold(_spread(found, "{:.2f}"), most is not None and found.median > most)
+    return bold(_spread(found, "{:.2f}"), most is not None and getattr(found, judged) > most)
 
 
 def rate(found: Spread | None) -> str:

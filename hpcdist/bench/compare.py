@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hpcdist.bench.links.record import link_bytes, share
-from hpcdist.bench.peers import MPIS, NAMES, OPEN_MPI
-from hpcdist.bench.ratios import Side, best, ratio
+from hpcdist.bench.peers import MPIS, NAMES, NEW, OLD, OPEN_MPI
+from hpcdist.bench.ratios import Side, best, medians, ratio
 from hpcdist.bench.record import HERE, WRONG, Row
-from hpcdist.bench.task import LIBRARY, RAW
+from hpcdist.bench.task import AUTO, LIBRARY, RAW, addressed
 from hpcdist.cluster.plan import parse_rate
 from hpcdist.util.sampling import Spread
+
+SLOWER = 1.05  # what the lower bound of new over old may be
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,37 @@ class Point:
             return WRONG
         ours = self.home(case)
         return ratio(self.rows, ours, self.rival) if ours and self.rival else None
+
+    def at_address(self, name: str) -> Spread | None:
+        """The same at an address, with the bounds of the median."""
+        case, library = (addressed(each, name) for each in (AUTO, LIBRARY))
+        if self.wrong(case):
+            return WRONG
+        ours, theirs = best(self.rows, case), best(self.rows, library)
+        return ratio(self.rows, ours, theirs, Spread.bounded) if ours and theirs else None
+
+    def worst_over_best(self, cases: Sequence[str]) -> Spread | None:
+        """The slowest of some cases over the fastest, in the jobs of the MPI that suits the fastest best."""
+        if any(self.wrong(case) for case in cases):
+            return WRONG
+        times = medians(self.rows, cases)
+        if not times:
+            return None
+        fastest = min(times, key=times.__getitem__)
+        slowest = max((side for side in times if side.peer == fastest.peer), key=times.__getitem__)
+        return ratio(self.rows, slowest, fastest, Spread.bounded)
+
+    def new_over_old(self, case: str) -> Spread | None:
+        """Two commits of ours, with the bounds of the median."""
+        if self.wrong(case):
+            return WRONG
+        return ratio(self.rows, Side(NEW, case), Side(OLD, case), Spread.bounded)
+
+    @property
+    def slower(self) -> list[str]:
+        """Cases in which the new commit is slower than the old one, beyond doubt."""
+        found = {case: self.new_over_old(case) for case in self.rows[0].us}
+        return [case for case, spread in found.items() if spread and spread.low > SLOWER]
 
     def within(self, peer: str, case: str, other: str) -> Spread | None:
         """One case over another of the same library's jobs."""

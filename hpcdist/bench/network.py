@@ -12,7 +12,7 @@ import click
 from hpcdist.bench import tuning
 from hpcdist.bench.links.report import BUCKET
 from hpcdist.bench.peers import NAMES, OPEN_MPI, Peer
-from hpcdist.bench.record import Judgement, Part, part_of_network
+from hpcdist.bench.record import NETWORK, Judgement, Part, part_of_network
 from hpcdist.bench.rounds import Asked, Rounds
 from hpcdist.bench.settings import Draft
 from hpcdist.bench.start import Hosts, cluster
@@ -22,7 +22,7 @@ from hpcdist.cluster.namespaces import NamespaceError
 from hpcdist.cluster.state import StateError
 from hpcdist.sweep.record import Record
 
-PART = "network"
+PART = NETWORK
 SIZES = "8,128,2KiB,16KiB,64KiB,256KiB,1MiB,4MiB,16MiB,64MiB"
 PAIRS = ((AUTO, LIBRARY), (AUTO, RAW), (LIBRARY, RAW))
 SEGMENTS = "60KiB,1MiB"  # below and above what Open MPI sends at once over TCP

@@ -15,6 +15,7 @@ OPEN_MPI, MPICH, INTEL, GLOO = "Open MPI", "MPICH", "Intel MPI", "Gloo"
 FOLDERS = {OPEN_MPI: "openmpi", MPICH: "mpich", INTEL: "impi"}  # below that of the environments
 MPIS = tuple(FOLDERS)
 NAMES = (*MPIS, GLOO)
+OLD, NEW = "old", "new"  # ours at two commits, on the MPI of this environment
 
 ASK_MPI = """
 import importlib.metadata, json, mpi4py
@@ -37,11 +38,12 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Peer:
-    """A library, the Python of its environment, and its version in words."""
+    """A library, the Python of its environment, and its version in words; of a commit, the folder of its package."""
 
     name: str
     python: Path
     versions: str
+    source: Path | None = None
 
     @property
     def mpi(self) -> bool:

@@ -6,7 +6,7 @@ Cases whose results were wrong do not count.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,33 +43,42 @@ def counts(row: Row, case: str) -> bool:
     return case in row.us and not row.wrong.get(case)
 
 
-def best(rows: Sequence[Row], case: str) -> Side | None:
-    """The library whose jobs were fastest in a case, by the median over rounds.
+def medians(rows: Sequence[Row], cases: Iterable[str]) -> dict[Side, float]:
+    """Microseconds of each library's jobs in some cases, over rounds.
 
     Who took part in less than half of the rounds is not asked: it may have been lucky in them.
     """
-    found: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        if counts(row, case):
-            found[row.peer].append(row.us[case])
+    found: dict[Side, list[float]] = defaultdict(list)
+    for case in cases:
+        for row in rows:
+            if counts(row, case):
+                found[Side(row.peer, case)].append(row.us[case])
     rounds = len({row.round for row in rows})
-    medians = {peer: float(np.median(times)) for peer, times in found.items() if 2 * len(times) >= rounds}
-    return Side(min(medians, key=medians.__getitem__), case) if medians else None
+    return {side: float(np.median(times)) for side, times in found.items() if 2 * len(times) >= rounds}
 
 
-def ratio(rows: Iterable[Row], ours: Side, theirs: Side) -> Spread | None:
+def best(rows: Sequence[Row], case: str) -> Side | None:
+    """The library whose jobs were fastest in a case."""
+    times = medians(rows, [case])
+    return min(times, key=times.__getitem__, default=None)
+
+
+def ratio(
+    rows: Iterable[Row], ours: Side, theirs: Side, spread: Callable[[Sequence[float]], Spread] = Spread.of
+) -> Spread | None:
     """Over the rounds that both took part in; None if there is none.
 
     Args:
         rows: Of one part, place, number of ranks and size.
         ours: What is asked about.
         theirs: What it is set against.
+        spread: Which range to tell.
     """
     rounds: dict[int, dict[str, Row]] = defaultdict(dict)
     for row in rows:
         rounds[row.round][row.peer] = row
     values = [value for found in rounds.values() if (value := _in_a_round(found, ours, theirs)) is not None]
-    return Spread.of(values) if values else None
+    return spread(values) if values else None
 
 
 def _in_a_round(found: dict[str, Row], ours: Side, theirs: Side) -> float | None:

@@ -14,6 +14,7 @@ from hpcdist.util.sampling import Spread
 
 VERSION = 1
 HERE = "here"  # the place of ranks on this machine
+NETWORK = "network"  # the part of which the report has one for each cluster
 
 
 WRONG = Spread(nan, nan, nan, 0)  # stands where results were wrong
@@ -24,7 +25,7 @@ class Row:
     """One size in one job.
 
     Attributes:
-        part: Of the report: "node", "algorithms", "halves" or "network".
+        part: Of the report: "node", "algorithms", "halves", "addresses", "commits", "commits again" or "network".
         place: Where: `HERE`, or the rate of the links, as "200mbit".
         ranks: How many.
         round: In which the job was.
@@ -104,12 +105,12 @@ class Part:
 
 def part_of_network(place: str, ranks: int) -> str:
     """What the report calls the part of a cluster: each stands by itself."""
-    return f"network, {place}, {ranks} ranks"
+    return f"{NETWORK}, {place}, {ranks} ranks"
 
 
 def label(row: Row) -> str:
     """The part of the report that a row belongs to."""
-    return row.part if row.place == HERE else part_of_network(row.place, row.ranks)
+    return part_of_network(row.place, row.ranks) if row.part == NETWORK else row.part
 
 
 @dataclass

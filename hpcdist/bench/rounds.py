@@ -94,7 +94,7 @@ class Rounds:
 
     def sizes(self, number: int) -> tuple[int, ...]:
         """Those that have not had their part of the time."""
-        share = self.asked.seconds / len(self.task.sizes)
+        share = self.asked.seconds / max(1, len(self.task.sizes))
         return tuple(
             size
             for size in self.task.sizes

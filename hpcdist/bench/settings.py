@@ -45,14 +45,18 @@ class Draft:
         asked = [each for each in names if each in self.settings.names]
         found, missing = peers.find(asked, self.settings.folder, self.settings.torch)
         left_out = [f"{each}: not asked for (--peers)" for each in names if each not in asked]
-        part = Part(["python", "-m", "hpcdist.bench", *sys.argv[1:]], now(), config)
-        part.peers = {peer.name: peer.versions for peer in found}
-        part.missing = missing + left_out
+        part = self.start(name, found, config)
+        part.missing += missing + left_out
         for what in part.missing:
             click.echo(f"Missing: {what}", err=True)
-        self.report.begin(name, part)
-        self.part = part
         return part, found
+
+    def start(self, name: str, found: Sequence[Peer], config: dict[str, Any]) -> Part:
+        """Start a part anew, with these libraries."""
+        self.part = Part(["python", "-m", "hpcdist.bench", *sys.argv[1:]], now(), config)
+        self.part.peers = {peer.name: peer.versions for peer in found}
+        self.report.begin(name, self.part)
+        return self.part
 
     def interrupted(self) -> None:
         """Say so in the part at hand."""

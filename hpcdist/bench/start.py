@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from hpcdist.bench.peers import GLOO, INTEL, MPICH, OPEN_MPI, Peer
+from hpcdist.bench.peers import GLOO, INTEL, MPICH, Peer
 from hpcdist.bench.processes import Process, call
 from hpcdist.bench.record import HERE
 from hpcdist.cluster import hosts
@@ -21,6 +21,7 @@ from hpcdist.tuning.auto import ENVIRONMENT
 
 CLI = ("-c", "from hpcdist.cli.main import main; main()")
 GLOO_PROGRAM = Path(__file__).with_name("gloo.py")
+COMMIT_PROGRAM = Path(__file__).with_name("commit_job.py")
 
 # Who waits for a message is to leave the core to others, where there are more ranks than cores. For Open MPI and MPICH
 # `hpcdist run` and `hpcdist cluster run` say so.
@@ -81,7 +82,7 @@ class Hosts:
         """By Open MPI's mpirun or by hydra, on the head."""
         command = [str(peer.python), *program]
         cluster = [str(peer.python), *CLI, "cluster"]
-        if peer.name == OPEN_MPI:
+        if peer.name not in AGENT_OPTIONS:
             return [Process([*cluster, "run", "--name", self.cluster, "-n", str(count), "--", *command])]
         launcher, agent = AGENT_OPTIONS[peer.name]
         used = ",".join(host.name for host in self.network.hosts[:count])
@@ -154,4 +155,5 @@ def start(place: Place, peer: Peer, count: int, task: Path, table: Path | None, 
     if peer.name == GLOO:
         return call(place.gloo(peer, count, ["-P", "-W", "ignore", str(GLOO_PROGRAM), str(task)]), seconds)
     variables = {ENVIRONMENT: str(table) if table else ""}
-    return call(place.ranks(peer, count, ["-m", "hpcdist.bench.ranks", str(task)]), seconds, variables)
+    program = ["-P", str(COMMIT_PROGRAM), str(peer.source)] if peer.source else ["-m", "hpcdist.bench.ranks"]
+    return call(place.ranks(peer, count, [*program, str(task)]), seconds, variables)

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from hpcdist.bench import cells
-from hpcdist.bench.cells import Column
-from hpcdist.bench.compare import LIMIT, Group, groups
+from hpcdist.bench.cells import Cell, Column
+from hpcdist.bench.compare import LIMIT, SLOWER, Group, Point, groups
+from hpcdist.bench.peers import NEW, OLD
 from hpcdist.bench.ratios import TIE
 from hpcdist.bench.record import HERE, WRONG, Judgement, Part, Report, label, near
-from hpcdist.bench.task import AUTO, CALL, CHOOSING, COPY, HALVES, NAMES, ORDINARY, REGISTERED
+from hpcdist.bench.task import ADDRESSES, AUTO, CALL, CHOOSING, COPY, HALVES, NAMES, ORDINARY, REGISTERED
 from hpcdist.util.sizes import format_bytes
 
 ERROR = 0.15  # of the price model, at most
@@ -41,6 +42,16 @@ OF_THE_NETWORK = """\
 - Cores: the part of all cores of the machine that was busy in the samples. Ranks of an MPI that wait look for messages
   all the time and keep cores busy; raw TCP does not. Where raw TCP itself keeps them busy, the cores are the limit.
 """
+OF_ADDRESSES = f"""\
+Ours over the best library at the same address, which is the offset of the buffer in its page [bytes]; in brackets the
+95 % confidence bounds of the median over rounds, each one-sided, by order statistics. **Bold**: the upper one is above
+{cells.NEAR_BEST}, or {cells.NEAR_BEST_SMALL} below {format_bytes(cells.SMALL)}.
+Worst / best: the slowest address of ours over the fastest; **bold**: the median is above {cells.APART}.
+"""
+OF_COMMITS = f"""\
+New over old, in jobs that take turns; in brackets the 95 % confidence bounds of the median over rounds, one-sided, by
+order statistics. **Bold**: the lower one is above {SLOWER}. Such sizes were measured once more, which counts.
+"""
 TABLES_OF_THE_NETWORK = "- Tables for `auto` were made by sweeps on Open MPI, the same for all MPIs."
 
 
@@ -53,6 +64,8 @@ def text(report: Report, figures: Mapping[str, str] | None = None) -> str:
         lines += _algorithms(group)
     for group in groups(report.rows, "halves"):
         lines += _halves(group)
+    for group in groups(report.rows, "addresses"):
+        lines += _addresses(group)
     network = list(groups(report.rows, "network"))
     if network:
         lines += ["# Virtual hosts", "", OF_THE_NETWORK]
@@ -60,6 +73,13 @@ def text(report: Report, figures: Mapping[str, str] | None = None) -> str:
         lines[-1] += f"{TABLES_OF_THE_NETWORK}\n"
     for group in network:
         lines += [*_picture(group, figures or {}), *_network(group)]
+    commits = list(groups(report.rows, "commits"))
+    later = groups(report.rows, "commits again")
+    again = {(group.place, group.ranks, point.nbytes): point for group in later for point in group.points}
+    if commits:
+        lines += ["# Two commits", "", OF_COMMITS]
+    for group in commits:
+        lines += [*_picture(group, {}), *_commits(group, again)]
     return "\n".join([*lines, *_judged(report.judgements), *_foot(report)]) + "\n"
 
 
@@ -167,6 +187,19 @@ def _halves(group: Group) -> Iterator[str]:
     yield from cells.table(group, columns)
 
 
+# --- addresses ---
+
+
+def _addresses(group: Group) -> Iterator[str]:
+    yield from [f"## Addresses, {group.ranks} ranks, one machine", "", OF_ADDRESSES]
+    for where, in_place in (("In place", True), ("Out of place: offset of the buffer, and of the result", False)):
+        names = [name for name, (_, target) in ADDRESSES.items() if (target is None) == in_place]
+        columns: list[Column] = [(name, cells.at_address(name)) for name in names]
+        columns += [("worst / best", cells.worst_over_best(names)), ("rounds", lambda p: str(p.rounds))]
+        yield from [f"{where}.", ""]
+        yield from cells.table(group, columns)
+
+
 # --- virtual hosts ---
 
 
@@ -204,6 +237,23 @@ def _which_limits(group: Group) -> Iterator[str]:
     used = f"{share.median:.0%} of the links and {cores:.0%} of the cores"
     yield f"At {size} raw TCP makes use of {used}: {what} limit it."
     yield ""
+
+
+# --- two commits ---
+
+
+def _commits(group: Group, again: Mapping[tuple[str, int, int], Point]) -> Iterator[str]:
+    columns: list[Column] = []
+    for case in group.points[0].rows[0].us:
+        new_over_old = cells.new_over_old(case)
+        columns += [(case, new_over_old), (f"{case}, once more", _once_more(group, again, new_over_old))]
+    columns += [(f"took, {name}", cells.chosen(name)) for name in (OLD, NEW)]
+    yield from cells.table(group, [*columns, ("rounds", lambda p: str(p.rounds))])
+
+
+def _once_more(group: Group, again: Mapping[tuple[str, int, int], Point], cell: Cell) -> Cell:
+    """The same cell of the second measurement, where there is one."""
+    return lambda p: cell(found) if (found := again.get((group.place, group.ranks, p.nbytes))) else "-"
 
 
 def _judged(judgements: Sequence[Judgement]) -> Iterator[str]:

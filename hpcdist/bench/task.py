@@ -24,7 +24,24 @@ KINDS = {  # case -> (type, kind of array)
     f"{dtype}, {kind}": (dtype, kind) for kind in (ORDINARY, REGISTERED) for dtype in ("float32", *HALVES)
 }
 
-CHOOSING = frozenset((AUTO, CALL, REGISTERED, *KINDS))  # cases in which "auto" chooses
+OFFSETS = (0, 16, 20, 64, 1056, 4080)  # bytes; that of numpy.empty is 16 from 128 KiB up, that of its [1:] 20
+ADDRESSES: dict[str, tuple[int, int | None]] = {  # name -> (offset of the buffer, that of the result if not in place)
+    **{f"{offset}": (offset, None) for offset in OFFSETS},
+    **{f"{offset} to {offset}": (offset, offset) for offset in OFFSETS},
+    "16 to 1056": (16, 1056),
+}
+
+
+def addressed(case: str, name: str) -> str:
+    """The case `LIBRARY` or `AUTO` at an address."""
+    return f"{case}, {name}"
+
+
+ADDRESSED = {  # case -> (case without address, offsets)
+    addressed(case, name): (case, offsets) for name, offsets in ADDRESSES.items() for case in (LIBRARY, AUTO)
+}
+
+CHOOSING = frozenset((AUTO, CALL, REGISTERED, *KINDS, *ADDRESSED))  # cases in which "auto" chooses
 
 
 @dataclass(frozen=True)

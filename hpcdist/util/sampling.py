@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
+from math import comb, inf
 from typing import TypeVar
 
 import numpy as np
@@ -21,7 +23,7 @@ def order(items: Sequence[T], number: int) -> list[T]:
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, 10th and 90th percentile, and of how many."""
+    """A median, the range around it, and of how many."""
 
     median: float
     low: float
@@ -30,9 +32,21 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of samples, at least one."""
+        """Of samples, at least one: from the 10th to the 90th percentile."""
         low, median, high = np.percentile(values, (10, 50, 90)).tolist()
         return cls(median, low, high, len(values))
+
+    @classmethod
+    def bounded(cls, values: Sequence[float]) -> Spread:
+        """Of ratios: between the 95 % confidence bounds of the median, each one-sided and an order statistic.
+
+        Less than five have no bounds: then the range is from 0 to infinity.
+        """
+        ordered, count = sorted(values), len(values)
+        tails = accumulate(comb(count, below) / 2**count for below in range(count))
+        rank = sum(tail <= 0.05 for tail in tails)
+        low, high = (ordered[rank - 1], ordered[-rank]) if rank else (0.0, inf)
+        return cls(float(np.median(values)), low, high, count)
 
 
 def now() -> str:

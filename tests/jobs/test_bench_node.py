@@ -1,6 +1,7 @@
 """Ours beside the MPI of this environment, measured by real jobs; what they measure here says nothing."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,12 @@ from pathlib import Path
 import pytest
 from mpi4py import MPI
 
+import hpcdist
 from hpcdist.bench.node import OURS
-from hpcdist.bench.peers import FOLDERS
+from hpcdist.bench.peers import FOLDERS, NEW, OLD
 from hpcdist.bench.record import Report
 from hpcdist.bench.start import CLI
-from hpcdist.bench.task import AUTO, CALL, COPY, KINDS, LIBRARY, NAMES, REGISTERED, Task
+from hpcdist.bench.task import ADDRESSED, AUTO, CALL, COPY, KINDS, LIBRARY, NAMES, REGISTERED, Task
 from hpcdist.mpi.launcher import maker
 
 NAME = maker(MPI.Get_library_version())
@@ -53,8 +55,11 @@ def test_all_cases_are_measured_and_right(tmp_path, places):
     assert (tmp_path / "out" / "node-2.png").exists()
 
 
-@pytest.mark.parametrize(("part", "cases"), [("algorithms", (LIBRARY, *NAMES)), ("halves", tuple(KINDS))])
-def test_every_algorithm_and_every_half_type_is_measured_and_right(tmp_path, places, part, cases):
+@pytest.mark.parametrize(
+    ("part", "cases"),
+    [("algorithms", (LIBRARY, *NAMES)), ("halves", tuple(KINDS)), ("addresses", tuple(ADDRESSED))],
+)
+def test_every_algorithm_half_type_and_address_is_measured_and_right(tmp_path, places, part, cases):
     command = [*BENCH, *places, part, "--sizes", "4KiB", "--rounds", "1", "--seconds", "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     report = Report.read(tmp_path / "out" / "bench.json")
@@ -63,6 +68,24 @@ def test_every_algorithm_and_every_half_type_is_measured_and_right(tmp_path, pla
     assert report.wrong == []
     (row,) = report.rows
     assert set(row.us) == set(row.wrong) == set(cases)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
+def test_two_commits_are_measured_and_right(tmp_path, monkeypatch):
+    monkeypatch.setenv("HPCDIST_COMPILED", "0")  # compiling takes a minute
+    root = tmp_path / "repository"
+    shutil.copytree(Path(hpcdist.__file__).parent, root / "hpcdist", ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-C", str(root), "-c", "user.name=n", "-c", "user.email=e"]
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "all"]):
+        subprocess.run([*git, *words], check=True)
+    what = ["commits", "--old", "HEAD", "--sizes", "8,300KiB", "--ranks", "2", "--hosts", "0", "--rounds", "1"]
+    command = [sys.executable, "-c", "from hpcdist.bench.command import main; main()", "--out", str(tmp_path), *what]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    report = Report.read(tmp_path / "bench.json")
+    assert report.parts["commits"].missing == [], done.stderr
+    assert report.wrong == []
+    assert [(row.peer, row.nbytes) for row in report.rows] == [(peer, n) for peer in (OLD, NEW) for n in (8, 300 << 10)]
+    assert all(row.us[AUTO] > 0 and row.chosen for row in report.rows)
 
 
 def test_a_size_without_room_leaves_the_others(tmp_path):

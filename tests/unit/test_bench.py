@@ -11,15 +11,29 @@ from click.testing import CliRunner
 from mpi4py import MPI
 from sweep_records import record as swept
 
-from hpcdist.bench import algorithms, figure, halves, network, node, peers, processes, start, table, tuning, values
+from hpcdist.bench import (
+    addresses,
+    algorithms,
+    commits,
+    figure,
+    halves,
+    network,
+    node,
+    peers,
+    processes,
+    start,
+    table,
+    tuning,
+    values,
+)
 from hpcdist.bench.cases import Links, Size
 from hpcdist.bench.command import SECONDS, main
 from hpcdist.bench.compare import groups
-from hpcdist.bench.peers import GLOO, INTEL, MPICH, MPIS, NAMES, OPEN_MPI, Peer
+from hpcdist.bench.peers import GLOO, INTEL, MPICH, MPIS, NAMES, NEW, OLD, OPEN_MPI, Peer
 from hpcdist.bench.ratios import Side, best, name_of, paired, ratio
 from hpcdist.bench.record import HERE, WRONG, Judgement, Part, Report, Row, part_of_network
 from hpcdist.bench.rounds import Asked, Rounds, case_seconds
-from hpcdist.bench.task import AUTO, COPY, KINDS, LIBRARY, RAW, REGISTERED, Link, Task
+from hpcdist.bench.task import ADDRESSED, AUTO, COPY, KINDS, LIBRARY, RAW, REGISTERED, Link, Task, addressed
 from hpcdist.cluster import plan
 from hpcdist.tuning.table import Bracket, Rule, Selection
 from hpcdist.util.sampling import Spread
@@ -104,6 +118,93 @@ def test_ours_stands_where_it_is_best_beside_the_best_library():
     assert point.beside_best(AUTO).median == 0.75
 
 
+@pytest.mark.parametrize(("count", "rank"), [(4, 0), (5, 1), (7, 1), (8, 2), (11, 3), (30, 11)])
+def test_bounds_are_order_statistics_that_the_median_is_beyond_in_5_percent_at_most(count, rank):
+    found = Spread.bounded([float(value) for value in range(count, 0, -1)])
+    assert (found.low, found.high) == ((rank, count + 1 - rank) if rank else (0, np.inf))
+    assert (found.median, found.count) == ((count + 1) / 2, count)
+
+
+def at(peer, round, nbytes=4096, **us):
+    """A row of addresses with so many microseconds of ours and of the library, in place at offsets 0 and 16."""
+    named = zip((addressed(case, name) for case in (AUTO, LIBRARY) for name in ("0", "16")), us.values(), strict=True)
+    return row(peer, nbytes, round, "addresses", us=dict(named), wrong={})
+
+
+def test_ours_stands_beside_the_best_library_at_the_same_address():
+    rows = [at(OPEN_MPI, i, auto=8.0, auto_16=9.6, library=10.0, library_16=6.0) for i in range(5)]
+    rows += [at(MPICH, i, auto=9.0, auto_16=9.0, library=8.0, library_16=9.0) for i in range(5)]
+    (point,) = next(groups(rows, "addresses")).points
+    assert point.at_address("0") == Spread(1.0, 1.0, 1.0, 5)
+    assert point.at_address("16") == Spread(1.5, 1.5, 1.5, 5)
+    assert point.worst_over_best([addressed(AUTO, "0"), addressed(AUTO, "16")]).median == pytest.approx(1.2)
+    assert point.at_address("64") is None
+    rows[0].wrong[addressed(AUTO, "16")] = 1
+    assert point.at_address("16") is WRONG
+
+
+@pytest.mark.parametrize(("nbytes", "missed"), [(1024, False), (4096, True)])
+def test_addresses_are_missed_by_the_upper_bound(nbytes, missed):
+    rows = [at(MPICH, i, nbytes, a=10.0, b=12.0, c=10.0 if i else 9.0, d=12.0) for i in range(5)]
+    line, *_ = lines_with(f"| {nbytes // 1024} KiB |", table.text(Report(rows=rows)))
+    told = "1.00 (1.00-1.11, n=5)"
+    assert line.split(" | ")[1:3] == [f"**{told}**" if missed else told, "1.00 (1.00-1.00, n=5)"]
+    assert line.endswith("| **1.20 (1.20-1.20, n=5)** | 5 |")
+
+
+# --- two commits ---
+
+
+def two(us, part=commits.PART, rounds=5):
+    """Rows of rounds in which the old commit takes 10 us."""
+    return [row(peer, 8, i, part, us={AUTO: each}) for i in range(rounds) for peer, each in ((OLD, 10.0), (NEW, us))]
+
+
+@pytest.mark.parametrize(
+    ("rows", "slower"),
+    [
+        (two(10.4), False),
+        (two(10.6), True),
+        (two(10.6, rounds=4), False),
+        ([*two(10.6), *two(9.0, commits.AGAIN)], False),
+        ([*two(10.6), *two(10.7, commits.AGAIN)], True),
+    ],
+)
+def test_a_commit_is_slower_by_the_lower_bound_and_what_is_measured_once_more_counts(rows, slower):
+    assert commits.slower(Report(rows=rows)) == slower
+
+
+def test_both_measurements_of_a_commit_are_told():
+    text = table.text(Report(rows=[*two(10.6), *two(9.0, commits.AGAIN)]))
+    assert "| 8 B | **1.06 (1.06-1.06, n=5)** | 0.90 (0.90-0.90, n=5) | ring/4MiB | ring/4MiB | 5 |" in text
+    assert commits.AGAIN not in [group.part for group in groups(two(10.6), commits.PART)]
+
+
+def test_sizes_at_which_a_commit_is_slower_are_measured_once_more(tmp_path, monkeypatch):
+    class Slower(Nowhere):
+        """The new one takes twice as long as the old one at 8 B."""
+
+        def ranks(self, peer, count, program):
+            processes = super().ranks(peer, count, program)
+            out = Path(json.loads(Path(program[-1]).read_text())["out"])
+            found = json.loads(out.read_text())
+            found["machine"] = {}
+            for each in found["sizes"]:
+                each["times"][AUTO] = [2.0 if peer.name == NEW and each["nbytes"] == 8 else 1.0]
+            out.write_text(json.dumps(found))
+            return processes
+
+    monkeypatch.setattr(commits, "Here", Slower)
+    monkeypatch.setattr(commits, "commits", lambda old, folder: [Peer(OLD, folder, ""), Peer(NEW, folder, "", folder)])
+    done = called(
+        tmp_path, "commits", "--old", "HEAD", "--sizes", "8,64", "--ranks", "2", "--hosts", "0", "--rounds", "5"
+    )
+    assert done.exit_code == 1, done.output
+    rows = Report.read(tmp_path / "bench.json").rows
+    assert {row.nbytes for row in rows if row.part == commits.PART} == {8, 64}
+    assert {row.nbytes for row in rows if row.part == commits.AGAIN} == {8}
+
+
 # --- rounds ---
 
 
@@ -162,6 +263,11 @@ def test_sizes_that_have_had_their_part_of_the_time_get_the_least_rounds():
         *((1, number) for number in range(5)),
         *((100, number) for number in range(2)),
     ]
+
+
+def test_without_sizes_nothing_is_started():
+    place = Nowhere()
+    assert rounds(place, Asked("node", 2, 5, 2, 20.0, ()), sizes=()).rows == place.started == []
 
 
 def test_a_library_that_fails_twice_is_left_out_and_named():
@@ -235,6 +341,21 @@ def test_all_cases_of_a_size_are_called_as_often_in_a_sample():
         assert size.measure() == 1
     timed = calls[2:]  # those behind the one that warms up
     assert 1 <= timed.count(LIBRARY) == timed.count(COPY) <= 5
+
+
+def test_cases_of_addresses_begin_where_they_say_and_are_right():
+    with Size(MPI.COMM_SELF, 64, Task((), tuple(ADDRESSED), "", 0.1, 1, 1, 1, 1, 0), None) as size:
+        size.prepare()
+        for case in size.cases:
+            source, target = ADDRESSED[case.name][1]
+            assert case.buffer.ctypes.data % 4096 == source
+            assert case.result.ctypes.data % 4096 == (source if target is None else target)
+            assert (case.result is case.buffer) == (target is None)
+        size.check()
+        assert not any(case.wrong for case in size.cases)
+        size.cases[-1].call = lambda: None
+        size.check()
+        assert size.cases[-1].wrong == 16  # what the one before has written does not count
 
 
 def test_buckets_refill_at_the_rate_of_the_link_until_they_are_full():
@@ -579,6 +700,8 @@ def test_without_any_library_the_report_says_so_and_the_command_fails(tmp_path):
         (["node", "--ranks", "1"], "no number of ranks"),
         (["--peers", "NCCL", "node"], "no library 'NCCL'"),
         (["network", "--rates", "fast"], "no rate"),
+        (["commits"], "Missing option '--old'"),
+        (["commits", "--old", "HEAD", "--hosts", "1"], "no number of ranks"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(tmp_path, words, said):
@@ -589,9 +712,16 @@ def test_what_cannot_be_measured_is_refused(tmp_path, words, said):
 
 def test_all_shares_its_seconds_out(tmp_path, monkeypatch):
     given = {}
-    for part in (node, algorithms, halves, network):
+    for part in (node, algorithms, halves, addresses, network):
         monkeypatch.setattr(part, "measure", lambda draft, options, name=part.PART: given.update({name: options}))
     called(tmp_path, "all", "--seconds", "780")
     points = len(given["network"].rates) * len(given["network"].numbers)
     assert sum(each.seconds for each in given.values()) + (points - 1) * given["network"].seconds == pytest.approx(780)
     assert given["node"].seconds / given["network"].seconds == pytest.approx(SECONDS["node"] / SECONDS["network"])
+
+
+def test_a_commit_that_git_does_not_have_is_refused(tmp_path):
+    done = called(tmp_path, "commits", "--old", "no-such-commit")
+    assert done.exit_code == 1
+    assert "Error: fatal: " in done.output
+    assert not (tmp_path / "bench.json").exists()

@@ -13,6 +13,7 @@ NEED_MPI = (
     "bench.awkward.measure",
     "bench.cases",
     "bench.checkpoints",
+    "bench.commit_job",
     "bench.crash.__main__",
     "bench.crash.program",
     "bench.gloo",  # it needs torch
