@@ -204,7 +204,13 @@ class Reduction:
     """
 
     def __init__(
-        self, dtype: np.dtype, sources: Sequence[int], destinations: Sequence[int], count: int, op: str, divisor: int = 1
+        self,
+        dtype: np.dtype,
+        sources: Sequence[int],
+        destinations: Sequence[int],
+        count: int,
+        op: str,
+        divisor: int = 1,
     ) -> None:
         """Of `count` elements of `dtype` at each of these addresses; "avg" is a sum with a divisor."""
         self._aside = np.empty(PIECE)

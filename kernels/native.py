@@ -46,6 +46,11 @@ def entry(function: Callable) -> Any:
     return _kept_on_disk(partial(cfunc, "int32(int64)"), function)
 
 
+def c_function(function: Callable) -> Any:
+    """Compile a function at once to a C function of three 64-bit arguments that returns an int, for `call`."""
+    return _kept_on_disk(partial(cfunc, "int32(int64, int64, int64)"), function)
+
+
 def _kept_on_disk(decorator: Callable, function: Callable) -> Any:
     """Compile for this start and the next; where the disk cannot be used, each start compiles anew."""
     try:

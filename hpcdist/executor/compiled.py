@@ -16,6 +16,7 @@ from numba import carray, types
 
 from hpcdist.device.buffers import address_of
 from hpcdist.executor.calls import Call
+from hpcdist.kernels.copy_loops import copy
 from hpcdist.kernels.in_order import Reduction
 from hpcdist.kernels.loops import loop
 from hpcdist.kernels.native import call, compiled, entry_of, words_at
@@ -51,7 +52,6 @@ DONE, PENDING, WRONG_LENGTH = 0, -1, -2
 
 _sched_yield: Any = types.ExternalFunction("sched_yield", types.int32())
 _clock_gettime: Any = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.CPointer(types.int64)))
-_memmove: Any = types.ExternalFunction("memmove", types.int64(types.int64, types.int64, types.int64))
 
 
 @compiled("boolean(int64)")
@@ -105,7 +105,7 @@ def _advance(table: int, block: int) -> int:
         elif row[0] == WAITS:
             code = _wait(table, row[1], row[2], block)
         elif row[0] == COPIES:
-            _memmove(row[3], row[2], row[1])
+            copy(row[3], row[2], row[1])
         elif row[0] == REDUCES:
             call(row[1], (row[2],))
         elif row[0] == ARRIVES:

@@ -65,4 +65,4 @@ def _function(call: Call) -> Callable[[], object]:
         return partial(kernels.combine_in_order, call.op, call.sources, call.targets, call.divisor)
     if call.op:
         return kernels.combination(call.op, *call.sources, *call.targets)
-    return partial(np.copyto, call.targets[0], call.sources[0])
+    return partial(kernels.copy, call.targets[0], call.sources[0])

@@ -395,7 +395,7 @@ def test_the_number_of_blocks_can_be_part_of_the_name():
 
 @pytest.mark.parametrize("blocks", ["0", "-1", "x", "1.5", "\u00b2", "5000", "10000000000"])
 def test_a_number_of_blocks_that_cannot_be_is_refused(blocks):
-    with pytest.raises(ValueError, match=r"names no number of blocks|1 to 4096 blocks, not"):
+    with pytest.raises(ValueError, match=r"is no number of blocks|1 to 4096 blocks, not"):
         algorithms.allreduce(f"double_binary_trees:{blocks}", 4)
 
 

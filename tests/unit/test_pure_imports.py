@@ -49,6 +49,7 @@ NEED_MPI = (
 NEED_NUMBA = (
     "executor.compiled",
     "executor.intranode.bounce_kernel",
+    "kernels.copy_loops",
     "kernels.half_loops",
     "kernels.in_order",
     "kernels.native",

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from hpcdist.algorithms.shared import one_shot, two_shot
 from hpcdist.device.buffers import address_of
+from hpcdist.kernels.copy_loops import copy_entry, stream_entry
 from hpcdist.kernels.in_order import ADDRESSES, COUNT, Reduction
 from hpcdist.kernels.native import call, compiled, intrinsic, words_at
 from hpcdist.schedule.ir import Schedule
@@ -48,6 +49,7 @@ from hpcdist.transport.barrier_flags import (
 # fields of a job; behind the flags there are the addresses of the bounce buffers
 MET, PIECES, LENGTH, NBYTES, ITEMSIZE, SOURCE, TARGET, WHOLE = range(OWN, OWN + 8)
 BEFORE, COST, TIME = OWN + 8, OWN + 9, OWN + 15  # pieces of earlier runs; see `_note`; seconds and nanoseconds
+COPY, STREAM = OWN + 17, OWN + 18  # addresses of functions of `kernels.copy_loops`
 
 EVERY, AT_FIRST = 1021, 127  # pieces, and those of a plan's first EVERY; primes, so that trials come anywhere in a run
 TRIALS = 6  # of them for each way; the first half is not timed, since it finds the caches as the other way left them
@@ -112,30 +114,13 @@ def job(
     """A job of rank `me`: addresses of flags and of bounce buffers, the own array and where its result goes."""
     fields = barrier_flags.job(me, lines, crowded, rooms)
     fields[[REDUCE, ROW]] = work.code, work.row
+    fields[[COPY, STREAM]] = copy_entry.address, stream_entry.address
     fields[[SOURCE, TARGET]] = address_of(source), address_of(target)
     fields[[NBYTES, ITEMSIZE]] = source.nbytes, source.itemsize
     length = length_of(source.nbytes)
     fields[[LENGTH, PIECES]] = length, pieces_of(source.nbytes)
     fields[WHOLE] = source.nbytes <= SMALL
     return fields
-
-
-_memcpy: Any = types.ExternalFunction("memcpy", types.int64(types.int64, types.int64, types.int64))
-
-
-@intrinsic
-def _stream_line(_context: Any, target: Any, source: Any) -> Any:
-    """Copy 64 bytes past the caches, to an address that is a multiple of 64."""
-
-    def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
-        vector = ir.VectorType(ir.IntType(64), 2)
-        past_the_caches = builder.module.add_metadata([ir.IntType(32)(1)])
-        for offset in range(0, 64, 16):
-            there, here = (builder.inttoptr(builder.add(at, at.type(offset)), vector.as_pointer()) for at in values)
-            builder.store(builder.load(here, align=1), there, align=16).set_metadata("nontemporal", past_the_caches)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), generate
 
 
 @intrinsic
@@ -147,17 +132,6 @@ def _fence(_context: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), generate
-
-
-@njit
-def _stream(target: int, source: int, nbytes: int) -> None:
-    """Copy bytes past the caches."""
-    head = min(nbytes, -target % 64)
-    end = head + (nbytes - head) // 64 * 64
-    _memcpy(target, source, head)
-    for at in range(head, end, 64):
-        _stream_line(target + at, source + at)
-    _memcpy(target + end, source + end, nbytes - end)
 
 
 @intrinsic
@@ -215,10 +189,7 @@ def _note(job: NDArray, piece: int, what: int, began: int) -> None:
 @njit
 def _copy(job: NDArray, piece: int, target: int, source: int, nbytes: int) -> None:
     """Copy bytes of a piece to where others read them."""
-    if _streams(job, piece):
-        _stream(target, source, nbytes)
-    else:
-        _memcpy(target, source, nbytes)
+    call(job[STREAM] if _streams(job, piece) else job[COPY], (target, source, nbytes))
 
 
 @njit
@@ -282,7 +253,7 @@ def _copy_out(job: NDArray, piece: int) -> None:
     for rank in range(job[SIZE]):
         if rank != job[ME]:
             first, end = _start(job, piece, rank), _start(job, piece, rank + 1)
-            _memcpy(target + first, _slot(job, rank, piece) + first, end - first)
+            call(job[COPY], (target + first, _slot(job, rank, piece) + first, end - first))
     _note(job, piece, OUT, began)
 
 
@@ -299,7 +270,7 @@ def begin(job: NDArray) -> None:
     job[STAGE], job[MET] = MEETING, 0
     set_goal(job)  # from which the slot follows
     if job[WHOLE]:
-        _memcpy(_slot(job, job[ME], 0), job[SOURCE], job[NBYTES])
+        call(job[COPY], (_slot(job, job[ME], 0), job[SOURCE], job[NBYTES]))
     else:
         _copy_in(job, 0)
         _fence()
