@@ -12,36 +12,17 @@ import click
 from hpcdist.cluster import hosts, plan, slurm, state
 from hpcdist.cluster.namespaces import NamespaceError
 from hpcdist.cluster.state import Cluster, StateError
+from hpcdist.util.parameters import Parsed
 
 
-class Rate(click.ParamType):
-    """A rate of a link, as tc writes it."""
-
-    name = "rate"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read one value from the command line."""
-        try:
-            return value if isinstance(value, int) else plan.parse_rate(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def _host_rate(text: str) -> tuple[str, int]:
+    host, equals, rate = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} is not HOST=RATE, as in n3=20mbit")
+    return host, plan.parse_rate(rate)
 
 
-class HostRate(click.ParamType):
-    """HOST=RATE."""
-
-    name = "host=rate"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
-        """Split and read."""
-        if isinstance(value, tuple):
-            return value
-        host, equals, rate = value.partition("=")
-        if not equals:
-            self.fail(f"{value!r} is not HOST=RATE, as in n3=20mbit", param, ctx)
-        return host, Rate().convert(rate, param, ctx)
-
-
+RATE, HOST_RATE = Parsed("rate", plan.parse_rate), Parsed("host=rate", _host_rate)
 NAME = click.option("--name", default="hpcdist", show_default=True, help="Which cluster, if there are several.")
 
 
@@ -77,10 +58,10 @@ def cluster() -> None:
 
 @cluster.command()
 @click.option("--hosts", "count", type=click.IntRange(min=1), required=True, help="How many: n1, n2, ...")
-@click.option("--rate", type=Rate(), required=True, help="Of every host's link, each way, as 200mbit.")
+@click.option("--rate", type=RATE, required=True, help="Of every host's link, each way, as 200mbit.")
 @click.option("--racks", type=click.IntRange(min=1), default=1, show_default=True, help="Spread hosts over racks.")
-@click.option("--rack-rate", type=Rate(), help="Of the link between a rack and the core, each way.")
-@click.option("--slow", type=HostRate(), multiple=True, metavar="HOST=RATE", help="A host with a rate of its own.")
+@click.option("--rack-rate", type=RATE, help="Of the link between a rack and the core, each way.")
+@click.option("--slow", type=HOST_RATE, multiple=True, metavar="HOST=RATE", help="A host with a rate of its own.")
 @click.option("--slurm", "with_slurm", is_flag=True, help="Start a Slurm whose nodes are the hosts; wants root.")
 @click.option("--cores", type=click.IntRange(min=1), help="That Slurm thinks each host has.  [default: 4]")
 @click.option("--gpus", type=click.IntRange(min=0), help="That Slurm thinks each host has.  [default: 0]")

@@ -8,11 +8,14 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from types import TracebackType
+from typing import NoReturn
 
+import click
 from mpi4py import MPI
 
-from hpcdist.errors import LaunchError
+from hpcdist.errors import AgreedError, LaunchError
 
 ALLOW = "HPCDIST_ALLOW_SINGLETON"
 
@@ -27,6 +30,24 @@ def world() -> MPI.Intracomm:
     if MPI.COMM_WORLD.size > 1:
         exit_with_launcher()
     return MPI.COMM_WORLD
+
+
+def run_on_world(work: Callable[[MPI.Intracomm], int]) -> NoReturn:
+    """Do the work of a command on all ranks, and exit with the code that it returns.
+
+    If the ranks cannot go on, rank 0 says why in a line, and all exit with 1.
+    """
+    try:
+        comm = world()
+    except LaunchError as error:
+        raise click.ClickException(str(error)) from None
+    try:
+        code = work(comm)
+    except AgreedError as error:
+        if comm.rank == 0:
+            click.echo(f"Error: {error}", err=True)
+        code = 1
+    sys.exit(code)
 
 
 def check_launcher(size: int, environment: dict[str, str]) -> None:

@@ -18,16 +18,16 @@ from mpi4py import MPI
 from hpcdist.algorithms import layered
 from hpcdist.bench.awkward.record import Record, Run
 from hpcdist.collectives import calls
-from hpcdist.errors import AgreedError, LaunchError
 from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import agree
-from hpcdist.mpi.world import topology_of, world
+from hpcdist.mpi.world import run_on_world, topology_of
 from hpcdist.simulate import cost
 from hpcdist.sweep import model as prices
 from hpcdist.sweep.measure import Bench, Case, Effort, Point
 from hpcdist.sweep.record import LIBRARY
 from hpcdist.tuning.table import Selection
 from hpcdist.util.display import Progress
+from hpcdist.util.parameters import Listed
 from hpcdist.util.sampling import now
 from hpcdist.util.sizes import BYTES, format_bytes, parse_bytes
 
@@ -111,7 +111,7 @@ def measure(comm: MPI.Intracomm, nbytes: int, run: Run, effort: Effort, segment_
 
 
 @click.command()
-@click.option("--sizes", default=SIZES, show_default=True, help="Of the buffer.")
+@click.option("--sizes", type=Listed("sizes", parse_bytes), default=SIZES, show_default=True, help="Of the buffer.")
 @click.option(
     "--racks", type=click.IntRange(min=1), default=1, show_default=True, help="As of `hpcdist cluster up`, all used."
 )
@@ -120,32 +120,19 @@ def measure(comm: MPI.Intracomm, nbytes: int, run: Run, effort: Effort, segment_
     "--seconds", type=click.FloatRange(0, 3600), default=2.0, show_default=True, help="For each case and size."
 )
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the results to this file.")
-def main(sizes: str, racks: int, segment_bytes: int | None, seconds: float, out: Path | None) -> None:
+def main(sizes: tuple[int, ...], racks: int, segment_bytes: int | None, seconds: float, out: Path | None) -> None:
     """Measure all-reduce algorithms on this number of ranks, beside the MPI library's and the price model.
 
     It exits with 1 if any element is wrong.
     """
-    try:
-        wanted = [parse_bytes(text) for text in sizes.split(",")]
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--sizes") from None
-    try:
-        comm = world()
-    except LaunchError as error:
-        raise click.ClickException(str(error)) from None
-    try:
-        run = _measured(comm, wanted, racks, Effort(samples=9, iterations=20, seconds=seconds), segment_bytes, out)
-    except AgreedError as error:
-        if comm.rank == 0:
-            click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
-    sys.exit(int(any(each.wrong for each in run.results)))
+    effort = Effort(samples=9, iterations=20, seconds=seconds)
+    run_on_world(lambda comm: _measured(comm, sizes, racks, effort, segment_bytes, out))
 
 
 def _measured(
     comm: MPI.Intracomm, sizes: Sequence[int], racks: int, effort: Effort, segment_nbytes: int | None, out: Path | None
-) -> Run:
-    """Measure all sizes; rank 0 writes what there is after each, and says at last what was found. Collective."""
+) -> int:
+    """Measure all sizes; returns the exit code. Collective; rank 0 writes after each, and prints it all."""
     topology = place(comm, racks)
     run = Run(
         command=["python", "-m", "hpcdist.bench.awkward", *sys.argv[1:]],
@@ -160,9 +147,9 @@ def _measured(
             progress.show(number, f"{comm.size} ranks, {format_bytes(nbytes)}")
             run.results += measure(comm, nbytes, run, effort, segment_nbytes)
             if comm.rank == 0 and out:
-                run.write(out)
+                run.write_json(out)
     if comm.rank == 0:
         from hpcdist.bench.awkward.table import text
 
         click.echo(text([run]))
-    return run
+    return int(any(each.wrong for each in run.results))

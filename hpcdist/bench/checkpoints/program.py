@@ -22,10 +22,9 @@ from hpcdist.bench.checkpoints.record import Report
 from hpcdist.bench.checkpoints.rounds import Loads, Saves
 from hpcdist.bench.checkpoints.state import UNIT, State
 from hpcdist.bench.checkpoints.ways import Way, ways
-from hpcdist.errors import AgreedError, LaunchError
 from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import on_root
-from hpcdist.mpi.world import topology_of, world
+from hpcdist.mpi.world import run_on_world, topology_of
 from hpcdist.util.display import Progress
 from hpcdist.util.sampling import now
 from hpcdist.util.sizes import format_bytes
@@ -42,17 +41,7 @@ def main(json: Path | None, **options: Any) -> None:
 
     It exits with 1 if anything came back wrong.
     """
-    try:
-        comm = world()
-    except LaunchError as error:
-        raise click.ClickException(str(error)) from None
-    try:
-        code = run(comm, Settings(**options), json)
-    except AgreedError as error:
-        if comm.rank == 0:
-            click.echo(f"Error: {error}", err=True)
-        code = 1
-    sys.exit(code)
+    run_on_world(lambda comm: run(comm, Settings(**options), json))
 
 
 def run(comm: MPI.Intracomm, asked: Settings, json: Path | None) -> int:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec import field
 
+from hpcdist.bench import saved
 from hpcdist.bench.crash.stage import STAGES
 from hpcdist.bench.crash.victims import LAUNCHER, VICTIMS
 from hpcdist.util import atomic_files
 
-VERSION = 1
 
-
-@dataclass
-class Trial:
+class Trial(msgspec.Struct):
     """One kill.
 
     Attributes:
@@ -72,19 +69,14 @@ class Trial:
         return [f"trial {self.number}, {self.victim}: {what}" for what in found]
 
 
-@dataclass
-class Report:
-    """All trials, growing as they come.
+class Report(saved.Report):
+    """All trials.
 
     Attributes:
         complete: Runs that were brought to their end, with the log and the checkpoints of the uninterrupted run.
         wrong: What went wrong with whole runs.
     """
 
-    command: Sequence[str]
-    start_time: str
-    config: dict[str, Any]
-    machine: dict[str, Any] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
     complete: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -96,8 +88,7 @@ class Report:
 
     def write(self, folder: Path) -> None:
         """Write crash.json and crash.md; each is whole or absent."""
-        outer = {"version": VERSION, **asdict(self), "problems": self.problems()}
-        atomic_files.write_text(folder / "crash.json", json.dumps(outer, indent=1) + "\n")
+        self.write_json(folder / "crash.json", problems=self.problems())
         atomic_files.write_text(folder / "crash.md", text(self))
 
 

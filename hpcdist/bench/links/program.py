@@ -17,10 +17,9 @@ from hpcdist.bench.links.measure import Link, LinkBench, records, rounds
 from hpcdist.bench.links.options import Settings, settings
 from hpcdist.bench.links.raw import Neighbours
 from hpcdist.bench.links.record import Record, Report
-from hpcdist.errors import AgreedError, LaunchError
 from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import agree
-from hpcdist.mpi.world import topology_of, world
+from hpcdist.mpi.world import run_on_world, topology_of
 from hpcdist.simulate import cost
 from hpcdist.sweep import model as prices
 from hpcdist.sweep.measure import Point
@@ -40,17 +39,7 @@ def main(rate: int, bucket: int, interface: str, json: Path | None, **options: A
 
     It exits with 1 if any element is wrong.
     """
-    try:
-        comm = world()
-    except LaunchError as error:
-        raise click.ClickException(str(error)) from None
-    try:
-        code = run(comm, Link(rate, bucket), Settings(**options), interface, json)
-    except AgreedError as error:
-        if comm.rank == 0:
-            click.echo(f"Error: {error}", err=True)
-        code = 1
-    sys.exit(code)
+    run_on_world(lambda comm: run(comm, Link(rate, bucket), Settings(**options), interface, json))
 
 
 def run(comm: MPI.Intracomm, link: Link, asked: Settings, interface: str, json: Path | None) -> int:
