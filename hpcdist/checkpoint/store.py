@@ -21,7 +21,6 @@ from hpcdist.checkpoint.collective import shares_of, unavailable, write_collecti
 from hpcdist.checkpoint.fence import Fence
 from hpcdist.checkpoint.host import Snapshot, in_host
 from hpcdist.checkpoint.layout import COMPRESSIONS, LAYOUTS, STATE
-from hpcdist.checkpoint.meeting import meet
 from hpcdist.checkpoint.part import Shapes, shapes_of
 from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint, check, look, newest
 from hpcdist.checkpoint.restoring import restore
@@ -32,7 +31,7 @@ from hpcdist.checkpoint.writer import begin, claim, set_aside
 from hpcdist.device import accelerator_of
 from hpcdist.errors import AgreedError
 from hpcdist.mpi.collective_errors import on_all, on_root
-from hpcdist.mpi.world import topology_of
+from hpcdist.mpi.world import meet, topology_of
 
 STORABLE = "biufc"  # kinds of dtypes that every HDF5 library knows
 

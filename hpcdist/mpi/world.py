@@ -18,6 +18,7 @@ from mpi4py import MPI
 from hpcdist.errors import AgreedError, LaunchError
 
 ALLOW = "HPCDIST_ALLOW_SINGLETON"
+PAUSE = 0.001  # seconds between two looks whether others have come
 
 
 def world() -> MPI.Intracomm:
@@ -109,6 +110,13 @@ def exit_with_launcher(every: float = 0.5) -> None:
         os._exit(70)
 
     threading.Thread(target=look, name="hpcdist launcher watch", daemon=True).start()
+
+
+def meet(comm: MPI.Intracomm) -> None:
+    """Wait for all ranks as a barrier does, but leave the core to those that are still at work. Collective."""
+    request = comm.Ibarrier()
+    while not request.Test():  # not watched, as nobody can say how long a disk may take
+        time.sleep(PAUSE)
 
 
 def topology_of(comm: MPI.Intracomm) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from matrix import WHOLE
 
-COMMAND = [sys.executable, "-c", "from hpcdist.cli.main import main; main()"]
+COMMAND = [sys.executable, "-m", "hpcdist"]
 PATIENCE = 60.0  # seconds, for a machine that is busy with other things
 
 COMMON = """

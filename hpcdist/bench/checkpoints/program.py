@@ -12,7 +12,6 @@ from time import monotonic
 from typing import Any
 
 import click
-import psutil
 from mpi4py import MPI
 
 from hpcdist.bench.checkpoints import room, table
@@ -22,6 +21,7 @@ from hpcdist.bench.checkpoints.record import Report
 from hpcdist.bench.checkpoints.rounds import Loads, Saves
 from hpcdist.bench.checkpoints.state import UNIT, State
 from hpcdist.bench.checkpoints.ways import Way, ways
+from hpcdist.doctor.mounts import mount_of
 from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import on_root
 from hpcdist.mpi.world import run_on_world, topology_of
@@ -48,7 +48,7 @@ def run(comm: MPI.Intracomm, asked: Settings, json: Path | None) -> int:
     """Measure all sizes; returns the exit code. Collective; rank 0 prints and writes."""
     config = {"sizes": asked.sizes, "rounds": asked.rounds, "seconds": asked.seconds}
     report = Report(["python", "-m", "hpcdist.bench.checkpoints", *sys.argv[1:]], now(), config)
-    report.machine = {**machine.describe(comm, topology_of(comm)), "file_system": file_system(asked.scratch)}
+    report.machine = {**machine.describe(comm, topology_of(comm)), "file_system": mount_of(asked.scratch).kind}
     with _folder(comm, asked.scratch) as scratch, Progress(comm.rank, len(asked.sizes)) as progress:
         Point(comm, WARM_UP // UNIT * UNIT, asked, scratch, Report([], "", {})).measure(0)
         end = monotonic() + asked.seconds
@@ -131,9 +131,3 @@ def _folder(comm: MPI.Intracomm, scratch: Path) -> Iterator[Path]:
     finally:
         if comm.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def file_system(folder: Path) -> str:
-    """The type of the file system that a folder is on, as the kernel calls it."""
-    mounts = [mount for mount in psutil.disk_partitions(all=True) if folder.resolve().is_relative_to(mount.mountpoint)]
-    return max(mounts, key=lambda mount: len(mount.mountpoint)).fstype if mounts else "unknown"

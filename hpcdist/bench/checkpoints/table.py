@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 
+from hpcdist.bench.cells import rows
 from hpcdist.bench.checkpoints.record import Load, Report, Save
 from hpcdist.bench.checkpoints.rounds import LEAST
 from hpcdist.bench.checkpoints.ways import MEANING, RAW, present
-from hpcdist.util.sampling import Spread
+from hpcdist.util.sampling import Spread, digits
 from hpcdist.util.sizes import format_bytes
 
 EXPLANATION = f"""\
@@ -56,8 +57,7 @@ def _machine(report: Report) -> str:
 
 
 def _ways(report: Report) -> Iterator[str]:
-    yield from _rows(["way", "what it does"], [[f"`{name}`", MEANING[name]] for name in present(report.saves)])
-    yield ""
+    yield from rows(["way", "what it does"], [[f"`{name}`", MEANING[name]] for name in present(report.saves)])
 
 
 def blocks(report: Report) -> Iterator[str]:
@@ -93,9 +93,8 @@ def _saves(saves: Sequence[Save]) -> Iterator[str]:
     sizes = list(dict.fromkeys(save.nbytes for save in saves))
     for title, cell in FIGURES:
         yield from [f"## {saves[0].ranks} ranks: {title[0].lower()}{title[1:]}", ""]
-        rows = [_size(nbytes, {s.way: s for s in saves if s.nbytes == nbytes}, ways, cell) for nbytes in sizes]
-        yield from _rows(["state", "shards", "rounds", *ways], rows)
-        yield ""
+        lines = [_size(nbytes, {s.way: s for s in saves if s.nbytes == nbytes}, ways, cell) for nbytes in sizes]
+        yield from rows(["state", "shards", "rounds", *ways], lines)
 
 
 def _size(nbytes: int, found: dict[str, Save], ways: Sequence[str], cell: Callable[[Save], str]) -> list[str]:
@@ -107,8 +106,7 @@ def _size(nbytes: int, found: dict[str, Save], ways: Sequence[str], cell: Callab
 def _loads(loads: Sequence[Load]) -> Iterator[str]:
     yield from ["## Restoring", ""]
     head = ["saved by", "restored on", "state", "way", "rounds", "time [ms]", "MB/s", "share of raw files", "cached"]
-    yield from _rows(head, [_load(load) for load in loads])
-    yield ""
+    yield from rows(head, [_load(load) for load in loads])
 
 
 def _load(load: Load) -> list[str]:
@@ -125,22 +123,11 @@ def _load(load: Load) -> list[str]:
     ]
 
 
-def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table of Markdown."""
-    yield f"| {' | '.join(head)} |"
-    yield "|---" * len(head) + "|"
-    yield from (f"| {' | '.join(row)} |" for row in rows)
-
-
 def milliseconds(seconds: Spread) -> str:
     """Median and range."""
-    return f"{_number(1e3 * seconds.median)} ({_number(1e3 * seconds.low)}-{_number(1e3 * seconds.high)})"
+    return f"{digits(1e3 * seconds.median)} ({digits(1e3 * seconds.low)}-{digits(1e3 * seconds.high)})"
 
 
 def percent(share: Spread) -> str:
     """Median and range."""
     return f"{100 * share.median:.0f} % ({100 * share.low:.0f}-{100 * share.high:.0f})"
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

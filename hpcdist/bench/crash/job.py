@@ -6,14 +6,13 @@ import csv
 import os
 import re
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpcdist.bench.jobs import HPCDIST
 from hpcdist.checkpoint.layout import digest
 from hpcdist.checkpoint.reader import Checkpoint, committed, look, read
 
-COMMAND = (sys.executable, "-c", "from hpcdist.cli.main import main; main()")
 TRAIN = ("train", "--epochs", "40", "--batch", "128", "--seed", "5", "--model", "mlp")
 STEPS, EVERY = 480, 8
 KEEP = 3
@@ -45,11 +44,11 @@ class Job:
     def start(self, out: Path, keep: int = KEEP) -> subprocess.Popen[bytes]:
         """Start, or resume, a run in the directory `out`; what it says is appended to output.txt there."""
         options = ["--checkpoint-every", str(EVERY), "--checkpoint-writers", str(self.writers), "--keep", str(keep)]
-        train = [*COMMAND, *TRAIN, *options, "--out", str(out), "--resume", "auto"]
+        train = [*HPCDIST, *TRAIN, *options, "--out", str(out), "--resume", "auto"]
         out.mkdir(exist_ok=True)
         with open(out / "output.txt", "ab") as output:
             return subprocess.Popen(
-                [*COMMAND, "run", "-n", str(self.ranks), "--", *train],
+                [*HPCDIST, "run", "-n", str(self.ranks), "--", *train],
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

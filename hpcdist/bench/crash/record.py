@@ -12,6 +12,7 @@ import numpy as np
 from msgspec import field
 
 from hpcdist.bench import saved
+from hpcdist.bench.cells import rows
 from hpcdist.bench.crash.stage import STAGES
 from hpcdist.bench.crash.victims import LAUNCHER, VICTIMS
 from hpcdist.util import atomic_files
@@ -116,11 +117,8 @@ def _lines(report: Report) -> Iterator[str]:
         "committed checkpoints are read and compared with those of a run that nobody killed."
     )
     yield ""
-    yield f"| {' | '.join(HEAD)} |"
-    yield "|---" * len(HEAD) + "|"
-    for name in (*VICTIMS, "all"):
-        yield f"| {' | '.join(_row(name, [t for t in report.trials if name in (t.victim, 'all')]))} |"
-    yield ""
+    names = (*VICTIMS, "all")
+    yield from rows(HEAD, [_row(name, [t for t in report.trials if name in (t.victim, "all")]) for name in names])
     yield (
         f"{report.complete} runs were complete in the end, with the log of the uninterrupted run in every row and its "
         "checkpoints in every bit."

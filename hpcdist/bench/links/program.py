@@ -55,7 +55,8 @@ def run(comm: MPI.Intracomm, link: Link, asked: Settings, interface: str, json: 
     slowdown = fitted.pair_beta / fitted.beta if fitted.pair_beta and fitted.beta else 1.0
     model = replace(fitted, beta=8 / link.rate, pair_beta=slowdown * 8 / link.rate)
     report = Report(sys.argv, now(), {**asdict(link), **asdict(asked)})
-    report.machine = {**machine.describe(comm, topology), "tcp": congestion_control()}
+    congestion_control = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+    report.machine = {**machine.describe(comm, topology), "tcp": congestion_control}
     report.models.append({"rate": link.rate, "ranks": comm.size, **model.as_dict()})
     with Neighbours(comm, interface) as neighbours, Progress(comm.rank, len(asked.sizes)) as progress:
         end = monotonic() + asked.seconds
@@ -69,11 +70,6 @@ def run(comm: MPI.Intracomm, link: Link, asked: Settings, interface: str, json: 
     if comm.rank == 0:
         click.echo("\n".join(table.blocks(report.results)))
     return int(bool(report.wrong))
-
-
-def congestion_control() -> str:
-    """How TCP decides how much to send; on links that are full it matters."""
-    return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
 
 
 def _measure(bench: LinkBench, asked: Settings, model: cost.Model, end: float, sizes_left: int) -> list[Record]:
