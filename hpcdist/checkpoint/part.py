@@ -5,38 +5,42 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import xxhash
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from hpcdist.checkpoint import hdf5, layout
 from hpcdist.checkpoint.hdf5 import Block
-from hpcdist.checkpoint.layout import STATE, Entry, Manifest, Piece, digest, rows, shard_name
-from hpcdist.checkpoint.shares import Share, row_nbytes
+from hpcdist.checkpoint.layout import (
+    STATE,
+    Entry,
+    Manifest,
+    Piece,
+    Shapes,
+    digest,
+    row_nbytes,
+    rows,
+    rows_of,
+    shard_name,
+)
+from hpcdist.checkpoint.shares import Share
 from hpcdist.checkpoint.unchanged import Heads, Kept, Pieces, Previous, head, keep_unchanged, maybe_unchanged
 
 READ_BACK = 4 << 20  # bytes read back by one call
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """Files that were written, with their bytes; the pieces of the arrays that are in them, and the pieces' heads."""
 
     files: Mapping[str, int]
     pieces: Pieces
-    heads: Heads = field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Part:
-        """From what `dataclasses.asdict` and JSON make of it."""
-        return cls(
-            fields["files"], {name: tuple(Piece(**p) for p in found) for name, found in fields["pieces"].items()}
-        )
+    heads: Heads = msgspec.field(default_factory=dict)
 
 
 def write_part(
@@ -86,11 +90,7 @@ def _cut(file: str, values: NDArray, first: int, end: int) -> Iterator[Piece]:
 
 def _rows_of(pieces: Sequence[Piece], values: NDArray) -> Iterator[NDArray]:
     """The rows of each of the pieces that `values` are made of."""
-    return (_rows(values, piece.at, piece.at + piece.stop - piece.start) for piece in pieces)
-
-
-def _rows(values: NDArray, start: int, stop: int) -> NDArray:
-    return values[start:stop] if values.ndim else values
+    return (rows_of(values, piece.at, piece.at + piece.stop - piece.start) for piece in pieces)
 
 
 def _keep_unchanged(
@@ -194,14 +194,6 @@ def _digest_of(descriptor: int, offset: int, nbytes: int, buffer: memoryview) ->
         state.update(buffer[:got])
         done += got
     return f"xxh3:{state.hexdigest()}"
-
-
-Shapes = Mapping[str, tuple[tuple[int, ...], str]]  # array -> (shape, dtype)
-
-
-def shapes_of(arrays: Mapping[str, NDArray]) -> Shapes:
-    """Shapes and dtypes of arrays."""
-    return {name: (values.shape, values.dtype.str) for name, values in arrays.items()}
 
 
 def assemble(step: int, token: str, facts: dict[str, Any], shapes: Shapes, parts: Sequence[Part]) -> Manifest:

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcdist.checkpoint.layout import COMMITTED, MANIFEST, Entry, Manifest, Piece, digest
+from hpcdist.checkpoint.layout import COMMITTED, MANIFEST, Entry, Manifest, Piece, digest, rows_of
 
 
 class DamagedCheckpoint(RuntimeError):
@@ -163,7 +163,7 @@ def read(checkpoint: Checkpoint) -> dict[str, NDArray]:
     with Contents(checkpoint) as contents:
         for name, entry in entries.items():
             for piece in entry.pieces:
-                contents.read(name, piece, rows_of(arrays[name], piece))
+                contents.read(name, piece, rows_of(arrays[name], piece.start, piece.stop))
     return arrays
 
 
@@ -178,8 +178,3 @@ def check(checkpoint: Checkpoint) -> None:
             for piece in entry.pieces:
                 shape = (piece.stop - piece.start, *entry.shape[1:]) if entry.shape else ()
                 contents.read(name, piece, np.empty(shape, entry.dtype))
-
-
-def rows_of(values: NDArray, piece: Piece) -> NDArray:
-    """The rows of an array that a piece holds, as a view."""
-    return values[piece.start : piece.stop] if values.shape else values

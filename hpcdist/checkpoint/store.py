@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from hpcdist.checkpoint.collective import shares_of, unavailable, write_collective
 from hpcdist.checkpoint.fence import Fence
 from hpcdist.checkpoint.host import Snapshot, in_host
-from hpcdist.checkpoint.layout import COMPRESSIONS, LAYOUTS, STATE
-from hpcdist.checkpoint.part import Shapes, shapes_of
+from hpcdist.checkpoint.layout import COMPRESSIONS, LAYOUTS, STATE, Shapes, shapes_of
 from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint, check, look, newest
 from hpcdist.checkpoint.restoring import restore
 from hpcdist.checkpoint.saving import Order, Saving, conclude
@@ -197,12 +196,9 @@ class Store:
         own = own_rows(arrays, order.share(self.comm.rank))
         copied = self.background or any(map(accelerator_of, own.values()))
         rows = on_all(self.comm, lambda: (self._snapshot.take if copied else _contiguous)(own))
-        saving = self._saving = Saving(order, self.comm.rank, self._same_shapes(order))
+        comparable = self._previous if order.shapes == self._shapes else None
+        saving = self._saving = Saving(order, self.comm.rank, comparable)
         on_all(self.comm, lambda: saving.start(rows))
-
-    def _same_shapes(self, order: Order) -> Previous | None:
-        """What was written before, if it can be compared with what is to be written now."""
-        return self._previous if order.shapes == self._shapes else None
 
     def _write_together(self, order: Order, arrays: Mapping[str, NDArray]) -> None:
         """Write and commit now, as parallel HDF5 needs all ranks at once."""

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from mpi4py import MPI
@@ -45,22 +45,24 @@ class Forced:
     segment_nbytes: int | None = None
 
 
-class Library(Protocol):
+class Library(ABC):
     """The algorithms of an MPI library. All is collective."""
 
     names: tuple[str, ...]
 
     def segments(self, name: str, asked: Sequence[int | None]) -> Sequence[int | None]:
         """Of the segments asked for, those in which this algorithm can run; (None,) if it knows none."""
+        return (None,)
 
+    @abstractmethod
     def forced(self, name: str, segment_nbytes: int | None = None) -> Forced:
         """The algorithm of that name, in segments of so many bytes if it knows any."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027, not all have made something
         """Give up what was made for them."""
 
 
-class OpenMpi:
+class OpenMpi(Library):
     """The algorithms of Open MPI's component "tuned".
 
     Raises:
@@ -121,7 +123,7 @@ class Setting:
         self.now.__exit__(None, None, None)
 
 
-class Mpich:
+class Mpich(Library):
     """The algorithms that all devices of MPICH share.
 
     Raises:
@@ -140,17 +142,10 @@ class Mpich:
         self.names = tuple(FIXED + name for name in self.values)
         _refuse(os.environ.get(self.FILE, ""), self.FILE)  # as a control variable it reads empty
 
-    def segments(self, name: str, asked: Sequence[int | None]) -> Sequence[int | None]:
-        """MPICH has none with segments of a size to choose."""
-        return (None,)
-
     def forced(self, name: str, segment_nbytes: int | None = None) -> Forced:
         """The algorithm of that name."""
         value = self.values[name.removeprefix(FIXED)]
         return Forced(self.comm, Setting({self.device: 0, self.algorithm: value}))
-
-    def close(self) -> None:
-        """Nothing was made."""
 
 
 def _refuse(file: str, variable: str) -> None:

@@ -33,11 +33,10 @@ from hpcdist.errors import AgreedError
 from hpcdist.mpi.collective_errors import on_all
 from hpcdist.simulate.cost import Model
 from hpcdist.sweep import inputs as numbers
-from hpcdist.sweep.buffers import Buffers, OnDevice, OnHost
+from hpcdist.sweep.buffers import Buffers, OnDevice, Staged
 from hpcdist.sweep.library import Forced, Library
 from hpcdist.sweep.paths import ON_HOST, Paths
 from hpcdist.sweep.record import FIXED, LIBRARY, PLACEMENTS, of_library
-from hpcdist.sweep.staged import Ready, Staged
 from hpcdist.util.sampling import order
 from hpcdist.util.sizes import format_bytes
 
@@ -180,7 +179,7 @@ class Bench:
         paths: Paths = ON_HOST,
     ):
         self.comm, self.point, self.seed = comm, point, seed
-        self.buffers: Buffers = OnDevice(accelerator) if accelerator else OnHost()
+        self.accelerator, self.buffers = accelerator, OnDevice(accelerator) if accelerator else Buffers()
         self.source, self.target = on_all(comm, self._two_buffers)
         self.library = library
         self.cases: list[Case] = []
@@ -240,20 +239,23 @@ class Bench:
             forced = self.library.forced(algorithm, segment_nbytes)
         case = Case(algorithm, placement, self._library_call(forced.comm, placement, path))
         case.segment_nbytes, case.chosen = forced.segment_nbytes, forced.chosen
-        case.path = path if self.buffers.accelerator else HOST
+        case.path = path if self.accelerator else HOST
         return case
 
     def _library_call(self, comm: MPI.Intracomm, placement: str, path: str) -> Callable[[], object]:
         """The MPI library's all-reduce of the buffers; of a device's with what must come before and after."""
         in_place, target, op = placement == "in_place", self.target, MPI_OPS[self.point.op]
-        accelerator = self.buffers.accelerator
+        accelerator = self.accelerator
         if accelerator and path != AWARE:
             return Staged(comm, accelerator, target if in_place else self.source, target, op, self.point.dtype)
         source: Any = MPI.IN_PLACE if in_place else self.source
-        reduce = comm.Allreduce
-        if accelerator:
-            return Ready(accelerator, lambda: reduce(source, target, op))
-        return lambda: reduce(source, target, op)
+
+        def call() -> None:
+            if accelerator:  # MPI does not wait for the work that makes what it is handed
+                accelerator.current().record().wait()
+            comm.Allreduce(source, target, op)
+
+        return call
 
     # --- right? ---
 

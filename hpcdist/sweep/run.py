@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from datetime import datetime
 from itertools import chain, groupby
 from pathlib import Path
@@ -22,7 +22,6 @@ from hpcdist.device.paths import DIRECT, HOST
 from hpcdist.mpi import gpu_binding, machine
 from hpcdist.mpi.collective_errors import agree
 from hpcdist.mpi.world import topology_of
-from hpcdist.schedule.ir import Schedule
 from hpcdist.simulate import cost
 from hpcdist.sweep import deviation, library, memory, model, paths, record, report, tune
 from hpcdist.sweep.interrupt import Interrupt
@@ -66,16 +65,14 @@ class Sweep:
         problem = self.options.problem_with_files() if self.comm.rank == 0 else None
         agree(self.comm, problem is None, problem or "")
         memory.check(self.comm, self.topology, self.options)
-        with self._closed_library(), Interrupt(self.comm, self._mark_interrupted) as interrupt:
+        closed = closing(self.library) if self.library else nullcontext()
+        with closed, Interrupt(self.comm, self._mark_interrupted) as interrupt:
             self._say([*report.head(self.report), *self._notes()])
             self._measure(interrupt)
             self._print()
             self._save()
             self._draw()
         return interrupt.exit_code or int(any(row.wrong for row in self.report.results))
-
-    def _closed_library(self) -> AbstractContextManager[object]:
-        return closing(self.library) if self.library else nullcontext()
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -167,16 +164,13 @@ class Sweep:
         counts = cost.count(schedule)
         sent = counts.sent_bytes(point.nbytes, schedule.chunks)
         by_messages = not self.accelerator and not is_shared(case.algorithm)  # of which the prices speak
-        seconds = self._predicted(schedule, point, counts) if by_messages else None
+        seconds = cost.predict(schedule, point.nbytes, self.model, self.topology, counts) if by_messages else None
         return {
             "segment_nbytes": case.plan.segment_nbytes,
             "sent_bytes": float(np.mean(sent)),
             "sent_bytes_max": float(np.max(sent)),
             "predicted_us": None if seconds is None else seconds * 1e6,
         }
-
-    def _predicted(self, schedule: Schedule, point: Point, counts: cost.Counts) -> float:
-        return cost.predict(schedule, point.nbytes, self.model, self.topology, counts)
 
     # --- tell ---
 

@@ -40,7 +40,7 @@ def newest_start(
     start.notes.extend(f"partner copies: {note}" for note in copies.notes)
     if found is None or (start.checkpoint and found.step <= start.checkpoint.step):
         return start
-    if on_root(comm, lambda: given_up(fence, found.token, found.step)):
+    if on_root(comm, lambda: given_up(fence, found.manifest.token, found.step)):
         start.notes.append(f"partner copies of step {found.step}: a later start went another way; not taken")
         return start
     return on_root(comm, lambda: resume.go_on(settings, found, start.notes))

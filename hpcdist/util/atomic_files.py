@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def fsync(path: Path) -> None:
@@ -46,3 +49,12 @@ def write_text(path: Path, text: str, parents: bool = True) -> None:
     """Put `text` in the file `path`, atomically and durably; see `replacing`."""
     with replacing(path, parents) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Put one line per row in the file `path`, below a line of names; see `write_text`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

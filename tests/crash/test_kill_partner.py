@@ -73,7 +73,7 @@ for directory in sys.argv[1:]:
     started = begin(pathlib.Path(directory), 2)
     found = started.newest()
     assert found, started.notes
-    into = {name: np.zeros(entry.shape, entry.dtype) for name, entry in found.arrays.items()}
+    into = {name: np.zeros(entry.shape, entry.dtype) for name, entry in found.manifest.arrays.items()}
     started.restore(found, into)
     assert found.facts == {"step": found.step}
     assert {name: values.tobytes() for name, values in into.items()} == {

@@ -32,8 +32,7 @@ from hpcdist.checkpoint import (
     unchanged,
     writer,
 )
-from hpcdist.checkpoint.layout import MANIFEST, STATE, directory_name, shard_name
-from hpcdist.checkpoint.part import shapes_of
+from hpcdist.checkpoint.layout import MANIFEST, STATE, directory_name, shapes_of, shard_name
 from hpcdist.checkpoint.saving import Order, Saving
 from hpcdist.checkpoint.shares import own_rows, writers_of
 from hpcdist.checkpoint.unchanged import Previous, head

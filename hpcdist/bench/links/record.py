@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -80,11 +78,7 @@ class Report(saved.Report):
 
     def write_csv(self, path: Path) -> None:
         """Write one row per record below a line of names; the file is whole or absent."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, Record.__struct_fields__, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(asdict, self.results))
-        atomic_files.write_text(path, text.getvalue())
+        atomic_files.write_csv(path, Record.__struct_fields__, map(asdict, self.results))
 
 
 def cases(records: Iterable[Record]) -> list[str]:

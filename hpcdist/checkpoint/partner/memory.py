@@ -43,11 +43,6 @@ def generation(step: int, token: str) -> str:
     return f"{directory_name(step)}.{token}"
 
 
-def step_of(name: str) -> int:
-    """The step in the name of a generation."""
-    return int(name.removeprefix("step-").partition(".")[0])
-
-
 class NodeMemory:
     """The files of one run on one node. One rank of the node calls all methods but `reserve`."""
 

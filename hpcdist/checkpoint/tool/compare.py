@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcdist.checkpoint.layout import Entry
+from hpcdist.checkpoint.layout import Entry, piece_nbytes
 from hpcdist.checkpoint.reader import Checkpoint, Contents
 from hpcdist.checkpoint.tool.facts import flat
 from hpcdist.checkpoint.tool.progress import Advance
-from hpcdist.checkpoint.tool.rows import empty_rows, in_step, piece_nbytes
+from hpcdist.checkpoint.tool.rows import empty_rows, in_step
 
 
 def state_differences(one: Checkpoint, other: Checkpoint, advance: Advance) -> Iterator[str]:

@@ -8,11 +8,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcdist.checkpoint.layout import STATE, Entry, Piece, digest
+from hpcdist.checkpoint.layout import STATE, Entry, Piece, digest, piece_nbytes
 from hpcdist.checkpoint.reader import Checkpoint, Contents, DamagedCheckpoint, check_size
 from hpcdist.checkpoint.tool.find import incomplete, misnamed
 from hpcdist.checkpoint.tool.progress import Advance
-from hpcdist.checkpoint.tool.rows import empty_rows, piece_nbytes
+from hpcdist.checkpoint.tool.rows import empty_rows
 
 UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, TypeError)  # what h5py raises for a torn file
 
