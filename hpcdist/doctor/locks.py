@@ -36,10 +36,6 @@ def check(job: Job, folder: Path, sees: Sequence[bool], mounts: Mapping[str, Mou
 # --- taking them ---
 
 
-def _flock(descriptor: int, folder: Path) -> bool:
-    return fence.acquired(descriptor, folder)  # the very call that guards checkpoints
-
-
 def _posix(descriptor: int, folder: Path) -> bool:
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,7 +46,7 @@ def _posix(descriptor: int, folder: Path) -> bool:
     return True
 
 
-LOCKS = {"flock": _flock, "fcntl locks": _posix}
+LOCKS = {"flock": fence.acquired, "fcntl locks": _posix}  # the first is the very call that guards checkpoints
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -25,6 +26,16 @@ from hpcdist.util.display import TERMINAL
 
 # What a launcher sets for the ranks it starts. SLURM_PROCID is not among them: a batch script has it, too.
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MPI_LOCALRANKID")
+
+# What a launcher sets to say how many it started; the innermost first, as an mpirun inside of an srun inherits the
+# latter's. What to do if each of these is a world of its own.
+LAUNCHERS = (
+    ("OMPI_COMM_WORLD_SIZE", "Open MPI's mpirun", "start it with the mpirun (or mpiexec) of the MPI in use"),
+    ("PMI_SIZE", "a PMI launcher (mpiexec, or srun --mpi=pmi2)", "start it with the mpirun of the MPI in use, or "
+     "with srun --mpi=pmix if that MPI is Open MPI"),
+    ("SLURM_STEP_NUM_TASKS", "srun", "use srun --mpi=pmix for Open MPI, srun --mpi=pmi2 for MPICH and Intel MPI "
+     "(srun --mpi=list shows what this Slurm has), or mpirun inside the job script"),
+)  # fmt: skip
 
 # What `mpirun --version` or MPI_Get_library_version says -> who made it. Intel's and MVAPICH's libraries come
 # from MPICH; their ranks are started by any launcher of its kind, hydra.
@@ -44,6 +55,24 @@ class Launcher:
 
     path: str
     maker: str
+
+
+class Started(NamedTuple):
+    """Who started how many processes and says so in a variable, and what to do if they are not one world."""
+
+    launcher: str
+    processes: int
+    variable: str
+    advice: str
+
+
+def started(environment: Mapping[str, str]) -> Started | None:
+    """What the innermost launcher says; None if there was none."""
+    for variable, launcher, advice in LAUNCHERS:
+        count = environment.get(variable, "")
+        if count.isdigit():
+            return Started(launcher, int(count), variable, advice)
+    return None
 
 
 def launch(launcher: Launcher, ranks: int, command: Sequence[str], cores: int, root: bool) -> tuple[list[str], dict]:

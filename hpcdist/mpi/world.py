@@ -16,6 +16,7 @@ import click
 from mpi4py import MPI
 
 from hpcdist.errors import AgreedError, LaunchError
+from hpcdist.mpi.launcher import started
 
 ALLOW = "HPCDIST_ALLOW_SINGLETON"
 PAUSE = 0.001  # seconds between two looks whether others have come
@@ -59,26 +60,15 @@ def check_launcher(size: int, environment: dict[str, str]) -> None:
 
     Raises: LaunchError, saying what to do.
     """
-    if size != 1 or environment.get(ALLOW) == "1":
-        return
-    library = MPI.Get_library_version().split(",")[0].split("\n")[0].strip()
-    for variable, launcher, advice in (
-        ("OMPI_COMM_WORLD_SIZE", "Open MPI's mpirun", "start it with the mpirun (or mpiexec) of the MPI in use"),
-        ("PMI_SIZE", "a PMI launcher (mpiexec, or srun --mpi=pmi2)", "start it with the mpirun of the MPI in use, or "
-         "with srun --mpi=pmix if that MPI is Open MPI"),
-        ("SLURM_STEP_NUM_TASKS", "srun", "use srun --mpi=pmix for Open MPI, srun --mpi=pmi2 for MPICH and Intel MPI "
-         "(srun --mpi=list shows what this Slurm has), or mpirun inside the job script"),
-    ):  # fmt: skip
-        started = environment.get(variable, "")
-        if not started:
-            continue
-        if started.isdigit() and int(started) > 1:
-            raise LaunchError(
-                f"{launcher} started {started} processes ({variable}), but each is a world of size 1 of its own: the "
-                f"launcher does not belong to the MPI library in use, {library}. Every process would do the whole "
-                f"work and write the same files. To mend it, {advice}. If single processes are meant, set {ALLOW}=1."
-            )
-        return  # the innermost launcher has spoken
+    found = started(environment)
+    if size == 1 and environment.get(ALLOW) != "1" and found and found.processes > 1:
+        library = MPI.Get_library_version().split(",")[0].split("\n")[0].strip()
+        raise LaunchError(
+            f"{found.launcher} started {found.processes} processes ({found.variable}), but each is a world of size 1 "
+            f"of its own: the launcher does not belong to the MPI library in use, {library}. Every process would do "
+            f"the whole work and write the same files. To mend it, {found.advice}. If single processes are meant, set "
+            f"{ALLOW}=1."
+        )
 
 
 def abort_on_error() -> None:

@@ -19,7 +19,7 @@ from hpcdist.algorithms import SHARED
 from hpcdist.collectives.decide import is_shared
 from hpcdist.device import Accelerator
 from hpcdist.device.paths import DIRECT, HOST
-from hpcdist.mpi import gpu_binding, machine
+from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import agree
 from hpcdist.mpi.world import topology_of
 from hpcdist.simulate import cost
@@ -43,7 +43,7 @@ class Sweep:
         self.topology = topology_of(comm)
         self.options = options = options.sensible(self.topology)
         self.library = library.find(comm) if options.library_algorithms else None
-        self.notes = gpu_binding.sharing(comm, accelerator) if accelerator else []
+        self.notes = machine.sharing(comm, accelerator) if accelerator else []
         self.paths = paths.find(comm, accelerator, options.path) if accelerator else paths.on_host(comm)
         self.model = model.fit(comm, self.topology)
         self.report = record.Report(

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from hpcdist.checkpoint.layout import Entry, piece_nbytes
 from hpcdist.checkpoint.reader import Checkpoint, Contents
-from hpcdist.checkpoint.tool.facts import flat
 from hpcdist.checkpoint.tool.progress import Advance
 from hpcdist.checkpoint.tool.rows import empty_rows, in_step
+from hpcdist.checkpoint.tool.show import flat
 
 
 def state_differences(one: Checkpoint, other: Checkpoint, advance: Advance) -> Iterator[str]:
