@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import numpy as np
 
 from hpcdist.util import atomic_files, typed_json
+from hpcdist.util.display import Progress
+from hpcdist.util.sizes import format_bytes
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,3 +46,15 @@ class Report(Saved):
     start_time: str
     config: dict[str, Any]
     machine: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+def measure_sizes(
+    comm: MPI.Intracomm, sizes: Sequence[int], report: Saved, path: Path | None, measure: Callable[[int, int], object]
+) -> None:
+    """Call `measure` with each size in bytes and the number of sizes left; rank 0 writes the report after each."""
+    with Progress(comm.rank, len(sizes)) as progress:
+        for number, nbytes in enumerate(sizes):
+            progress.show(number, f"{comm.size} ranks, {format_bytes(nbytes)}")
+            measure(nbytes, len(sizes) - number)
+            if comm.rank == 0 and path:
+                report.write_json(path)

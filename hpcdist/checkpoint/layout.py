@@ -96,6 +96,13 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Length of the first axis."""
         return rows(self.shape)
 
+    @property
+    def complete(self) -> bool:
+        """Whether the pieces, in their order, hold every row once."""
+        ends = [0, *(piece.stop for piece in self.pieces)]
+        starts = [piece.start for piece in self.pieces]
+        return bool(starts) and starts == ends[:-1] and ends[-1] == self.rows and ends == sorted(ends)
+
 
 def rows(shape: tuple[int, ...]) -> int:
     """Rows of an array of this shape."""

@@ -25,7 +25,6 @@ from hpcdist.checkpoint.layout import (
     Shapes,
     digest,
     row_nbytes,
-    rows,
     rows_of,
     shard_name,
 )
@@ -202,16 +201,10 @@ def assemble(step: int, token: str, facts: dict[str, Any], shapes: Shapes, parts
     Raises:
         ValueError: the parts are not the whole.
     """
-    arrays = {
-        name: Entry(shape, dtype, _in_order(name, shape, [p for part in parts for p in part.pieces.get(name, ())]))
-        for name, (shape, dtype) in shapes.items()
-    }
+    arrays = {}
+    for name, kind in shapes.items():
+        pieces = sorted((p for part in parts for p in part.pieces.get(name, ())), key=lambda piece: piece.start)
+        entry = arrays[name] = Entry(*kind, tuple(pieces))
+        if not entry.complete:
+            raise ValueError(f"the parts hold rows up to {[p.stop for p in pieces]} of {name}, which has {entry.rows}")
     return Manifest(step, token, facts, {name: n for part in parts for name, n in part.files.items()}, arrays)
-
-
-def _in_order(name: str, shape: tuple[int, ...], pieces: list[Piece]) -> tuple[Piece, ...]:
-    ordered = sorted(pieces, key=lambda piece: piece.start)
-    ends = [0, *(piece.stop for piece in ordered)]
-    if [piece.start for piece in ordered] != ends[:-1] or ends[-1] != rows(shape) or not ordered:
-        raise ValueError(f"the parts hold rows up to {ends[1:]} of {name}, which has {rows(shape)}")
-    return tuple(ordered)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
@@ -104,22 +104,14 @@ def check_size(path: Path, name: str, nbytes: int) -> None:
         raise DamagedCheckpoint(path, f"{name} has {found} bytes, {nbytes} were written")
 
 
-class Contents:
+class Contents(ExitStack):
     """The arrays of a checkpoint, to be read piece by piece; its files stay open until the block ends."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
         self.path = checkpoint.path
         self.entries = checkpoint.manifest.arrays
         self._files: dict[str, h5py.File] = {}
-
-    def __enter__(self) -> Contents:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for file in self._files.values():
-            file.close()
 
     def read(self, name: str, piece: Piece, rows: NDArray) -> None:
         """Read a piece of an array into `rows`, contiguous memory of the piece's rows, and check it.
@@ -136,6 +128,12 @@ class Contents:
             which = f"rows {piece.start} to {piece.stop - 1} of {name}" if entry.shape else name
             raise DamagedCheckpoint(self.path, f"{piece.file}: {which} does not fit its digest {piece.digest}")
 
+    def check(self, name: str, piece: Piece) -> None:
+        """Read a piece for damage, likewise."""
+        entry = self.entries[name]
+        shape = (piece.stop - piece.start, *entry.shape[1:]) if entry.shape else ()
+        self.read(name, piece, np.empty(shape, entry.dtype))
+
     def _transfer(self, name: str, entry: Entry, piece: Piece, rows: NDArray) -> None:
         data = self._file(piece.file)[name]
         if (data.dtype.str, data.shape[1:]) != (entry.dtype, entry.shape[1:]):
@@ -148,7 +146,7 @@ class Contents:
     def _file(self, name: str) -> h5py.File:
         if name not in self._files:
             # Nobody writes to it any more, and not every file system can lock.
-            self._files[name] = h5py.File(self.path / name, "r", locking=False)
+            self._files[name] = self.enter_context(h5py.File(self.path / name, "r", locking=False))
         return self._files[name]
 
 
@@ -174,7 +172,6 @@ def check(checkpoint: Checkpoint) -> None:
         DamagedCheckpoint: the first that is found.
     """
     with Contents(checkpoint) as contents:
-        for name, entry in checkpoint.manifest.arrays.items():
-            for piece in entry.pieces:
-                shape = (piece.stop - piece.start, *entry.shape[1:]) if entry.shape else ()
-                contents.read(name, piece, np.empty(shape, entry.dtype))
+        for name in contents.entries:
+            for piece in contents.entries[name].pieces:
+                contents.check(name, piece)

@@ -160,10 +160,13 @@ class Store:
         shapes = shapes_of(arrays)
         _agree_on(self.comm, "saves another step, or arrays of other names, shapes or dtypes,", (step, shapes))
         draft, facts = on_root(self.comm, lambda: (begin(self.fence, step), json.loads(json.dumps(facts))))
-        writers = self._writers(arrays)
+        if together := self.layout == "collective":
+            writers = [Writer(rank, STATE, share) for rank, share in enumerate(shares_of(arrays, self.comm.size))]
+        else:
+            writers = writers_of(arrays, self._ranks, self.writers)
         order = Order(self.fence, draft, step, facts, shapes, writers, self.keep, self.compression, began)
         try:
-            (self._write_together if self.layout == "collective" else self._start_writing)(order, arrays)
+            (self._write_together if together else self._start_writing)(order, arrays)
         except AgreedError:
             saving = self._saving
             self._give_up()
@@ -185,11 +188,6 @@ class Store:
         if self._saving:
             self._saving.cancel()
         self._saving = None
-
-    def _writers(self, arrays: Mapping[str, NDArray]) -> list[Writer]:
-        if self.layout == "collective":
-            return [Writer(rank, STATE, share) for rank, share in enumerate(shares_of(arrays, self.comm.size))]
-        return writers_of(arrays, self._ranks, self.writers)
 
     def _start_writing(self, order: Order, arrays: Mapping[str, NDArray]) -> None:
         """Have this rank's rows written beside the caller; copies, unless it waits and they are in host memory."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import click
 
 from hpcdist.cluster import hosts, plan, slurm, state
 from hpcdist.cluster.namespaces import NamespaceError
 from hpcdist.cluster.state import Cluster, StateError
-from hpcdist.util.parameters import Parsed
+from hpcdist.util.parameters import Parsed, reported
 
 
 def _host_rate(text: str) -> tuple[str, int]:
@@ -24,21 +21,7 @@ def _host_rate(text: str) -> tuple[str, int]:
 
 RATE, HOST_RATE = Parsed("rate", plan.parse_rate), Parsed("host=rate", _host_rate)
 NAME = click.option("--name", default="hpcdist", show_default=True, help="Which cluster, if there are several.")
-
-
-def _reported(function: Callable) -> Callable:
-    """Turn what may go wrong into one line and exit code 1; a bad value into exit code 2."""
-
-    @functools.wraps(function)
-    def wrapped(*arguments: Any, **options: Any) -> Any:
-        try:
-            return function(*arguments, **options)
-        except (StateError, NamespaceError) as error:
-            raise click.ClickException(str(error)) from None
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
-
-    return wrapped
+_reported = reported(StateError, NamespaceError)
 
 
 @click.group()

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hpcdist.cluster.namespaces import Process
-from hpcdist.cluster.plan import Equipment, Host, Network
+from hpcdist.cluster.plan import Equipment, Network
+from hpcdist.util import typed_json
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 
@@ -97,20 +98,11 @@ def load(name: str) -> Cluster:
 
 def find(name: str) -> Cluster | None:
     """The cluster of that name, or None if it is not up; what a crash left on disk is not up."""
-    try:
-        fields = json.loads((folder(name) / "cluster.json").read_text())
-    except FileNotFoundError:
-        return None
-    cluster = _cluster(fields)
-    return cluster if cluster.switch.alive() else None
-
-
-def _cluster(fields: dict) -> Cluster:
-    plan = fields["network"]
-    network = Network(tuple(Host(**host) for host in plan["hosts"]), plan["racks"], plan["rack_rate"])
-    hosts = {name: Process(**process) for name, process in fields["hosts"].items()}
-    slurm = Equipment(**fields["slurm"]) if fields.get("slurm") else None
-    return Cluster(fields["name"], network, Process(**fields["switch"]), hosts, slurm)
+    path = folder(name) / "cluster.json"
+    with contextlib.suppress(FileNotFoundError):
+        cluster = typed_json.decode(path.read_bytes(), Cluster, str(path))
+        return cluster if cluster.switch.alive() else None
+    return None
 
 
 def names() -> list[str]:

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -108,17 +108,13 @@ def _open_mpi(crowded: bool, root: bool) -> tuple[list[str], dict[str, str]]:
     return options, variables
 
 
-def _mpich(crowded: bool, root: bool) -> tuple[list[str], dict[str, str]]:
-    """MPICH takes any user and any number of ranks; a crowd yields at every poll, not every thousandth."""
-    return [], {"MPIR_CVAR_POLLS_BEFORE_YIELD": "1"} if crowded else {}
-
-
-def _intel(crowded: bool, root: bool) -> tuple[list[str], dict[str, str]]:
-    """Intel MPI, too; a crowd is not bound to cores."""
-    return [], {"I_MPI_PIN": "0"} if crowded else {}
-
-
-OPTIONS = {"Open MPI": _open_mpi, "MPICH": _mpich, "Intel MPI": _intel}
+# MPICH and Intel MPI take any user and any number of ranks. A crowd yields at every poll, not every thousandth, or is
+# not bound to cores.
+OPTIONS: dict[str, Callable[[bool, bool], tuple[list[str], dict[str, str]]]] = {
+    "Open MPI": _open_mpi,
+    "MPICH": lambda crowded, root: ([], {"MPIR_CVAR_POLLS_BEFORE_YIELD": "1"} if crowded else {}),
+    "Intel MPI": lambda crowded, root: ([], {"I_MPI_PIN": "0"} if crowded else {}),
+}
 
 
 def maker(text: str) -> str | None:
@@ -203,15 +199,10 @@ def run(ranks: int, mpirun: str | None, dry_run: bool, command: tuple[str, ...])
     if dry_run:
         click.echo(shlex.join([*(f"{key}={value}" for key, value in variables.items()), *argv]))
         return
-    if launcher.maker == "Open MPI":
-        _remove_leftovers(os.getpid())
+    if launcher.maker == "Open MPI":  # it would refuse to start where one of the same number was killed
+        shutil.rmtree(Path(tempfile.gettempdir()) / f"ompi.{os.getpid()}", ignore_errors=True)
     sys.stdout.flush()
     os.execve(argv[0], argv, environment(os.environ, variables, sys.stderr.isatty()))
-
-
-def _remove_leftovers(process: int) -> None:
-    """Remove what a launcher of the same number left when it was killed; Open MPI's would refuse to start there."""
-    shutil.rmtree(Path(tempfile.gettempdir()) / f"ompi.{process}", ignore_errors=True)
 
 
 def _refuse_inside_a_rank() -> None:

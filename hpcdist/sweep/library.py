@@ -95,12 +95,10 @@ class OpenMpi(Library):
         """The algorithm of that name, on a communicator that is made once."""
         short, segment = name.removeprefix(FIXED), segment_nbytes or 0
         if (short, segment) not in self.made:
-            self.made[short, segment] = self._duplicate(self.values[short], segment)
+            value = self.values[short]
+            with setting({self.dynamic: 1, self.priority: HIGHEST, self.algorithm: value, self.segment: segment}):
+                self.made[short, segment] = self.comm.Dup()
         return Forced(self.made[short, segment], segment_nbytes=segment or None)
-
-    def _duplicate(self, value: int, segment: int) -> MPI.Intracomm:
-        with setting({self.dynamic: 1, self.priority: HIGHEST, self.algorithm: value, self.segment: segment}):
-            return self.comm.Dup()
 
     def close(self) -> None:
         """Free the communicators."""

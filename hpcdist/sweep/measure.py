@@ -180,7 +180,9 @@ class Bench:
     ):
         self.comm, self.point, self.seed = comm, point, seed
         self.accelerator, self.buffers = accelerator, OnDevice(accelerator) if accelerator else Buffers()
-        self.source, self.target = on_all(comm, self._two_buffers)
+        self.source, self.target = on_all(
+            comm, lambda: [self.buffers.empty(point.count, point.dtype) for _ in range(2)]
+        )
         self.library = library
         self.cases: list[Case] = []
         try:
@@ -192,10 +194,6 @@ class Bench:
         except AgreedError:
             self.close()
             raise
-
-    def _two_buffers(self) -> tuple[Any, Any]:
-        count, dtype = self.point.count, self.point.dtype
-        return self.buffers.empty(count, dtype), self.buffers.empty(count, dtype)
 
     def __enter__(self) -> Self:
         return self

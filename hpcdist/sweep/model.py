@@ -48,7 +48,8 @@ def fit(comm: MPI.Intracomm, topology: Sequence[int]) -> Model:
     heads = MPI.Intracomm(comm.Split(min(node.rank, 1), comm.rank))
     node_alpha, node_beta = _exchange(node, _neighbours(node.size))
     found = _between(heads) if node.rank == 0 and nodes > 1 else Model(0.0, 0.0, 0.0, burst=math.inf)
-    gamma = _seconds(comm, [_addition()])[0] / LARGE
+    ours, theirs = (np.zeros(LARGE // 4, np.float32) for _ in range(2))
+    gamma = _seconds(comm, [lambda: np.add(ours, theirs, out=ours)])[0] / LARGE
     node.Free()
     heads.Free()
     between = replace(comm.bcast(found), gamma=gamma)  # the heads agree, and rank 0 is one of them
@@ -160,12 +161,6 @@ def _step(receivers: Sequence[Ints], old: int) -> Step:
         senders = np.flatnonzero(to >= 0)
         rows.append(Rows.of(senders, to[senders], first + old, dst_chunk=first + 1 - old, reduce=False))
     return Step.of(Rows.concatenate(rows))
-
-
-def _addition() -> Callable[[], object]:
-    """Add `LARGE` bytes of float32 to as many."""
-    ours, theirs = (np.zeros(LARGE // 4, np.float32) for _ in range(2))
-    return lambda: np.add(ours, theirs, out=ours)
 
 
 def _seconds(comm: MPI.Intracomm, calls: Sequence[Callable[[], object]]) -> list[float]:

@@ -1,9 +1,9 @@
-"""Kinds of values on command lines that are told by a function, which raises ValueError where a text is none."""
+"""What commands have in common: values that a function reads from a text, several options at once, and errors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
+from functools import reduce, wraps
 from typing import Any
 
 import click
@@ -35,3 +35,23 @@ class Listed(Parsed):
 def options(*each: Callable) -> Callable[[Callable], Callable]:
     """A decorator that gives a command several options, in this order."""
     return lambda command: reduce(lambda made, option: option(made), reversed(each), command)
+
+
+def reported(*kinds: type[Exception], words: Callable[[Any], str] = str) -> Callable[[Callable], Callable]:
+    """A decorator that turns errors of these kinds into one line and exit code 1; a bad value into exit code 2."""
+
+    def decorated(function: Callable) -> Callable:
+        @wraps(function)
+        def wrapped(*arguments: Any, **given: Any) -> Any:
+            try:
+                return function(*arguments, **given)
+            except BrokenPipeError:
+                raise  # whoever read the output has seen enough; click ends quietly
+            except kinds as error:
+                raise click.ClickException(words(error)) from None
+            except ValueError as error:
+                raise click.UsageError(str(error)) from None
+
+        return wrapped
+
+    return decorated

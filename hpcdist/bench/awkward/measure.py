@@ -17,6 +17,7 @@ from mpi4py import MPI
 
 from hpcdist.algorithms import layered
 from hpcdist.bench.awkward.record import Record, Run
+from hpcdist.bench.saved import measure_sizes
 from hpcdist.collectives import calls
 from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import agree
@@ -26,10 +27,9 @@ from hpcdist.sweep import model as prices
 from hpcdist.sweep.measure import Bench, Case, Effort, Point
 from hpcdist.sweep.record import LIBRARY
 from hpcdist.tuning.table import Selection
-from hpcdist.util.display import Progress
 from hpcdist.util.parameters import Listed
 from hpcdist.util.sampling import now
-from hpcdist.util.sizes import BYTES, format_bytes, parse_bytes
+from hpcdist.util.sizes import BYTES, parse_bytes
 
 SIZES = "8,1KiB,16KiB,64KiB,256KiB,1MiB,4MiB,16MiB"
 FLAT = (
@@ -97,8 +97,8 @@ def record(bench: Bench, case: Case, topology: Sequence[int], model: cost.Model)
     )
 
 
-def measure(comm: MPI.Intracomm, nbytes: int, run: Run, effort: Effort, segment_nbytes: int | None) -> list[Record]:
-    """The results of all cases at one size, float32 sums in place; collective."""
+def measure(comm: MPI.Intracomm, nbytes: int, run: Run, effort: Effort, segment_nbytes: int | None) -> None:
+    """Add the results of all cases at one size, float32 sums in place; collective."""
     model = cost.Model.from_dict(run.model)
     point = Point(max(1, nbytes // 4), np.dtype(np.float32), "sum")
     with Bench(comm, point, [LIBRARY], placements=("in_place",)) as bench:
@@ -107,7 +107,7 @@ def measure(comm: MPI.Intracomm, nbytes: int, run: Run, effort: Effort, segment_
         bench.warm_up(effort.beyond_bursts(nbytes, model))
         for _ in bench.rounds():
             pass
-        return [record(bench, case, run.topology, model) for case in bench.cases]
+        run.results += [record(bench, case, run.topology, model) for case in bench.cases]
 
 
 @click.command()
@@ -142,12 +142,7 @@ def _measured(
         racks=racks,
         model=prices.fit(comm, topology).as_dict(),
     )
-    with Progress(comm.rank, len(sizes)) as progress:
-        for number, nbytes in enumerate(sizes):
-            progress.show(number, f"{comm.size} ranks, {format_bytes(nbytes)}")
-            run.results += measure(comm, nbytes, run, effort, segment_nbytes)
-            if comm.rank == 0 and out:
-                run.write_json(out)
+    measure_sizes(comm, sizes, run, out, lambda nbytes, left: measure(comm, nbytes, run, effort, segment_nbytes))
     if comm.rank == 0:
         from hpcdist.bench.awkward.table import text
 

@@ -21,11 +21,11 @@ from hpcdist.bench.checkpoints.record import Report
 from hpcdist.bench.checkpoints.rounds import Loads, Saves
 from hpcdist.bench.checkpoints.state import UNIT, State
 from hpcdist.bench.checkpoints.ways import Way, ways
+from hpcdist.bench.saved import measure_sizes
 from hpcdist.doctor.mounts import mount_of
 from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import on_root
 from hpcdist.mpi.world import run_on_world, topology_of
-from hpcdist.util.display import Progress
 from hpcdist.util.sampling import now
 from hpcdist.util.sizes import format_bytes
 
@@ -49,15 +49,15 @@ def run(comm: MPI.Intracomm, asked: Settings, json: Path | None) -> int:
     config = {"sizes": asked.sizes, "rounds": asked.rounds, "seconds": asked.seconds}
     report = Report(["python", "-m", "hpcdist.bench.checkpoints", *sys.argv[1:]], now(), config)
     report.machine = {**machine.describe(comm, topology_of(comm)), "file_system": mount_of(asked.scratch).kind}
-    with _folder(comm, asked.scratch) as scratch, Progress(comm.rank, len(asked.sizes)) as progress:
+    with _folder(comm, asked.scratch) as scratch:
         Point(comm, WARM_UP // UNIT * UNIT, asked, scratch, Report([], "", {})).measure(0)
         end = monotonic() + asked.seconds
-        for number, nbytes in enumerate(asked.sizes):
-            progress.show(number, f"{comm.size} ranks, {format_bytes(nbytes)}")
+
+        def measure(nbytes: int, sizes_left: int) -> None:
             left = comm.bcast(max(0.0, end - monotonic()))
-            Point(comm, nbytes, asked, scratch, report).measure(left / (len(asked.sizes) - number))
-            if comm.rank == 0 and json:
-                report.write_json(json)
+            Point(comm, nbytes, asked, scratch, report).measure(left / sizes_left)
+
+        measure_sizes(comm, asked.sizes, report, json, measure)
     if comm.rank == 0:
         click.echo("\n".join(table.blocks(report)))
     return int(bool(report.wrong))

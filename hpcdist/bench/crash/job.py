@@ -45,18 +45,6 @@ class Job:
         """Start, or resume, a run in the directory `out`; what it says is appended to output.txt there."""
         options = ["--checkpoint-every", str(EVERY), "--checkpoint-writers", str(self.writers), "--keep", str(keep)]
         train = [*HPCDIST, *TRAIN, *options, "--out", str(out), "--resume", "auto"]
-        out.mkdir(exist_ok=True)
-        with open(out / "output.txt", "ab") as output:
-            return subprocess.Popen(
-                [*HPCDIST, "run", "-n", str(self.ranks), "--", *train],
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-
-    def _environment(self) -> dict[str, str]:
         own = {
             "XDG_CACHE_HOME": str(self.folder),
             "TMPDIR": str(self.folder),
@@ -64,7 +52,16 @@ class Job:
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",  # what a start has said must be there when it is killed
         }
-        return {**os.environ, **own}
+        out.mkdir(exist_ok=True)
+        with open(out / "output.txt", "ab") as output:
+            return subprocess.Popen(
+                [*HPCDIST, "run", "-n", str(self.ranks), "--", *train],
+                env={**os.environ, **own},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
 
     def finish(self, out: Path, keep: int = KEEP) -> None:
         """Start, or resume, a run, and wait until it is complete.

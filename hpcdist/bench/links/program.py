@@ -17,13 +17,13 @@ from hpcdist.bench.links.measure import Link, LinkBench, records, rounds
 from hpcdist.bench.links.options import Settings, settings
 from hpcdist.bench.links.raw import Neighbours
 from hpcdist.bench.links.record import Record, Report
+from hpcdist.bench.saved import measure_sizes
 from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import agree
 from hpcdist.mpi.world import run_on_world, topology_of
 from hpcdist.simulate import cost
 from hpcdist.sweep import model as prices
 from hpcdist.sweep.measure import Point
-from hpcdist.util.display import Progress
 from hpcdist.util.sampling import now
 from hpcdist.util.sizes import BYTES
 
@@ -58,15 +58,15 @@ def run(comm: MPI.Intracomm, link: Link, asked: Settings, interface: str, json: 
     congestion_control = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
     report.machine = {**machine.describe(comm, topology), "tcp": congestion_control}
     report.models.append({"rate": link.rate, "ranks": comm.size, **model.as_dict()})
-    with Neighbours(comm, interface) as neighbours, Progress(comm.rank, len(asked.sizes)) as progress:
+    with Neighbours(comm, interface) as neighbours:
         end = monotonic() + asked.seconds
-        for number, nbytes in enumerate(asked.sizes):
+
+        def measure(nbytes: int, sizes_left: int) -> None:
             point = Point(nbytes // 4, np.dtype(np.float32), "sum")
-            progress.show(number, f"{comm.size} ranks, {point}")
             with LinkBench(comm, point, asked, neighbours, link) as bench:
-                report.results += _measure(bench, asked, model, end, len(asked.sizes) - number)
-            if comm.rank == 0 and json:
-                report.write_json(json)
+                report.results += _measure(bench, asked, model, end, sizes_left)
+
+        measure_sizes(comm, asked.sizes, report, json, measure)
     if comm.rank == 0:
         click.echo("\n".join(table.blocks(report.results)))
     return int(bool(report.wrong))

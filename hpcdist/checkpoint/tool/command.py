@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -25,36 +22,21 @@ from hpcdist.checkpoint.tool.owner import Owned
 from hpcdist.checkpoint.tool.progress import bar
 from hpcdist.checkpoint.tool.rows import state_nbytes
 from hpcdist.checkpoint.tool.verify import damages
+from hpcdist.util.parameters import reported
 from hpcdist.util.sizes import format_bytes
 
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 FORCE = click.option("--force", is_flag=True, help="Take the directory even from a run that may still go on.")
 
 
-def _reported(function: Callable) -> Callable:
-    """Turn what may go wrong into one line and exit code 1; a bad value into exit code 2."""
-
-    @functools.wraps(function)
-    def wrapped(*arguments: Any, **options: Any) -> Any:
-        try:
-            return function(*arguments, **options)
-        except BrokenPipeError:
-            raise  # whoever read the output has seen enough; click ends quietly
-        except DamagedCheckpoint as error:
-            raise click.ClickException(_what_happened(error)) from None
-        except (FencedOut, Owned, pruning.NoneWhole, OSError) as error:
-            raise click.ClickException(str(error)) from None
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
-
-    return wrapped
-
-
-def _what_happened(error: DamagedCheckpoint) -> str:
-    """The damage, unless the checkpoint is gone because a run that goes on keeps newer ones."""
-    if error.path.exists():
+def _what_happened(error: Exception) -> str:
+    """The error, unless a checkpoint is gone because a run that goes on keeps newer ones."""
+    if not isinstance(error, DamagedCheckpoint) or error.path.exists():
         return str(error)
     return f"{error.path} was removed while it was read, as a run that goes on keeps only its newest; try again"
+
+
+_reported = reported(DamagedCheckpoint, FencedOut, Owned, pruning.NoneWhole, OSError, words=_what_happened)
 
 
 @click.group()

@@ -43,10 +43,11 @@ def convert(source: Checkpoint, directory: Path, writers: int, compression: str,
         raise FileExistsError(f"{final} exists already; a committed checkpoint is never written over")
     if not force:
         refuse_if_owned(directory)
+    parts = shares(_shapes(source), writers or max(1, min(PER_NODE, state_nbytes(source) // LEAST)))
     fence = Fence(directory)
     draft = begin(fence, source.step)
     try:
-        manifest = _write(source, draft, fence.token, _shares(source, writers), compression, advance)
+        manifest = _write(source, draft, fence.token, parts, compression, advance)
         if problem := next(damages(Checkpoint(draft, manifest), advance), None):
             raise OSError(errno.EIO, f"it does not read back as it was written: {problem}", str(draft))
         return commit(fence, draft, manifest)
@@ -57,11 +58,6 @@ def convert(source: Checkpoint, directory: Path, writers: int, compression: str,
 
 def _shapes(source: Checkpoint) -> Shapes:
     return {name: Kind(entry.shape, entry.dtype) for name, entry in source.manifest.arrays.items()}
-
-
-def _shares(source: Checkpoint, writers: int) -> list[Share]:
-    count = writers or max(1, min(PER_NODE, state_nbytes(source) // LEAST))
-    return shares(_shapes(source), count)
 
 
 def _write(

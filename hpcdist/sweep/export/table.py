@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from hpcdist.sweep import tune
 from hpcdist.sweep.record import FIXED, LIBRARY, Record
 from hpcdist.tuning.table import Bracket
@@ -49,10 +51,17 @@ def table(records: Sequence[Record], form: Format, nodes: int | None = None) -> 
     """
     fixed = named(records, form, nodes)
     counts = sorted({record.ranks for record in fixed})
+    found: Table = {}
     for ranks in counts:
-        _one_number_of_nodes(ranks, {record.nodes for record in fixed if record.ranks == ranks})
-    own: tune.Case = (FIXED + AUTO, None)
-    return {ranks: _short(tune.brackets([r for r in fixed if r.ranks == ranks], own)) for ranks in counts}
+        here = [record for record in fixed if record.ranks == ranks]
+        if len(several := sorted({record.nodes for record in here})) > 1:
+            raise ValueError(
+                f"{ranks} ranks were measured on {' and on '.join(map(str, several))} nodes, which no such file can "
+                "tell apart; choose with --nodes"
+            )
+        brackets = tune.brackets(here, before=(FIXED + AUTO, None))
+        found[ranks] = tuple(replace(each, algorithm=each.algorithm.removeprefix(FIXED)) for each in brackets)
+    return found
 
 
 def named(records: Sequence[Record], form: Format, nodes: int | None) -> list[Record]:
@@ -77,18 +86,6 @@ def named(records: Sequence[Record], form: Format, nodes: int | None) -> list[Re
         where = f" on {nodes} nodes" if nodes else ""
         raise ValueError(f"this format can name none of what was measured{where}: {names}")
     return here
-
-
-def _one_number_of_nodes(ranks: int, nodes: set[int]) -> None:
-    if len(nodes) > 1:
-        raise ValueError(
-            f"{ranks} ranks were measured on {' and on '.join(map(str, sorted(nodes)))} nodes, which no such file can "
-            "tell apart; choose with --nodes"
-        )
-
-
-def _short(brackets: Sequence[Bracket]) -> tuple[Bracket, ...]:
-    return tuple(Bracket(b.max_bytes, b.algorithm.removeprefix(FIXED), b.segment_nbytes) for b in brackets)
 
 
 def spans(brackets: Sequence[Bracket]) -> Iterator[tuple[int, Bracket]]:
