@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import click
 
@@ -137,34 +138,25 @@ def execute(host: str | None, name: str, command: tuple[str, ...]) -> None:
     launch.become(state.load(name), host, command)
 
 
-@cluster.command()
-@click.argument("host")
-@NAME
-@_reported
-def cut(host: str, name: str) -> None:
-    """Take a HOST's link down; its processes go on, and nobody hears of it."""
-    hosts.cut(name, host)
-    click.echo(f"{host} is cut off")
+def _verb(act: Callable[[str, str], None], done: str, text: str) -> None:
+    """A command that does something to a HOST."""
+
+    @cluster.command(act.__name__, help=text)
+    @click.argument("host")
+    @NAME
+    @_reported
+    def command(host: str, name: str) -> None:
+        act(name, host)
+        click.echo(f"{host} {done}")
 
 
-@cluster.command()
-@click.argument("host")
-@NAME
-@_reported
-def heal(host: str, name: str) -> None:
-    """Take a HOST's link up again, or start a dead host anew."""
-    hosts.heal(name, host)
-    click.echo(f"{host} is up")
-
-
-@cluster.command()
-@click.argument("host")
-@NAME
-@_reported
-def kill(host: str, name: str) -> None:
-    """End all processes of a HOST. Cut it first for one that goes without a word, as when power fails."""
-    hosts.kill(name, host)
-    click.echo(f"{host} is dead")
+_verb(hosts.cut, "is cut off", "Take a HOST's link down; its processes go on, and nobody hears of it.")
+_verb(hosts.heal, "is up", "Take a HOST's link up again, or start a dead host anew.")
+_verb(
+    hosts.kill,
+    "is dead",
+    "End all processes of a HOST. Cut it first for one that goes without a word, as when power fails.",
+)
 
 
 @cluster.command()

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 from rich.console import Console
+from train_folders import *  # noqa: F403
 from training import SHORT, die_after, rows, train
 
 import hpcdist
@@ -49,28 +50,6 @@ pytest.importorskip("sklearn", reason="trains on the digits")
 pytestmark = pytest.mark.mpi
 
 COMM = MPI.COMM_WORLD
-
-
-@pytest.fixture
-def shared() -> Iterator[Path]:
-    """A new directory, the same on all ranks."""
-    holder = tempfile.TemporaryDirectory() if COMM.rank == 0 else None
-    yield Path(COMM.bcast(holder.name if holder else None))
-    COMM.Barrier()
-    if holder:
-        holder.cleanup()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache() -> Iterator[None]:
-    """A cache for the digits, the same on all ranks."""
-    holder = tempfile.TemporaryDirectory() if COMM.rank == 0 else None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", COMM.bcast(holder.name if holder else None))
-        yield
-        COMM.Barrier()
-    if holder:
-        holder.cleanup()
 
 
 def make_trainer(data: Dataset, comm: MPI.Intracomm = COMM, **settings: Any) -> Trainer:
