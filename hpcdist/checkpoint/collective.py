@@ -17,7 +17,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +92,9 @@ def write_collective(
             alone, if a transfer fails. One that fails on one of several ends the job, and the file is part of no
             checkpoint.
     """
-    with _info(hints or {}) as info:
+    info = MPI.Info.Create(dict(hints or {}))
+    with ExitStack() as stack:
+        stack.callback(info.Free)
         placed: Layout = on_root(comm, lambda: _prepare(path, hdf5.lay_out(arrays), info))
         file = on_all(comm, lambda: h5py.File(path, "r+", driver="mpio", comm=comm, info=info))
         with _ending_job(comm, path, file):
@@ -100,15 +102,6 @@ def write_collective(
     on_all(comm, lambda: _make_durable(path, placed.nbytes))
     pieces = on_all(comm, lambda: {name: _read_back(path, placed, name, arrays[name], *share[name]) for name in share})
     return Part({path.name: placed.nbytes} if comm.rank == 0 else {}, pieces)
-
-
-@contextmanager
-def _info(hints: Mapping[str, str]) -> Iterator[MPI.Info]:
-    info = MPI.Info.Create(dict(hints))
-    try:
-        yield info
-    finally:
-        info.Free()
 
 
 def _prepare(path: Path, placed: Layout, info: MPI.Info) -> Layout:

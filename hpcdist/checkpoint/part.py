@@ -30,6 +30,7 @@ from hpcdist.checkpoint.layout import (
 )
 from hpcdist.checkpoint.shares import Share
 from hpcdist.checkpoint.unchanged import Heads, Kept, Pieces, Previous, head, keep_unchanged, maybe_unchanged
+from hpcdist.util.atomic_files import opened
 
 READ_BACK = 4 << 20  # bytes read back by one call
 
@@ -172,15 +173,12 @@ def read_back(path: Path, offset: int, name: str, pieces: Sequence[Piece], value
         OSError: it does not.
     """
     buffer = memoryview(bytearray(min(READ_BACK, values.nbytes)))
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with opened(path) as descriptor:
         for piece in pieces:
             nbytes = (piece.stop - piece.start) * row_nbytes(values)
             if _digest_of(descriptor, offset, nbytes, buffer) != piece.digest:
                 raise OSError(errno.EIO, f"{name} does not read back as it was written", str(path))
             offset += nbytes
-    finally:
-        os.close(descriptor)
 
 
 def _digest_of(descriptor: int, offset: int, nbytes: int, buffer: memoryview) -> str:

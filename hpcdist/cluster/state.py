@@ -16,6 +16,7 @@ from pathlib import Path
 from hpcdist.cluster.namespaces import Process
 from hpcdist.cluster.plan import Equipment, Network
 from hpcdist.util import typed_json
+from hpcdist.util.atomic_files import opened
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 
@@ -69,12 +70,9 @@ def folder(name: str) -> Path:
 @contextlib.contextmanager
 def lock() -> Iterator[None]:
     """One command at a time makes, changes or ends clusters; the lock goes when its holder ends, however it does."""
-    handle = os.open(root(), os.O_RDONLY)
-    try:
+    with opened(root()) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(handle)
 
 
 def save(cluster: Cluster) -> None:

@@ -20,9 +20,10 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from mpi4py import MPI
@@ -38,10 +39,10 @@ SEGMENT = 1 << 20  # bytes, with which Open MPI's own decisions run its segmente
 
 @dataclass(frozen=True)
 class Forced:
-    """Where and how an all-reduce runs by one algorithm: on `comm`, inside of the context `chosen`, again and again."""
+    """Where and how an all-reduce runs by one algorithm: on `comm`, inside of a context that `chosen` makes."""
 
     comm: MPI.Intracomm
-    chosen: AbstractContextManager[None] = field(default_factory=nullcontext)
+    chosen: Callable[[], AbstractContextManager[object]] = nullcontext
     segment_nbytes: int | None = None
 
 
@@ -107,20 +108,6 @@ class OpenMpi(Library):
         self.made.clear()
 
 
-class Setting:
-    """`setting`, to be entered again and again."""
-
-    def __init__(self, values: dict[Control, int]):
-        self.values = values
-
-    def __enter__(self) -> None:
-        self.now = setting(self.values)
-        self.now.__enter__()
-
-    def __exit__(self, *exception: object) -> None:
-        self.now.__exit__(None, None, None)
-
-
 class Mpich(Library):
     """The algorithms that all devices of MPICH share.
 
@@ -143,7 +130,7 @@ class Mpich(Library):
     def forced(self, name: str, segment_nbytes: int | None = None) -> Forced:
         """The algorithm of that name."""
         value = self.values[name.removeprefix(FIXED)]
-        return Forced(self.comm, Setting({self.device: 0, self.algorithm: value}))
+        return Forced(self.comm, partial(setting, {self.device: 0, self.algorithm: value}))
 
 
 def _refuse(file: str, variable: str) -> None:
@@ -190,6 +177,6 @@ def _result(forced: Forced) -> bytes:
     """The bits of a sum of this rank, which tell in which order an algorithm adds."""
     comm = forced.comm
     numbers = np.random.default_rng(comm.rank).standard_normal(64 * comm.size)
-    with forced.chosen:
+    with forced.chosen():
         comm.Allreduce(MPI.IN_PLACE, numbers)
     return numbers.tobytes()

@@ -122,7 +122,7 @@ class Bad:
 class Case:
     """One algorithm in one placement on one path at one point, ready to be called.
 
-    `plan` is None for the MPI library, and `chosen` the context in which a call is that algorithm of it.
+    `plan` is None for the MPI library, and `chosen` makes a context in which a call is that algorithm of it.
     """
 
     algorithm: str
@@ -130,7 +130,7 @@ class Case:
     call: Callable[[], object]
     plan: Any = None
     segment_nbytes: int | None = None
-    chosen: AbstractContextManager[None] = field(default_factory=nullcontext)
+    chosen: Callable[[], AbstractContextManager[object]] = nullcontext
     bad: Bad | None = None
     samples: int = 0
     iterations: int = 0
@@ -268,7 +268,7 @@ class Bench:
             self.buffers.copy(self.target, kept)
             if not case.in_place:
                 self.buffers.fill(self.target, POISON)
-            with case.chosen:
+            with case.chosen():
                 case.call()
             found = self._compare("result", self.target, want)
             if not (found or case.in_place):
@@ -289,7 +289,7 @@ class Bench:
         """Call every case a few times on zeros, and share out the effort by the fastest of the calls."""
         self._clear()
         for case in self.cases:
-            with case.chosen:
+            with case.chosen():
                 seconds = [sample(self.comm, case.call, 1) for _ in range(effort.warmup)]
             case.samples, case.iterations = effort.divide(self.comm.allreduce(min(seconds), MPI.MAX))
 
@@ -336,7 +336,7 @@ class Bench:
 
     def sample(self, case: Case) -> float:
         """One sample of a case: seconds per operation on this rank."""
-        with case.chosen:
+        with case.chosen():
             return sample(self.comm, case.call, case.iterations)
 
     def seconds(self, case: Case) -> NDArray[np.float64]:

@@ -68,22 +68,20 @@ def foot(records: Sequence[Record]) -> Iterator[str]:
     """nccl-tests' last lines; "out of bounds" counts failed cases, not elements."""
     failed = sum(bool(record.wrong) for record in records)
     mean = sum(record.busbw for record in records) / len(records) if records else 0.0
-    yield f"# {'Out of bounds values':<20} : {failed} {'FAILED' if failed else 'OK'}"
-    yield f"# {'Avg bus bandwidth':<20} : {mean:g} "
-    yield "#"
-    yield f"# Collective test concluded: {PROGRAM}"
+    yield from [
+        f"# {'Out of bounds values':<20} : {failed} {'FAILED' if failed else 'OK'}",
+        f"# {'Avg bus bandwidth':<20} : {mean:g} ",
+        "#",
+        f"# Collective test concluded: {PROGRAM}",
+    ]
 
 
 def nccl(records: Sequence[Record]) -> Iterator[str]:
     """nccl-tests' header and rows, once for each algorithm, segment and path, type and operation."""
     blocks = grouped(records, lambda r: (r.algorithm, r.segment_nbytes, r.memory, r.path, r.dtype, r.op))
     for (algorithm, *_), block in blocks.items():
-        yield "#"
-        yield f"# Algorithm: {algorithm}{_segment(block[0])}{_path(block[0])}"
-        yield "#"
-        yield from NCCL_HEADER
-        for pair in grouped(block, lambda record: record.nbytes).values():
-            yield _nccl_row(pair)
+        yield from ["#", f"# Algorithm: {algorithm}{_segment(block[0])}{_path(block[0])}", "#", *NCCL_HEADER]
+        yield from map(_nccl_row, grouped(block, lambda record: record.nbytes).values())
 
 
 def _segment(record: Record) -> str:

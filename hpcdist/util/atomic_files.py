@@ -12,13 +12,20 @@ from pathlib import Path
 from typing import Any
 
 
-def fsync(path: Path) -> None:
-    """Make what was written to the file or directory `path` survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
+@contextmanager
+def opened(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> Iterator[int]:
+    """A file descriptor, which is closed when the block ends; arguments are those of os.open."""
+    descriptor = os.open(path, flags, mode)
     try:
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def fsync(path: Path) -> None:
+    """Make what was written to the file or directory `path` survive a power cut."""
+    with opened(path) as descriptor:
+        os.fsync(descriptor)
 
 
 @contextmanager

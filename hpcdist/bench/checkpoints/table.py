@@ -35,18 +35,15 @@ EXPLANATION = f"""\
 
 def text(report: Report, figure: str | None = None) -> str:
     """The whole report; `figure` is the file that it shows."""
-    return "\n".join([*_head(report), *([f"![share of raw files over size]({figure})", ""] if figure else []),
-                      EXPLANATION, *_ways(report), *blocks(report)]) + "\n"  # fmt: skip
+    picture = [f"![share of raw files over size]({figure})", ""] if figure else []
+    ways = rows(["way", "what it does"], [[f"`{name}`", MEANING[name]] for name in present(report.saves)])
+    return "\n".join([*_head(report), *picture, EXPLANATION, *ways, *blocks(report)]) + "\n"
 
 
 def _head(report: Report) -> Iterator[str]:
-    yield "# Saving and restoring checkpoints"
-    yield ""
-    yield f"    {shlex.join(report.command)}"
-    yield ""
+    yield from ["# Saving and restoring checkpoints", "", f"    {shlex.join(report.command)}", ""]
     if report.machine:
-        yield f"{report.start_time}. {_machine(report)}"
-        yield ""
+        yield from [f"{report.start_time}. {_machine(report)}", ""]
 
 
 def _machine(report: Report) -> str:
@@ -54,10 +51,6 @@ def _machine(report: Report) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     cores = f"{machine['cores_per_host']} cores of {machine['cpu']}"
     return f"{', '.join(machine['hosts'])}: {cores}; {machine['file_system']}; {machine['mpi']}; {versions}."
-
-
-def _ways(report: Report) -> Iterator[str]:
-    yield from rows(["way", "what it does"], [[f"`{name}`", MEANING[name]] for name in present(report.saves)])
 
 
 def blocks(report: Report) -> Iterator[str]:

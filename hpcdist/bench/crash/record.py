@@ -106,17 +106,17 @@ def _lines(report: Report) -> Iterator[str]:
     yield from ["# Killed at random, and resumed", "", f"    {shlex.join(report.command)}", ""]
     if report.machine:
         machine = report.machine
-        yield (
+        yield from [
             f"{report.start_time}, {report.seconds:.0f} s. {', '.join(machine['hosts'])}: {machine['cores_per_host']} "
-            f"cores of {machine['cpu']}, {machine['mpi']}."
-        )
-        yield ""
-    yield (
+            f"cores of {machine['cpu']}, {machine['mpi']}.",
+            "",
+        ]
+    yield from [
         f"{config['ranks']} ranks train with a checkpoint every {config['every']} steps, which {config['writers']} of "
         "them write in the background. They are killed with SIGKILL, resumed, and killed again. After each kill all "
-        "committed checkpoints are read and compared with those of a run that nobody killed."
-    )
-    yield ""
+        "committed checkpoints are read and compared with those of a run that nobody killed.",
+        "",
+    ]
     names = (*VICTIMS, "all")
     yield from rows(HEAD, [_row(name, [t for t in report.trials if name in (t.victim, "all")]) for name in names])
     yield (

@@ -40,14 +40,9 @@ def text(report: Report) -> str:
 
 
 def _head(report: Report) -> Iterator[str]:
-    yield "# All-reduce of device buffers on one machine"
-    yield ""
-    yield f"    {shlex.join(report.command)}"
-    yield ""
-    yield f"{report.start_time}."
-    if report.machine:
-        yield f"{_machine(report)}"
-    yield ""
+    title = "# All-reduce of device buffers on one machine"
+    yield from [title, "", f"    {shlex.join(report.command)}", "", f"{report.start_time}."]
+    yield from [_machine(report), ""] if report.machine else [""]
 
 
 def _machine(report: Report) -> str:

@@ -16,6 +16,7 @@ from hpcdist.checkpoint.layout import Manifest, Piece, Shapes, digest, piece_nby
 from hpcdist.checkpoint.part import Part
 from hpcdist.checkpoint.reader import DamagedCheckpoint
 from hpcdist.checkpoint.shares import Share
+from hpcdist.util.atomic_files import opened
 
 Bytes = NDArray[np.uint8]
 
@@ -84,23 +85,17 @@ def read(path: Path, manifest: Manifest, share: str, memory_of: Callable[[str, P
         DamagedCheckpoint: the file is not as it was written.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        with opened(path) as descriptor:
+            found = os.fstat(descriptor).st_size
+            if found != manifest.files[share]:
+                raise DamagedCheckpoint(path, f"it has {found} bytes, {manifest.files[share]} were written")
+            for name, piece, offset in _places(manifest, share):
+                memory = memory_of(name, piece)
+                if memory is not None and (_read_at(descriptor, offset, memory) or digest(memory) != piece.digest):
+                    which = f"rows {piece.start} to {piece.stop - 1} of {name}"
+                    raise DamagedCheckpoint(path, f"{which} do not fit their digest {piece.digest}")
     except OSError as error:
         raise DamagedCheckpoint(path, str(error.strerror)) from error
-    try:
-        found = os.fstat(descriptor).st_size
-        if found != manifest.files[share]:
-            raise DamagedCheckpoint(path, f"it has {found} bytes, {manifest.files[share]} were written")
-        for name, piece, offset in _places(manifest, share):
-            memory = memory_of(name, piece)
-            if memory is not None and (_read_at(descriptor, offset, memory) or digest(memory) != piece.digest):
-                raise DamagedCheckpoint(
-                    path, f"rows {piece.start} to {piece.stop - 1} of {name} do not fit their digest {piece.digest}"
-                )
-    except OSError as error:
-        raise DamagedCheckpoint(path, str(error.strerror)) from error
-    finally:
-        os.close(descriptor)
 
 
 def _places(manifest: Manifest, share: str) -> Iterator[tuple[str, Piece, int]]:

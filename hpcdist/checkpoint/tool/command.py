@@ -19,7 +19,7 @@ from hpcdist.checkpoint.tool import prune as pruning
 from hpcdist.checkpoint.tool import show as showing
 from hpcdist.checkpoint.tool.find import all_below, is_checkpoint, meant, whole
 from hpcdist.checkpoint.tool.owner import Owned
-from hpcdist.checkpoint.tool.progress import bar
+from hpcdist.checkpoint.tool.progress import Bar
 from hpcdist.checkpoint.tool.rows import state_nbytes
 from hpcdist.checkpoint.tool.verify import damages
 from hpcdist.util.parameters import reported
@@ -116,8 +116,8 @@ def _verify(path: Path) -> bool:
         click.echo(f"{path}: {error.why}")
         return True
     count = 0
-    with bar(path.name, state_nbytes(found)) as shown:
-        for problem in damages(found, shown.advance):
+    with Bar(path.name, state_nbytes(found)) as shown:
+        for problem in damages(found, shown.told):
             if not path.exists():
                 raise DamagedCheckpoint(path, problem)
             shown.say(f"{path}: {problem}")
@@ -140,8 +140,8 @@ def compare(one: Path, other: Path, facts: bool) -> None:
     """
     a, b = whole(_taken(one)), whole(_taken(other))
     count = 0
-    with bar("comparing", state_nbytes(a) + state_nbytes(b)) as shown:
-        for difference in comparison.state_differences(a, b, shown.advance):
+    with Bar("comparing", state_nbytes(a) + state_nbytes(b)) as shown:
+        for difference in comparison.state_differences(a, b, shown.told):
             shown.say(difference)
             count += 1
     for difference in comparison.fact_differences(a.facts, b.facts):
@@ -170,8 +170,8 @@ def convert(source: Path, directory: Path, layout: str, writers: int | None, com
         raise ValueError(f"--layout single is one file, --writers {writers} are {writers}")
     found = whole(_taken(source))
     count = 1 if layout == "single" else writers or 0
-    with bar("converting", 2 * state_nbytes(found)) as shown:  # read, and read back
-        path = conversion.convert(found, directory, count, compression, force, shown.advance)
+    with Bar("converting", 2 * state_nbytes(found)) as shown:  # read, and read back
+        path = conversion.convert(found, directory, count, compression, force, shown.told)
     click.echo(f"{path}: written and read back, {_size(found)}")
 
 
@@ -218,8 +218,8 @@ def export(path: Path, file: Path, only: str) -> None:
     found = whole(_taken(path))
     names = exporting.matching(found, only)
     nbytes = exporting.nbytes_of(found, names)
-    with bar("exporting", nbytes) as shown:
-        exporting.export(found, names, file, shown.advance)
+    with Bar("exporting", nbytes) as shown:
+        exporting.export(found, names, file, shown.told)
     click.echo(f"{file}: {', '.join(names)}, {format_bytes(nbytes)}, of step {found.step}")
 
 
