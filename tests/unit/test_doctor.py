@@ -464,7 +464,7 @@ def test_a_reader_that_stays_with_the_old_file_is_warned_of(tmp_path):
 
 def test_a_lock_that_is_held_is_refused(tmp_path):
     with locks.ExitStack() as held:
-        descriptor = held.enter_context(locks._open(tmp_path, "flock"))
+        descriptor = held.enter_context(locks.opened(tmp_path / "flock", os.O_RDWR | os.O_CREAT))
         assert locks.fence.acquired(descriptor, tmp_path)
         assert locks.attempts(tmp_path)["flock"] == locks.REFUSED
     assert locks.attempts(tmp_path)["flock"] == locks.GRANTED
