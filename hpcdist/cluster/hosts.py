@@ -124,8 +124,7 @@ def cut(name: str, host_name: str) -> None:
     """Pull a host's cable: nothing reaches it, and it reaches nobody, but its processes go on."""
     with state.lock():
         cluster = state.load(name)
-        host = living(cluster, host_name)
-        namespaces.call(cluster.switch, ("ip", "link", "set", host.port, "down"))
+        namespaces.call(cluster.switch, ("ip", "link", "set", living(cluster, host_name).port, "down"))
 
 
 def heal(name: str, host_name: str) -> None:

@@ -85,17 +85,13 @@ def draw(records: Sequence[Record]) -> Figure:
     for axes in grid[:, 0]:
         axes.set_ylabel("bus bandwidth [GB/s]")
     figure.legend(*_legend(figure.axes), loc="outside right center", frameon=False)
-    figure.suptitle(_title(records), fontsize="large", x=0.01, ha="left")
+    placement, library = records[0].placement.replace("_", " "), records[0].library
+    figure.suptitle(f"All-reduce on {_ranks(records)}, {placement} ({library})", fontsize="large", x=0.01, ha="left")
     return figure
 
 
 def _case(record: Record) -> tuple:
     return record.ranks, record.nodes, record.dtype, record.op, record.memory, record.path
-
-
-def _title(records: Sequence[Record]) -> str:
-    placement, library = records[0].placement.replace("_", " "), records[0].library
-    return f"All-reduce on {_ranks(records)}, {placement} ({library})"
 
 
 def _ranks(records: Sequence[Record]) -> str:
