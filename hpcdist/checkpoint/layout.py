@@ -92,21 +92,16 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pieces: tuple[Piece, ...]
 
     @property
-    def rows(self) -> int:
-        """Length of the first axis."""
-        return rows(self.shape)
-
-    @property
     def complete(self) -> bool:
         """Whether the pieces, in their order, hold every row once."""
         ends = [0, *(piece.stop for piece in self.pieces)]
         starts = [piece.start for piece in self.pieces]
-        return bool(starts) and starts == ends[:-1] and ends[-1] == self.rows and ends == sorted(ends)
+        return bool(starts) and starts == ends[:-1] and ends[-1] == rows(self) and ends == sorted(ends)
 
 
-def rows(shape: tuple[int, ...]) -> int:
-    """Rows of an array of this shape."""
-    return shape[0] if shape else 1
+def rows(like: Kind | Entry) -> int:
+    """Rows of an array: the length of its first axis."""
+    return like.shape[0] if like.shape else 1
 
 
 def rows_of(values: NDArray, start: int, stop: int) -> NDArray:

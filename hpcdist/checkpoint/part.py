@@ -25,6 +25,7 @@ from hpcdist.checkpoint.layout import (
     Shapes,
     digest,
     row_nbytes,
+    rows,
     rows_of,
     shard_name,
 )
@@ -204,5 +205,5 @@ def assemble(step: int, token: str, facts: dict[str, Any], shapes: Shapes, parts
         pieces = sorted((p for part in parts for p in part.pieces.get(name, ())), key=lambda piece: piece.start)
         entry = arrays[name] = Entry(*kind, tuple(pieces))
         if not entry.complete:
-            raise ValueError(f"the parts hold rows up to {[p.stop for p in pieces]} of {name}, which has {entry.rows}")
+            raise ValueError(f"the parts hold rows up to {[p.stop for p in pieces]} of {name}, which has {rows(entry)}")
     return Manifest(step, token, facts, {name: n for part in parts for name, n in part.files.items()}, arrays)

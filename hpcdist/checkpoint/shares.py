@@ -56,12 +56,12 @@ def shares(shapes: Shapes, count: int) -> list[Share]:
     Returns:
         The parts; arrays of which a part has no row are left out of it. An array without rows is the first's.
     """
-    total = sum(rows(kind.shape) * row_nbytes(kind) for kind in shapes.values())
+    total = sum(rows(kind) * row_nbytes(kind) for kind in shapes.values())
     cuts = [total * i / count for i in range(count + 1)]
     found: list[Share] = [{} for _ in range(count)]
     begin = 0
     for name, kind in shapes.items():
-        nbytes, height, first = row_nbytes(kind), rows(kind.shape), 0
+        nbytes, height, first = row_nbytes(kind), rows(kind), 0
         ends = [_row(cut - begin, nbytes, height) for cut in cuts[1:-1]] + [height]
         for share, end in zip(found, ends, strict=True):
             if end > first:

@@ -97,7 +97,17 @@ class Sweep:
 
     def _point(self, point: Point, interrupt: Interrupt) -> list[record.Record]:
         """Check and time all algorithms that this point allows."""
-        with self._bench(point) as bench:
+        names = [name for name in self._names if not refused(name, point)]
+        with Bench(
+            self.comm,
+            point,
+            names,
+            self.options.segments,
+            self.options.seed,
+            library=self.library,
+            accelerator=self.accelerator,
+            paths=self.paths,
+        ) as bench:
             bench.warm_up(self.options.effort.beyond_bursts(point.nbytes, self.model))
             if self.options.check:
                 bench.check()
@@ -111,19 +121,6 @@ class Sweep:
         """Time those again that may be the fastest, if there is to be a table: the first of many has had luck."""
         if self.options.tune:
             yield from bench.rounds(bench.leaders(CONTENDS), RUN_OFF)
-
-    def _bench(self, point: Point) -> Bench:
-        names = [name for name in self._names if not refused(name, point)]
-        return Bench(
-            self.comm,
-            point,
-            names,
-            self.options.segments,
-            self.options.seed,
-            library=self.library,
-            accelerator=self.accelerator,
-            paths=self.paths,
-        )
 
     def _record(self, point: Point, case: Case, seconds: np.ndarray) -> record.Record:
         times = record.Times.of(seconds)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hpcdist.checkpoint.layout import COMMITTED, MANIFEST
+from hpcdist.checkpoint.layout import COMMITTED, MANIFEST, rows
 from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint, committed, look
 
 
@@ -70,7 +70,7 @@ def incomplete(checkpoint: Checkpoint) -> list[str]:
     for name, entry in manifest.arrays.items():
         if not entry.complete:
             spans = ", ".join(f"{piece.start}..{piece.stop}" for piece in entry.pieces) or "none"
-            found.append(f"the pieces of {name} ({spans}) do not hold each of its {entry.rows} rows once")
+            found.append(f"the pieces of {name} ({spans}) do not hold each of its {rows(entry)} rows once")
         unlisted = {piece.file for piece in entry.pieces} - set(manifest.files)
         found += [f"{name} lies in {file}, which the manifest does not list" for file in sorted(unlisted)]
     return found
