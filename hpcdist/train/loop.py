@@ -90,8 +90,8 @@ def steps(run: Run, results: Results | None, stop: StopRequest) -> Outcome:
         on_all(trainer.comm, lambda: results.stop(asdict(stopped)) if results else None)
         return stopped
     outcome = Outcome(True, trainer.done, *(tested or trainer.evaluate()))
-    facts = trainer.facts()
-    on_all(trainer.comm, lambda: results.finish(asdict(outcome), facts, steps_per_epoch) if results else None)
+    numbers = asdict(outcome)
+    on_all(trainer.comm, lambda: results.finish(numbers, trainer.facts(), steps_per_epoch) if results else None)
     if run.copies:  # not sooner, as they may be all there is
         run.copies.forget()
     return outcome
