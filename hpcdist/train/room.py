@@ -38,15 +38,20 @@ def room_for(
     why = ""
     if comm.bcast(_may_share(comm, device, config, algorithm)):  # rank 0's environment counts, as its table does
         try:
-            arrays: list[Any] = [calls.empty(*each, comm) for each in wanted]
-            home_of(transport_of(comm)).line(0)  # the flags of ranks that wait: on the page where the plans' will be
-            return arrays, ""
+            return _shared(comm, wanted), ""
         except AgreedError as error:
             if is_shared(config.algorithm):
                 raise
             why = str(error)
         calls.release(comm)  # what was there before the room ended; not sooner, as the error refers to it
     return [device.empty(*each) for each in wanted], why
+
+
+def _shared(comm: MPI.Intracomm, wanted: Sequence[tuple[int, DTypeLike]]) -> list[Any]:
+    """Arrays that the ranks of a node share, and the flags by which they wait for each other. Collective."""
+    arrays = [calls.empty(*each, comm) for each in wanted]
+    home_of(transport_of(comm)).line(0)  # on the page where those of the plans will be
+    return arrays
 
 
 def _may_share(comm: MPI.Intracomm, device: Device, config: Config, algorithm: str) -> bool:
