@@ -7,8 +7,7 @@ Who imports them gives three fixtures: `kind`, the name of a kind of device, `pa
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 from rich.console import Console
+from train_folders import *  # noqa: F403
 from training import SHORT, die_after, train
 
 from hpcdist.checkpoint import Store, committed, look, read
@@ -32,28 +32,6 @@ from hpcdist.train.trainer import Execution, Trainer
 
 COMM = MPI.COMM_WORLD
 BRIEF: dict[str, Any] = {"epochs": 1, "checkpoint_every": 5, "keep": 99}  # 15 steps
-
-
-@pytest.fixture
-def shared() -> Iterator[Path]:
-    """A new directory, the same on all ranks."""
-    holder = tempfile.TemporaryDirectory() if COMM.rank == 0 else None
-    yield Path(COMM.bcast(holder.name if holder else None))
-    COMM.Barrier()
-    if holder:
-        holder.cleanup()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache() -> Iterator[None]:
-    """A cache for the digits, the same on all ranks."""
-    holder = tempfile.TemporaryDirectory() if COMM.rank == 0 else None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", COMM.bcast(holder.name if holder else None))
-        yield
-        COMM.Barrier()
-    if holder:
-        holder.cleanup()
 
 
 def losses(log: list[Row]) -> list[float]:

@@ -17,12 +17,12 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from mpi4py import MPI
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 # isort: split
@@ -30,8 +30,9 @@ import h5py  # after mpi4py: a parallel HDF5 would load the MPI it was built wit
 
 from hpcdist.checkpoint import hdf5, layout, part
 from hpcdist.checkpoint.hdf5 import ALIGNMENT, Layout
+from hpcdist.checkpoint.layout import row_nbytes, rows_of, shapes_of
 from hpcdist.checkpoint.part import Part
-from hpcdist.checkpoint.shares import Share, row_nbytes, shares
+from hpcdist.checkpoint.shares import Share, shares
 from hpcdist.errors import AgreedError
 from hpcdist.mpi.collective_errors import on_all, on_root
 from hpcdist.mpi.library import libraries
@@ -62,7 +63,7 @@ def shares_of(arrays: Mapping[str, NDArray], count: int) -> list[Share]:
     found: list[Share] = [{} for _ in range(count)]
     for name, values in arrays.items():
         parts = max(1, min(count, values.nbytes // ALIGNMENT))
-        for own, share in zip(found, shares({name: values.shape}, {name: row_nbytes(values)}, parts), strict=False):
+        for own, share in zip(found, shares(shapes_of({name: values}), parts), strict=False):
             own.update(share)
     return found
 
@@ -91,7 +92,9 @@ def write_collective(
             alone, if a transfer fails. One that fails on one of several ends the job, and the file is part of no
             checkpoint.
     """
-    with _info(hints or {}) as info:
+    info = MPI.Info.Create(dict(hints or {}))
+    with ExitStack() as stack:
+        stack.callback(info.Free)
         placed: Layout = on_root(comm, lambda: _prepare(path, hdf5.lay_out(arrays), info))
         file = on_all(comm, lambda: h5py.File(path, "r+", driver="mpio", comm=comm, info=info))
         with _ending_job(comm, path, file):
@@ -99,15 +102,6 @@ def write_collective(
     on_all(comm, lambda: _make_durable(path, placed.nbytes))
     pieces = on_all(comm, lambda: {name: _read_back(path, placed, name, arrays[name], *share[name]) for name in share})
     return Part({path.name: placed.nbytes} if comm.rank == 0 else {}, pieces)
-
-
-@contextmanager
-def _info(hints: Mapping[str, str]) -> Iterator[MPI.Info]:
-    info = MPI.Info.Create(dict(hints))
-    try:
-        yield info
-    finally:
-        info.Free()
 
 
 def _prepare(path: Path, placed: Layout, info: MPI.Info) -> Layout:
@@ -175,7 +169,7 @@ def _transfers(comm: MPI.Intracomm, arrays: Mapping[str, NDArray], share: Share)
 
 def _write(data: h5py.h5d.DatasetID, values: NDArray, start: int, stop: int, how: h5py.h5p.PropDXID) -> None:
     """Write rows start .. stop - 1, if any, in a transfer of all ranks."""
-    own = np.ascontiguousarray(values[start:stop]) if values.ndim else values
+    own = np.asarray(rows_of(values, start, stop), order="C")
     there = data.get_space()
     here = h5py.h5s.create_simple(own.shape) if own.ndim else there.copy()
     if start == stop:
@@ -197,7 +191,7 @@ def _read_back(
     path: Path, placed: Layout, name: str, values: NDArray, first: int, end: int
 ) -> tuple[layout.Piece, ...]:
     """The pieces of this rank's rows, seen to be in the file, as Open MPI's own file layer loses errors of a write."""
-    own = np.ascontiguousarray(values[first:end]) if values.ndim else values
+    own = np.asarray(rows_of(values, first, end), order="C")
     pieces = tuple(part.pieces_of(path.name, own, first, end))
     if name in placed.offsets:
         part.read_back(path, placed.offsets[name] + first * row_nbytes(values), name, pieces, own)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hpcdist.util.atomic_files import fsync, write_text
+from hpcdist.util.atomic_files import fsync, opened, write_text
 
 OWNER, LOCK = "OWNER", "LOCK"
 PATIENCE = 60.0  # seconds; the lock is held only for a rename
@@ -74,8 +74,7 @@ def lock(directory: Path, patience: float = PATIENCE) -> Iterator[None]:
         TimeoutError: another process has held it for `patience` seconds.
         OSError: the file system knows no locks.
     """
-    descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
+    with opened(directory / LOCK, os.O_RDWR | os.O_CREAT) as descriptor:
         deadline = time.monotonic() + patience
         while not acquired(descriptor, directory):
             if time.monotonic() > deadline:
@@ -85,8 +84,6 @@ def lock(directory: Path, patience: float = PATIENCE) -> Iterator[None]:
                 )
             time.sleep(0.02)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def acquired(descriptor: int, directory: Path) -> bool:

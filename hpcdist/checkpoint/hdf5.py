@@ -17,12 +17,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+
+from hpcdist.util.atomic_files import opened
 
 ALIGNMENT = 1 << 20  # bytes: arrays start on stripes of a parallel file system
 OPTIONS: dict[str, Any] = {
@@ -149,20 +152,14 @@ def write_blocks(path: Path, layout: Layout, blocks: Iterable[Block]) -> None:
     Raises:
         OSError: naming the file.
     """
-    with _named(path, layout.nbytes):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            window = _Window(descriptor)
-            for offset, raw in blocks:
-                _write_at(descriptor, offset, raw)
-                window.add(offset, len(raw))
-            for offset, structure in layout.structures.items():  # in which is what was compressed
-                _write_at(descriptor, offset, memoryview(structure))
-                window.add(offset, len(structure))
-            os.ftruncate(descriptor, layout.nbytes)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    structures = ((offset, memoryview(raw)) for offset, raw in layout.structures.items())  # with what was compressed
+    with _named(path, layout.nbytes), opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
+        window = _Window(descriptor)
+        for offset, raw in chain(blocks, structures):
+            _write_at(descriptor, offset, raw)
+            window.add(offset, len(raw))
+        os.ftruncate(descriptor, layout.nbytes)
+        os.fsync(descriptor)
 
 
 Range = tuple[int, int]  # first byte of a file, and the first behind

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcdist.checkpoint.layout import Piece
-from hpcdist.checkpoint.reader import rows_of
+from hpcdist.checkpoint.layout import Piece, rows_of
 from hpcdist.device import Event, accelerator_of
 
 
@@ -73,7 +72,7 @@ class Landing:
 
     def memory(self, name: str, piece: Piece) -> NDArray:
         """Where to put the rows of a piece; the same memory until they are delivered."""
-        rows = rows_of(self._into[name], piece)
+        rows = rows_of(self._into[name], piece.start, piece.stop)
         if accelerator_of(rows) is None:
             return rows
         return self._held.setdefault((name, piece.start), np.empty(rows.shape, rows.dtype))
@@ -81,7 +80,7 @@ class Landing:
     def deliver(self, name: str, piece: Piece) -> None:
         """Let the array have the rows that have arrived."""
         held = self._held.pop((name, piece.start), None)
-        rows = rows_of(self._into[name], piece)
+        rows = rows_of(self._into[name], piece.start, piece.stop)
         device = accelerator_of(rows)
         if device and held is not None:
             rows[...] = device.put(held)

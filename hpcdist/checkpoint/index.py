@@ -33,7 +33,9 @@ def write_index(folder: Path, arrays: Mapping[str, Entry]) -> int:
 
 def _add(file: h5py.File, name: str, entry: Entry) -> None:
     """Link an array that lies whole in one file, or has nothing to be cut; make a virtual data set of another."""
-    spans = [_merged(list(pieces)) for _, pieces in groupby(entry.pieces, key=_run)]
+    # alike for pieces that follow each other both in the array and in a file
+    runs = groupby(entry.pieces, key=lambda piece: (piece.file, piece.at - piece.start))
+    spans = [_merged(list(pieces)) for _, pieces in runs]
     if len(spans) == 1:
         file[name] = h5py.ExternalLink(spans[0].file, name)
         return
@@ -44,11 +46,6 @@ def _add(file: h5py.File, name: str, entry: Entry) -> None:
         virtual[span.start : span.stop] = source[span.at : height]
     missing = np.nan if np.dtype(entry.dtype).kind == "f" else None
     file.create_virtual_dataset(name, virtual, fillvalue=missing)
-
-
-def _run(piece: Piece) -> tuple[str, int]:
-    """The same for pieces that follow each other both in the array and in a file."""
-    return piece.file, piece.at - piece.start
 
 
 def _merged(pieces: list[Piece]) -> Piece:

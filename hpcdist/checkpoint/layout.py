@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
+
+from hpcdist.util import typed_json
 
 FORMAT = 2
 STATE, MANIFEST = "state.h5", "manifest.json"
@@ -24,9 +28,9 @@ def directory_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def step_of(path: Path) -> int:
+def step_of(name: str) -> int:
     """The steps done before a checkpoint, by its name or by that of its draft."""
-    return int(path.name.removeprefix("step-").partition(".")[0])
+    return int(name.removeprefix("step-").partition(".")[0])
 
 
 def draft_suffix(token: str) -> str:
@@ -45,8 +49,22 @@ def digest(values: np.ndarray | bytes) -> str:
     return f"xxh3:{xxhash.xxh3_64_hexdigest(raw)}"
 
 
-@dataclass(frozen=True)
-class Piece:
+class Kind(NamedTuple):
+    """What an array is, with dtypes as NumPy writes them."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+Shapes = Mapping[str, Kind]
+
+
+def shapes_of(arrays: Mapping[str, NDArray]) -> Shapes:
+    """Shapes and dtypes of arrays."""
+    return {name: Kind(values.shape, values.dtype.str) for name, values in arrays.items()}
+
+
+class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Rows of an array, where they lie, and how to know that they are whole.
 
     A row is what one index of the first axis selects; an array without axes is one row.
@@ -66,8 +84,7 @@ class Piece:
     digest: str
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One array; its pieces, in order, hold every row once."""
 
     shape: tuple[int, ...]
@@ -75,18 +92,34 @@ class Entry:
     pieces: tuple[Piece, ...]
 
     @property
-    def rows(self) -> int:
-        """Length of the first axis."""
-        return rows(self.shape)
+    def complete(self) -> bool:
+        """Whether the pieces, in their order, hold every row once."""
+        ends = [0, *(piece.stop for piece in self.pieces)]
+        starts = [piece.start for piece in self.pieces]
+        return bool(starts) and starts == ends[:-1] and ends[-1] == rows(self) and ends == sorted(ends)
 
 
-def rows(shape: tuple[int, ...]) -> int:
-    """Rows of an array of this shape."""
-    return shape[0] if shape else 1
+def rows(like: Kind | Entry) -> int:
+    """Rows of an array: the length of its first axis."""
+    return like.shape[0] if like.shape else 1
 
 
-@dataclass(frozen=True)
-class Manifest:
+def rows_of(values: NDArray, start: int, stop: int) -> NDArray:
+    """Rows of an array as a view; one without axes is one row."""
+    return values[start:stop] if values.ndim else values
+
+
+def row_nbytes(like: Kind | Entry | NDArray) -> int:
+    """Bytes of a row."""
+    return math.prod(like.shape[1:]) * np.dtype(like.dtype).itemsize
+
+
+def piece_nbytes(entry: Entry, piece: Piece) -> int:
+    """Bytes of a piece of an array."""
+    return (piece.stop - piece.start) * row_nbytes(entry)
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a checkpoint holds.
 
     Attributes:
@@ -105,7 +138,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Text with its own digest, so that damage to the manifest shows as well."""
-        body = asdict(self)
+        body = msgspec.to_builtins(self)
         outer = {"format": FORMAT, "digest": digest(canonical(body)), "manifest": body}
         return json.dumps(outer, indent=1) + "\n"
 
@@ -122,11 +155,7 @@ class Manifest:
         body = outer["manifest"]
         if digest(canonical(body)) != outer["digest"]:
             raise ValueError("the manifest does not fit its digest")
-        return cls(**{**body, "arrays": {name: _entry(entry) for name, entry in body["arrays"].items()}})
-
-
-def _entry(fields: dict[str, Any]) -> Entry:
-    return Entry(tuple(fields["shape"]), fields["dtype"], tuple(Piece(**piece) for piece in fields["pieces"]))
+        return typed_json.convert(body, cls, "manifest")
 
 
 def canonical(body: dict[str, Any]) -> bytes:

@@ -5,38 +5,43 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import xxhash
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from hpcdist.checkpoint import hdf5, layout
 from hpcdist.checkpoint.hdf5 import Block
-from hpcdist.checkpoint.layout import STATE, Entry, Manifest, Piece, digest, rows, shard_name
-from hpcdist.checkpoint.shares import Share, row_nbytes
+from hpcdist.checkpoint.layout import (
+    STATE,
+    Entry,
+    Manifest,
+    Piece,
+    Shapes,
+    digest,
+    row_nbytes,
+    rows,
+    rows_of,
+    shard_name,
+)
+from hpcdist.checkpoint.shares import Share
 from hpcdist.checkpoint.unchanged import Heads, Kept, Pieces, Previous, head, keep_unchanged, maybe_unchanged
+from hpcdist.util.atomic_files import opened
 
 READ_BACK = 4 << 20  # bytes read back by one call
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """Files that were written, with their bytes; the pieces of the arrays that are in them, and the pieces' heads."""
 
     files: Mapping[str, int]
     pieces: Pieces
-    heads: Heads = field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Part:
-        """From what `dataclasses.asdict` and JSON make of it."""
-        return cls(
-            fields["files"], {name: tuple(Piece(**p) for p in found) for name, found in fields["pieces"].items()}
-        )
+    heads: Heads = msgspec.field(default_factory=dict)
 
 
 def write_part(
@@ -86,11 +91,7 @@ def _cut(file: str, values: NDArray, first: int, end: int) -> Iterator[Piece]:
 
 def _rows_of(pieces: Sequence[Piece], values: NDArray) -> Iterator[NDArray]:
     """The rows of each of the pieces that `values` are made of."""
-    return (_rows(values, piece.at, piece.at + piece.stop - piece.start) for piece in pieces)
-
-
-def _rows(values: NDArray, start: int, stop: int) -> NDArray:
-    return values[start:stop] if values.ndim else values
+    return (rows_of(values, piece.at, piece.at + piece.stop - piece.start) for piece in pieces)
 
 
 def _keep_unchanged(
@@ -173,15 +174,12 @@ def read_back(path: Path, offset: int, name: str, pieces: Sequence[Piece], value
         OSError: it does not.
     """
     buffer = memoryview(bytearray(min(READ_BACK, values.nbytes)))
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with opened(path) as descriptor:
         for piece in pieces:
             nbytes = (piece.stop - piece.start) * row_nbytes(values)
             if _digest_of(descriptor, offset, nbytes, buffer) != piece.digest:
                 raise OSError(errno.EIO, f"{name} does not read back as it was written", str(path))
             offset += nbytes
-    finally:
-        os.close(descriptor)
 
 
 def _digest_of(descriptor: int, offset: int, nbytes: int, buffer: memoryview) -> str:
@@ -196,30 +194,16 @@ def _digest_of(descriptor: int, offset: int, nbytes: int, buffer: memoryview) ->
     return f"xxh3:{state.hexdigest()}"
 
 
-Shapes = Mapping[str, tuple[tuple[int, ...], str]]  # array -> (shape, dtype)
-
-
-def shapes_of(arrays: Mapping[str, NDArray]) -> Shapes:
-    """Shapes and dtypes of arrays."""
-    return {name: (values.shape, values.dtype.str) for name, values in arrays.items()}
-
-
 def assemble(step: int, token: str, facts: dict[str, Any], shapes: Shapes, parts: Sequence[Part]) -> Manifest:
     """The manifest of a checkpoint that is made of these parts.
 
     Raises:
         ValueError: the parts are not the whole.
     """
-    arrays = {
-        name: Entry(shape, dtype, _in_order(name, shape, [p for part in parts for p in part.pieces.get(name, ())]))
-        for name, (shape, dtype) in shapes.items()
-    }
+    arrays = {}
+    for name, kind in shapes.items():
+        pieces = sorted((p for part in parts for p in part.pieces.get(name, ())), key=lambda piece: piece.start)
+        entry = arrays[name] = Entry(*kind, tuple(pieces))
+        if not entry.complete:
+            raise ValueError(f"the parts hold rows up to {[p.stop for p in pieces]} of {name}, which has {rows(entry)}")
     return Manifest(step, token, facts, {name: n for part in parts for name, n in part.files.items()}, arrays)
-
-
-def _in_order(name: str, shape: tuple[int, ...], pieces: list[Piece]) -> tuple[Piece, ...]:
-    ordered = sorted(pieces, key=lambda piece: piece.start)
-    ends = [0, *(piece.stop for piece in ordered)]
-    if [piece.start for piece in ordered] != ends[:-1] or ends[-1] != rows(shape) or not ordered:
-        raise ValueError(f"the parts hold rows up to {ends[1:]} of {name}, which has {rows(shape)}")
-    return tuple(ordered)

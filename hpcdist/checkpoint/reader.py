@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcdist.checkpoint.layout import COMMITTED, MANIFEST, Entry, Manifest, Piece, digest
+from hpcdist.checkpoint.layout import COMMITTED, MANIFEST, Entry, Manifest, Piece, digest, rows_of
 
 
 class DamagedCheckpoint(RuntimeError):
@@ -104,22 +104,14 @@ def check_size(path: Path, name: str, nbytes: int) -> None:
         raise DamagedCheckpoint(path, f"{name} has {found} bytes, {nbytes} were written")
 
 
-class Contents:
+class Contents(ExitStack):
     """The arrays of a checkpoint, to be read piece by piece; its files stay open until the block ends."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
         self.path = checkpoint.path
         self.entries = checkpoint.manifest.arrays
         self._files: dict[str, h5py.File] = {}
-
-    def __enter__(self) -> Contents:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for file in self._files.values():
-            file.close()
 
     def read(self, name: str, piece: Piece, rows: NDArray) -> None:
         """Read a piece of an array into `rows`, contiguous memory of the piece's rows, and check it.
@@ -136,6 +128,12 @@ class Contents:
             which = f"rows {piece.start} to {piece.stop - 1} of {name}" if entry.shape else name
             raise DamagedCheckpoint(self.path, f"{piece.file}: {which} does not fit its digest {piece.digest}")
 
+    def check(self, name: str, piece: Piece) -> None:
+        """Read a piece for damage, likewise."""
+        entry = self.entries[name]
+        shape = (piece.stop - piece.start, *entry.shape[1:]) if entry.shape else ()
+        self.read(name, piece, np.empty(shape, entry.dtype))
+
     def _transfer(self, name: str, entry: Entry, piece: Piece, rows: NDArray) -> None:
         data = self._file(piece.file)[name]
         if (data.dtype.str, data.shape[1:]) != (entry.dtype, entry.shape[1:]):
@@ -148,7 +146,7 @@ class Contents:
     def _file(self, name: str) -> h5py.File:
         if name not in self._files:
             # Nobody writes to it any more, and not every file system can lock.
-            self._files[name] = h5py.File(self.path / name, "r", locking=False)
+            self._files[name] = self.enter_context(h5py.File(self.path / name, "r", locking=False))
         return self._files[name]
 
 
@@ -163,7 +161,7 @@ def read(checkpoint: Checkpoint) -> dict[str, NDArray]:
     with Contents(checkpoint) as contents:
         for name, entry in entries.items():
             for piece in entry.pieces:
-                contents.read(name, piece, rows_of(arrays[name], piece))
+                contents.read(name, piece, rows_of(arrays[name], piece.start, piece.stop))
     return arrays
 
 
@@ -174,12 +172,6 @@ def check(checkpoint: Checkpoint) -> None:
         DamagedCheckpoint: the first that is found.
     """
     with Contents(checkpoint) as contents:
-        for name, entry in checkpoint.manifest.arrays.items():
-            for piece in entry.pieces:
-                shape = (piece.stop - piece.start, *entry.shape[1:]) if entry.shape else ()
-                contents.read(name, piece, np.empty(shape, entry.dtype))
-
-
-def rows_of(values: NDArray, piece: Piece) -> NDArray:
-    """The rows of an array that a piece holds, as a view."""
-    return values[piece.start : piece.stop] if values.shape else values
+        for name in contents.entries:
+            for piece in contents.entries[name].pieces:
+                contents.check(name, piece)

@@ -7,26 +7,27 @@ thread makes no MPI call, since not every MPI allows that beside the run's own.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from hpcdist.checkpoint.fence import Fence, FencedOut
 from hpcdist.checkpoint.index import write_index
-from hpcdist.checkpoint.layout import STATE
-from hpcdist.checkpoint.part import Part, Shapes, assemble, write_part
+from hpcdist.checkpoint.layout import STATE, Shapes
+from hpcdist.checkpoint.part import Part, assemble, write_part
 from hpcdist.checkpoint.shares import Share, Writer
 from hpcdist.checkpoint.unchanged import Previous
 from hpcdist.checkpoint.writer import commit, prune
+from hpcdist.util import typed_json
 from hpcdist.util.atomic_files import write_text
 
 LOOK_FIRST, LOOK_EVERY = 0.001, 0.02  # seconds between two looks for the announcements of others, doubled each time
@@ -119,7 +120,7 @@ class Saving:
         if self._cancelled.is_set():
             raise Cancelled
         if self.rank != 0:
-            write_text(announcement(order.draft, self.rank), json.dumps(asdict(self.part)), parents=False)
+            write_text(announcement(order.draft, self.rank), msgspec.json.encode(self.part).decode(), parents=False)
         return [self.part]
 
     def _others(self) -> Iterator[Part]:
@@ -135,7 +136,7 @@ class Saving:
                     if look % FENCE_EVERY == 0:
                         with self.order.fence.held():  # a run that takes the directory removes what we wait for
                             pass
-                yield Part.from_json(json.loads(path.read_text(encoding="utf-8")))
+                yield typed_json.decode(path.read_bytes(), Part, str(path))
                 path.unlink()
 
     def _reason(self, error: Exception) -> Exception:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from numpy.typing import NDArray
 
-from hpcdist.checkpoint.layout import STATE, rows, shard_name
+from hpcdist.checkpoint.layout import STATE, Shapes, row_nbytes, rows, rows_of, shapes_of, shard_name
 
 LEAST = 4 << 20  # bytes for a writer: below, another file costs more than it saves
 PER_NODE = 4  # writers on a node: a few are enough to fill its link to the file system
@@ -35,11 +35,7 @@ def writers_of(arrays: Mapping[str, NDArray], ranks: Sequence[int], count: int) 
     """
     nbytes = sum(values.nbytes for values in arrays.values())
     number = min(len(ranks), count or max(1, nbytes // LEAST))
-    parts = shares(
-        {name: values.shape for name, values in arrays.items()},
-        {name: row_nbytes(values) for name, values in arrays.items()},
-        number,
-    )
+    parts = shares(shapes_of(arrays), number)
     names = [STATE] if number == 1 else [shard_name(k, number) for k in range(number)]
     return [Writer(*each) for each in zip(ranks, names, parts, strict=False)]
 
@@ -54,31 +50,26 @@ def spread(topology: Sequence[int], per_node: int) -> list[int]:
     return [rank for place, rank in sorted(places) if place <= per_node]
 
 
-def shares(shapes: Mapping[str, tuple[int, ...]], row_nbytes: Mapping[str, int], count: int) -> list[Share]:
+def shares(shapes: Shapes, count: int) -> list[Share]:
     """Cut the arrays, laid end to end, into `count` parts of equal bytes, at the ends of rows.
-
-    Args:
-        shapes: Shape of each array, in order.
-        row_nbytes: Bytes of one of its rows.
-        count: Number of parts.
 
     Returns:
         The parts; arrays of which a part has no row are left out of it. An array without rows is the first's.
     """
-    total = sum(rows(shape) * row_nbytes[name] for name, shape in shapes.items())
+    total = sum(rows(kind) * row_nbytes(kind) for kind in shapes.values())
     cuts = [total * i / count for i in range(count + 1)]
     found: list[Share] = [{} for _ in range(count)]
     begin = 0
-    for name, shape in shapes.items():
-        ends = [_row(cut - begin, row_nbytes[name], rows(shape)) for cut in cuts[1:-1]] + [rows(shape)]
-        first = 0
+    for name, kind in shapes.items():
+        nbytes, height, first = row_nbytes(kind), rows(kind), 0
+        ends = [_row(cut - begin, nbytes, height) for cut in cuts[1:-1]] + [height]
         for share, end in zip(found, ends, strict=True):
             if end > first:
                 share[name] = (first, end)
                 first = end
-        if not rows(shape):
+        if not height:
             found[0][name] = (0, 0)
-        begin += rows(shape) * row_nbytes[name]
+        begin += height * nbytes
     return found
 
 
@@ -87,13 +78,6 @@ def _row(offset: float, nbytes: int, most: int) -> int:
     return most if nbytes == 0 else min(most, max(0, math.floor(offset / nbytes)))
 
 
-def row_nbytes(values: NDArray) -> int:
-    """Bytes of a row of an array."""
-    return math.prod(values.shape[1:]) * values.itemsize
-
-
 def own_rows(arrays: Mapping[str, NDArray], share: Share) -> dict[str, NDArray]:
-    """The rows of a share, as views; an array without axes is one row."""
-    return {
-        name: arrays[name][first:end] if arrays[name].ndim else arrays[name] for name, (first, end) in share.items()
-    }
+    """The rows of a share, as views."""
+    return {name: rows_of(arrays[name], first, end) for name, (first, end) in share.items()}

@@ -20,9 +20,7 @@ from numpy.typing import NDArray
 from hpcdist.checkpoint.collective import shares_of, unavailable, write_collective
 from hpcdist.checkpoint.fence import Fence
 from hpcdist.checkpoint.host import Snapshot, in_host
-from hpcdist.checkpoint.layout import COMPRESSIONS, LAYOUTS, STATE
-from hpcdist.checkpoint.meeting import meet
-from hpcdist.checkpoint.part import Shapes, shapes_of
+from hpcdist.checkpoint.layout import COMPRESSIONS, LAYOUTS, STATE, Shapes, shapes_of
 from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint, check, look, newest
 from hpcdist.checkpoint.restoring import restore
 from hpcdist.checkpoint.saving import Order, Saving, conclude
@@ -32,7 +30,7 @@ from hpcdist.checkpoint.writer import begin, claim, set_aside
 from hpcdist.device import accelerator_of
 from hpcdist.errors import AgreedError
 from hpcdist.mpi.collective_errors import on_all, on_root
-from hpcdist.mpi.world import topology_of
+from hpcdist.mpi.world import meet, topology_of
 
 STORABLE = "biufc"  # kinds of dtypes that every HDF5 library knows
 
@@ -162,10 +160,13 @@ class Store:
         shapes = shapes_of(arrays)
         _agree_on(self.comm, "saves another step, or arrays of other names, shapes or dtypes,", (step, shapes))
         draft, facts = on_root(self.comm, lambda: (begin(self.fence, step), json.loads(json.dumps(facts))))
-        writers = self._writers(arrays)
+        if together := self.layout == "collective":
+            writers = [Writer(rank, STATE, share) for rank, share in enumerate(shares_of(arrays, self.comm.size))]
+        else:
+            writers = writers_of(arrays, self._ranks, self.writers)
         order = Order(self.fence, draft, step, facts, shapes, writers, self.keep, self.compression, began)
         try:
-            (self._write_together if self.layout == "collective" else self._start_writing)(order, arrays)
+            (self._write_together if together else self._start_writing)(order, arrays)
         except AgreedError:
             saving = self._saving
             self._give_up()
@@ -188,22 +189,14 @@ class Store:
             self._saving.cancel()
         self._saving = None
 
-    def _writers(self, arrays: Mapping[str, NDArray]) -> list[Writer]:
-        if self.layout == "collective":
-            return [Writer(rank, STATE, share) for rank, share in enumerate(shares_of(arrays, self.comm.size))]
-        return writers_of(arrays, self._ranks, self.writers)
-
     def _start_writing(self, order: Order, arrays: Mapping[str, NDArray]) -> None:
         """Have this rank's rows written beside the caller; copies, unless it waits and they are in host memory."""
         own = own_rows(arrays, order.share(self.comm.rank))
         copied = self.background or any(map(accelerator_of, own.values()))
         rows = on_all(self.comm, lambda: (self._snapshot.take if copied else _contiguous)(own))
-        saving = self._saving = Saving(order, self.comm.rank, self._same_shapes(order))
+        comparable = self._previous if order.shapes == self._shapes else None
+        saving = self._saving = Saving(order, self.comm.rank, comparable)
         on_all(self.comm, lambda: saving.start(rows))
-
-    def _same_shapes(self, order: Order) -> Previous | None:
-        """What was written before, if it can be compared with what is to be written now."""
-        return self._previous if order.shapes == self._shapes else None
 
     def _write_together(self, order: Order, arrays: Mapping[str, NDArray]) -> None:
         """Write and commit now, as parallel HDF5 needs all ranks at once."""

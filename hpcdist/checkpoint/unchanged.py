@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from hpcdist.checkpoint.layout import Piece, digest
@@ -68,7 +69,9 @@ def keep_unchanged(folder: Path, pieces: Pieces, row_nbytes: Mapping[str, int], 
     same = {(name, piece.start): old for name, piece, old in _same(pieces, previous)}
     total = sum(_nbytes(piece, row_nbytes[name]) for name in pieces for piece in pieces[name])
     useful = sum(_nbytes(old, row_nbytes[name]) for (name, _), old in same.items())
-    names = {old.file: _kept_name(previous.path, old.file) for old in same.values()}
+    files = {old.file for old in same.values()}
+    # once a file that is kept has a name, it stays the same
+    names = {file: file if file.startswith("step-") else f"{previous.path.name}.{file}" for file in files}
     if not same or useful < PAYS * total or sum(previous.files[file] for file in names) > MOST * useful + SLACK:
         return {}
     if not _link(previous, folder, names):
@@ -103,8 +106,3 @@ def _link(previous: Previous, folder: Path, names: Mapping[str, str]) -> bool:
                 (folder / name).unlink()
         return False
     return True
-
-
-def _kept_name(path: Path, file: str) -> str:
-    """The name of a file that is kept; once it has one, it stays the same."""
-    return file if file.startswith("step-") else f"{path.name}.{file}"

@@ -73,7 +73,7 @@ def _refuse_to_replace(final: Path) -> None:
 
 def _refuse_to_go_back(fence: Fence, step: int) -> None:
     """A checkpoint that is older than others would be the first to be removed, and never found as the newest."""
-    newest = max((step_of(path) for path in committed(fence.directory)), default=-1)
+    newest = max((step_of(path.name) for path in committed(fence.directory)), default=-1)
     if newest > step:
         raise FileExistsError(f"{fence.directory} holds a checkpoint of step {newest}, which is later than {step}")
 
@@ -91,7 +91,7 @@ def prune(fence: Fence, keep: int) -> list[Path]:
     if old:
         fsync(fence.directory)  # or a power cut could bring a name back without its files
     for grave in fence.directory.glob(f"step-*{draft_suffix(fence.token)}"):
-        if whole and step_of(grave) <= step_of(whole[-1]):  # a later one is being written
+        if whole and step_of(grave.name) <= step_of(whole[-1].name):  # a later one is being written
             shutil.rmtree(grave, ignore_errors=True)  # what somebody still reads on NFS goes the next time
     return old
 

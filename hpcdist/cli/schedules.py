@@ -21,7 +21,7 @@ from hpcdist.simulate import cost
 from hpcdist.simulate.interleavings import rehearse_ways
 from hpcdist.tuning.auto import ENVIRONMENT, choose_by_price, resolve
 from hpcdist.tuning.table import Selection
-from hpcdist.util.sizes import Bytes, format_bytes
+from hpcdist.util.sizes import BYTES, format_bytes
 
 WIDEST_GRID = 24  # ranks; a wider table helps nobody
 MOST_RANKS = 2**17  # to prove for; more than any machine has processors that all-reduce over MPI
@@ -161,7 +161,7 @@ def _sizes(text: str) -> list[int]:
 
 @click.command()
 @_ranks
-@click.option("--nbytes", type=Bytes(), default="64MiB", show_default=True, help="Bytes of the buffer, such as 64MiB.")
+@click.option("--nbytes", type=BYTES, default="64MiB", show_default=True, help="Bytes of the buffer, such as 64MiB.")
 @_per_node
 @_nodes
 @click.option("--alpha", type=float, help="Seconds for a message between nodes.")

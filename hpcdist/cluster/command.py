@@ -2,62 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import click
 
 from hpcdist.cluster import hosts, plan, slurm, state
 from hpcdist.cluster.namespaces import NamespaceError
 from hpcdist.cluster.state import Cluster, StateError
+from hpcdist.util.parameters import Parsed, reported
 
 
-class Rate(click.ParamType):
-    """A rate of a link, as tc writes it."""
-
-    name = "rate"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read one value from the command line."""
-        try:
-            return value if isinstance(value, int) else plan.parse_rate(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def _host_rate(text: str) -> tuple[str, int]:
+    host, equals, rate = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} is not HOST=RATE, as in n3=20mbit")
+    return host, plan.parse_rate(rate)
 
 
-class HostRate(click.ParamType):
-    """HOST=RATE."""
-
-    name = "host=rate"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
-        """Split and read."""
-        if isinstance(value, tuple):
-            return value
-        host, equals, rate = value.partition("=")
-        if not equals:
-            self.fail(f"{value!r} is not HOST=RATE, as in n3=20mbit", param, ctx)
-        return host, Rate().convert(rate, param, ctx)
-
-
+RATE, HOST_RATE = Parsed("rate", plan.parse_rate), Parsed("host=rate", _host_rate)
 NAME = click.option("--name", default="hpcdist", show_default=True, help="Which cluster, if there are several.")
-
-
-def _reported(function: Callable) -> Callable:
-    """Turn what may go wrong into one line and exit code 1; a bad value into exit code 2."""
-
-    @functools.wraps(function)
-    def wrapped(*arguments: Any, **options: Any) -> Any:
-        try:
-            return function(*arguments, **options)
-        except (StateError, NamespaceError) as error:
-            raise click.ClickException(str(error)) from None
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
-
-    return wrapped
+_reported = reported(StateError, NamespaceError)
 
 
 @click.group()
@@ -77,10 +42,10 @@ def cluster() -> None:
 
 @cluster.command()
 @click.option("--hosts", "count", type=click.IntRange(min=1), required=True, help="How many: n1, n2, ...")
-@click.option("--rate", type=Rate(), required=True, help="Of every host's link, each way, as 200mbit.")
+@click.option("--rate", type=RATE, required=True, help="Of every host's link, each way, as 200mbit.")
 @click.option("--racks", type=click.IntRange(min=1), default=1, show_default=True, help="Spread hosts over racks.")
-@click.option("--rack-rate", type=Rate(), help="Of the link between a rack and the core, each way.")
-@click.option("--slow", type=HostRate(), multiple=True, metavar="HOST=RATE", help="A host with a rate of its own.")
+@click.option("--rack-rate", type=RATE, help="Of the link between a rack and the core, each way.")
+@click.option("--slow", type=HOST_RATE, multiple=True, metavar="HOST=RATE", help="A host with a rate of its own.")
 @click.option("--slurm", "with_slurm", is_flag=True, help="Start a Slurm whose nodes are the hosts; wants root.")
 @click.option("--cores", type=click.IntRange(min=1), help="That Slurm thinks each host has.  [default: 4]")
 @click.option("--gpus", type=click.IntRange(min=0), help="That Slurm thinks each host has.  [default: 0]")
@@ -173,34 +138,25 @@ def execute(host: str | None, name: str, command: tuple[str, ...]) -> None:
     launch.become(state.load(name), host, command)
 
 
-@cluster.command()
-@click.argument("host")
-@NAME
-@_reported
-def cut(host: str, name: str) -> None:
-    """Take a HOST's link down; its processes go on, and nobody hears of it."""
-    hosts.cut(name, host)
-    click.echo(f"{host} is cut off")
+def _verb(act: Callable[[str, str], None], done: str, text: str) -> None:
+    """A command that does something to a HOST."""
+
+    @cluster.command(act.__name__, help=text)
+    @click.argument("host")
+    @NAME
+    @_reported
+    def command(host: str, name: str) -> None:
+        act(name, host)
+        click.echo(f"{host} {done}")
 
 
-@cluster.command()
-@click.argument("host")
-@NAME
-@_reported
-def heal(host: str, name: str) -> None:
-    """Take a HOST's link up again, or start a dead host anew."""
-    hosts.heal(name, host)
-    click.echo(f"{host} is up")
-
-
-@cluster.command()
-@click.argument("host")
-@NAME
-@_reported
-def kill(host: str, name: str) -> None:
-    """End all processes of a HOST. Cut it first for one that goes without a word, as when power fails."""
-    hosts.kill(name, host)
-    click.echo(f"{host} is dead")
+_verb(hosts.cut, "is cut off", "Take a HOST's link down; its processes go on, and nobody hears of it.")
+_verb(hosts.heal, "is up", "Take a HOST's link up again, or start a dead host anew.")
+_verb(
+    hosts.kill,
+    "is dead",
+    "End all processes of a HOST. Cut it first for one that goes without a word, as when power fails.",
+)
 
 
 @cluster.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hpcdist.cluster import namespaces, plan, slurm, state
 from hpcdist.cluster.namespaces import Process
@@ -109,8 +110,7 @@ def down(name: str) -> None:
 
 def conditions(cluster: Cluster) -> list[Condition]:
     """How every host is."""
-    links = json.loads(namespaces.call(cluster.switch, ("ip", "-json", "link", "show")))
-    lit = {link["ifname"] for link in links if "UP" in link["flags"]}
+    lit = {link["ifname"] for link in _links(cluster) if "UP" in link["flags"]}
     return [_condition(host, cluster.hosts[host.name], host.port in lit) for host in cluster.network.hosts]
 
 
@@ -124,8 +124,7 @@ def cut(name: str, host_name: str) -> None:
     """Pull a host's cable: nothing reaches it, and it reaches nobody, but its processes go on."""
     with state.lock():
         cluster = state.load(name)
-        host = living(cluster, host_name)
-        namespaces.call(cluster.switch, ("ip", "link", "set", host.port, "down"))
+        namespaces.call(cluster.switch, ("ip", "link", "set", living(cluster, host_name).port, "down"))
 
 
 def heal(name: str, host_name: str) -> None:
@@ -166,9 +165,11 @@ def living(cluster: Cluster, host_name: str) -> Host:
 
 def _wait_until_unplugged(cluster: Cluster, host: Host) -> None:
     """Interfaces go some time after the last process of their namespace has ended."""
+    namespaces.wait_until(
+        lambda: host.port not in [link["ifname"] for link in _links(cluster)], f"the link of {host.name} is gone"
+    )
 
-    def unplugged() -> bool:
-        links = json.loads(namespaces.call(cluster.switch, ("ip", "-json", "link", "show")))
-        return host.port not in [link["ifname"] for link in links]
 
-    namespaces.wait_until(unplugged, f"the link of {host.name} is gone")
+def _links(cluster: Cluster) -> list[dict[str, Any]]:
+    """The interfaces of the switch, as ip says them."""
+    return json.loads(namespaces.call(cluster.switch, ("ip", "-json", "link", "show")))

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 import click
@@ -16,6 +15,7 @@ import click
 from hpcdist.cluster import hosts, namespaces, plan, slurm
 from hpcdist.cluster.state import Cluster, StateError
 from hpcdist.mpi.launcher import Launcher, environment, find
+from hpcdist.util.signals import handled
 
 # Frameworks of Open MPI -> what to take: shared memory within a host, TCP between hosts.
 MCA = {
@@ -59,7 +59,7 @@ def run(cluster: Cluster, ranks: int, per_host: int | None, mpirun_path: str | N
     _refuse_absent(cluster, used)
     argv = mpirun(cluster, _open_mpi(mpirun_path).path, slots, command)
     code = _wait(_head(cluster, argv))
-    dead = _dead(cluster, used)
+    dead = [name for name in used if not cluster.hosts[name].alive()]
     if dead:  # Open MPI's mpirun may exit with 0 after it has lost a host
         click.echo(f"Error: {', '.join(dead)} died during the job; mpirun exited with {code}", err=True)
         return code or 1
@@ -118,22 +118,10 @@ def surroundings(cluster: Cluster) -> dict[str, str]:
 
 def _wait(job: subprocess.Popen) -> int:
     """Wait for the launcher. A terminal's Ctrl-C reaches it by itself; other requests to end are passed on."""
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        job.send_signal(number)
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
+    others = signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1
+    with handled(others, lambda number, _: job.send_signal(number)), handled([signal.SIGINT], signal.SIG_IGN):
         code = job.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     return code if code >= 0 else 128 - code
-
-
-def _dead(cluster: Cluster, names: Sequence[str]) -> list[str]:
-    return [name for name in names if not cluster.hosts[name].alive()]
 
 
 def _refuse_absent(cluster: Cluster, names: Sequence[str]) -> None:

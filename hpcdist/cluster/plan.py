@@ -112,16 +112,18 @@ def network(
     if (racks > 1) != (rack_rate is not None):
         raise ValueError("several racks need a rate for the links between them, and only they: --racks and --rack-rate")
     rates = dict(slow or {})
+    places = [(f"n{i + 1}", i * racks // hosts + 1) for i in range(hosts)]
     laid_out = Network(
-        tuple(_host(i, i * racks // hosts + 1, rates.pop(f"n{i + 1}", rate)) for i in range(hosts)), racks, rack_rate
+        tuple(
+            Host(name, f"10.77.{rack}.{number}", rack, rates.pop(name, rate))
+            for number, (name, rack) in enumerate(places, 1)
+        ),
+        racks,
+        rack_rate,
     )
     for name in rates:
         laid_out.host(name)  # raises
     return laid_out
-
-
-def _host(index: int, rack: int, rate: int) -> Host:
-    return Host(f"n{index + 1}", f"10.77.{rack}.{index + 1}", rack, rate)
 
 
 def hardware_address(address: str) -> str:

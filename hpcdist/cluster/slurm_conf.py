@@ -88,8 +88,7 @@ def slurm_conf(name: str, network: Network, equipment: Equipment, folder: Path, 
 
 def gres_conf(equipment: Equipment, folder: Path) -> str:
     """The text of gres.conf, which names a device for each GPU; empty if there are none."""
-    devices = [f"Name=gpu File={device}\n" for device in gpu_devices(equipment, folder)]
-    return "".join(devices)
+    return "".join(f"Name=gpu File={device}\n" for device in gpu_devices(equipment, folder))
 
 
 def gpu_devices(equipment: Equipment, folder: Path) -> list[Path]:

@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hpcdist.cluster.namespaces import Process
-from hpcdist.cluster.plan import Equipment, Host, Network
+from hpcdist.cluster.plan import Equipment, Network
+from hpcdist.util import typed_json
+from hpcdist.util.atomic_files import opened
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 
@@ -68,12 +70,9 @@ def folder(name: str) -> Path:
 @contextlib.contextmanager
 def lock() -> Iterator[None]:
     """One command at a time makes, changes or ends clusters; the lock goes when its holder ends, however it does."""
-    handle = os.open(root(), os.O_RDONLY)
-    try:
+    with opened(root()) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(handle)
 
 
 def save(cluster: Cluster) -> None:
@@ -97,20 +96,11 @@ def load(name: str) -> Cluster:
 
 def find(name: str) -> Cluster | None:
     """The cluster of that name, or None if it is not up; what a crash left on disk is not up."""
-    try:
-        fields = json.loads((folder(name) / "cluster.json").read_text())
-    except FileNotFoundError:
-        return None
-    cluster = _cluster(fields)
-    return cluster if cluster.switch.alive() else None
-
-
-def _cluster(fields: dict) -> Cluster:
-    plan = fields["network"]
-    network = Network(tuple(Host(**host) for host in plan["hosts"]), plan["racks"], plan["rack_rate"])
-    hosts = {name: Process(**process) for name, process in fields["hosts"].items()}
-    slurm = Equipment(**fields["slurm"]) if fields.get("slurm") else None
-    return Cluster(fields["name"], network, Process(**fields["switch"]), hosts, slurm)
+    path = folder(name) / "cluster.json"
+    with contextlib.suppress(FileNotFoundError):
+        cluster = typed_json.decode(path.read_bytes(), Cluster, str(path))
+        return cluster if cluster.switch.alive() else None
+    return None
 
 
 def names() -> list[str]:

@@ -7,7 +7,6 @@ Layout: groups `train` and `test`, each with `x` [n, ...] and `y` int64 [n]; att
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
 import h5py
 import numpy as np
@@ -79,7 +78,5 @@ class Dataset:
     def __enter__(self) -> Dataset:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()

@@ -66,8 +66,7 @@ def _usable(ranks: dict[int, Share]) -> frozenset[int]:
 def _good(hosts: dict[str, dict[int, Share]]) -> Finding:
     per_rank = sorted({len(share.cores) for ranks in hosts.values() for share in ranks.values()})
     cores = sorted({len(_usable(ranks)) for ranks in hosts.values()})
-    text = f"{_range(cores)} per host, each rank may use {_range(per_rank)}"
-    return Finding(OK, "cores", text)
+    return Finding(OK, "cores", f"{_range(cores)} per host, each rank may use {_range(per_rank)}")
 
 
 def _range(numbers: Sequence[int]) -> str:

@@ -36,7 +36,13 @@ def check(job: Job) -> list[Finding]:
     tried = aware.check(job)
     peers, allocator = judge_peers(job, seen), judge_allocators(allocators)
     asked, facts = paths.asked_for(paths.AUTO), facts_of(job, allocator, peers)
-    return [*tried, judge_booking(job, seen), peers, allocator, judge_path(asked, facts, has_cupy())]
+    return [
+        *tried,
+        judge_booking(job, seen),
+        peers,
+        allocator,
+        judge_path(asked, facts, importlib.util.find_spec("cupy") is not None),
+    ]
 
 
 def device_of(job: Places, rank: int, seen: Sequence[Devices]) -> str | None:
@@ -137,11 +143,6 @@ def facts_of(job: Job, allocator: Finding, peers: Finding) -> paths.Facts:
         None if finding.level == OK else f"{finding.name}: {finding.found}" for finding in (allocator, peers)
     )
     return paths.Facts(len(job.nodes), unshareable, unopened, here.aware, here.source)
-
-
-def has_cupy() -> bool:
-    """Whether there can be device buffers at all."""
-    return importlib.util.find_spec("cupy") is not None
 
 
 def judge_path(asked: str, facts: paths.Facts, cupy: bool) -> Finding:

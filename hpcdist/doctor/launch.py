@@ -14,7 +14,7 @@ from mpi4py import MPI
 from hpcdist._version import __version__
 from hpcdist.doctor.finding import FAIL, OK, SKIP, Finding, listing, plural
 from hpcdist.doctor.job import Job
-from hpcdist.doctor.start import SRUN, started
+from hpcdist.doctor.start import SRUN
 from hpcdist.mpi import launcher
 from hpcdist.mpi.collective_errors import naming
 from hpcdist.mpi.library import libraries
@@ -23,13 +23,12 @@ from hpcdist.mpi.machine import library_name
 
 def check(job: Job) -> list[Finding]:
     """The launcher, the library in the processes' memory, and the versions."""
-    answers = job.ask("look at the launcher's variables and at loaded libraries", _look)
+    answers = job.ask(
+        "look at the launcher's variables and at loaded libraries",
+        lambda: (launcher.started(os.environ), libraries(), software()),
+    )
     launched, paths, versions = zip(*answers, strict=True)
     return [judge_size(job.size, len(job.names), launched[0]), judge_libraries(paths), judge_versions(versions)]
-
-
-def _look() -> tuple[tuple[str, int] | None, list[str], dict[str, str]]:
-    return started(os.environ), libraries(), software()
 
 
 def software() -> dict[str, str]:
@@ -59,14 +58,14 @@ def singletons(problem: str) -> Finding:
     return Finding(FAIL, "launcher", problem, why, todo)
 
 
-def judge_size(size: int, hosts: int, said: tuple[str, int] | None) -> Finding:
+def judge_size(size: int, hosts: int, said: launcher.Started | None) -> Finding:
     """Compare the size of the world with what the launcher says it started."""
     if said is None and size == 1:
         return Finding(
             SKIP, "launcher", "one process without a launcher, so nothing between ranks can be looked at; start the "
             "doctor as the job is started, as in: srun --mpi=pmix hpcdist doctor",
         )  # fmt: skip
-    by, count = said or ("an unknown launcher", size)
+    by, count = (said.launcher, said.processes) if said else ("an unknown launcher", size)
     if size < count:
         return Finding(
             FAIL,

@@ -27,17 +27,13 @@ VARIABLES = ("FI_PROVIDER", "UCX_TLS", "UCX_NET_DEVICES", "I_MPI_FABRICS", "MPIC
 
 def check(job: Job) -> list[Finding]:
     """All that the library says of itself; what rank 0 has is taken for all, as they have the same library."""
-    thread, chosen = job.ask_rank_0("ask the MPI library about itself", _look)
+    thread, chosen = job.ask_rank_0("ask the MPI library about itself", lambda: (MPI.Query_thread(), transports()))
     return [
         Finding(OK, "MPI", f"{library_name()}, standard {'.'.join(map(str, MPI.Get_version()))}"),
         judge_threads(thread, os.environ),
         judge_transports(chosen),
         *tolerance.check(job),
     ]
-
-
-def _look() -> tuple[int, dict[str, str]]:
-    return MPI.Query_thread(), transports()
 
 
 def judge_threads(level: int, environment: Mapping[str, str]) -> Finding:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from hpcdist.checkpoint import fence
@@ -14,6 +14,7 @@ from hpcdist.doctor.finding import FAIL, OK, SKIP, WARN, Finding, listing
 from hpcdist.doctor.job import Job
 from hpcdist.doctor.mounts import Mount
 from hpcdist.doctor.rename import readers_of
+from hpcdist.util.atomic_files import opened
 
 REFUSED, GRANTED = "refused", "granted"
 
@@ -36,10 +37,6 @@ def check(job: Job, folder: Path, sees: Sequence[bool], mounts: Mapping[str, Mou
 # --- taking them ---
 
 
-def _flock(descriptor: int, folder: Path) -> bool:
-    return fence.acquired(descriptor, folder)  # the very call that guards checkpoints
-
-
 def _posix(descriptor: int, folder: Path) -> bool:
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,21 +47,12 @@ def _posix(descriptor: int, folder: Path) -> bool:
     return True
 
 
-LOCKS = {"flock": _flock, "fcntl locks": _posix}
-
-
-@contextmanager
-def _open(folder: Path, name: str) -> Iterator[int]:
-    descriptor = os.open(folder / name.replace(" ", "-"), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+LOCKS = {"flock": fence.acquired, "fcntl locks": _posix}  # the first is the very call that guards checkpoints
 
 
 def _take(folder: Path, name: str, held: ExitStack) -> str:
     """Take a lock and keep it until `held` ends: "granted", "refused", or why the file system cannot."""
-    descriptor = held.enter_context(_open(folder, name))
+    descriptor = held.enter_context(opened(folder / name.replace(" ", "-"), os.O_RDWR | os.O_CREAT))
     try:
         return GRANTED if LOCKS[name](descriptor, folder) else REFUSED
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,8 +94,5 @@ def judge_locked(hosts: Mapping[str, Room]) -> Finding:
             "ulimit -l unlimited on the hosts: LimitMEMLOCK=infinity for slurmd, and "
             "PropagateResourceLimitsExcept=MEMLOCK in slurm.conf, so that the login node's limit is not taken along",
         )
-    return Finding(OK, "locked memory", f"enough on {plural(len(fast), 'host')} with {listing(_devices(fast))}")
-
-
-def _devices(hosts: Mapping[str, Room]) -> Sequence[str]:
-    return [device for room in hosts.values() for device in room.devices]
+    devices = listing(device for room in fast.values() for device in room.devices)
+    return Finding(OK, "locked memory", f"enough on {plural(len(fast), 'host')} with {devices}")

@@ -13,28 +13,12 @@ import click
 
 from hpcdist.doctor.finding import WARN, Finding
 from hpcdist.errors import LaunchError
-from hpcdist.mpi.launcher import KIND, RANK_VARIABLES, maker
+from hpcdist.mpi.launcher import KIND, RANK_VARIABLES, maker, started
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-# What a launcher says it started; the innermost first, as an mpirun inside of an srun inherits the latter's.
-LAUNCHERS = (
-    ("OMPI_COMM_WORLD_SIZE", "Open MPI's mpirun"),
-    ("PMI_SIZE", "a PMI launcher (mpiexec, or srun --mpi=pmi2)"),
-    ("SLURM_STEP_NUM_TASKS", "srun"),
-)
-
 SRUN = {"pmix": "srun --mpi=pmix", "hydra": "srun --mpi=pmi2"}
-
-
-def started(environment: Mapping[str, str]) -> tuple[str, int] | None:
-    """(the launcher, how many processes it says it started), or None if there was none."""
-    for variable, launcher in LAUNCHERS:
-        count = environment.get(variable, "")
-        if count.isdigit():
-            return launcher, int(count)
-    return None
 
 
 def is_first(environment: Mapping[str, str]) -> bool:
@@ -72,11 +56,11 @@ def doubt(environment: Mapping[str, str], library: str) -> Finding | None:
     made = maker(library)
     if "PMIX_RANK" not in environment or "PMI_RANK" in environment or KIND.get(made or "") != "hydra":
         return None
-    by, _ = started(environment) or ("a PMIx launcher", 0)
+    found = started(environment)
     return Finding(
         WARN,
         "launcher",
-        f"{by} started this by PMIx, but mpi4py loads {made}",
+        f"{found.launcher if found else 'a PMIx launcher'} started this by PMIx, but mpi4py loads {made}",
         "if this is the last thing that the doctor says, MPI has ended the processes as they started (unsupported PMI "
         "version PMIx)",
         f"start {made} with {SRUN['hydra']}, or with its own mpirun",

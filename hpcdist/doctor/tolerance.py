@@ -19,12 +19,10 @@ from hpcdist.mpi.launcher import maker
 
 def check(job: Job) -> list[Finding]:
     """Rank 0's library and launcher stand for all."""
-    revoke, enabled, launcher = job.ask_rank_0("revoke a communicator of its own", _look)
+    revoke, enabled, launcher = job.ask_rank_0(
+        "revoke a communicator of its own", lambda: (can_revoke(), value_of("mpi_ft_enable"), launcher_command())
+    )
     return [judge(maker(MPI.Get_library_version()), revoke, enabled, launcher)]
-
-
-def _look() -> tuple[bool, int | None, Sequence[str] | None]:
-    return can_revoke(), value_of("mpi_ft_enable"), launcher_command()
 
 
 def can_revoke() -> bool:

@@ -7,9 +7,8 @@ classes)`.
 from collections.abc import Callable
 
 from hpcdist.models.convnet import ConvNet
-from hpcdist.models.mlp import MLP
+from hpcdist.models.mlp import MLP, Softmax
 from hpcdist.models.model import Model, Shape
-from hpcdist.models.softmax import Softmax
 
 MODELS: dict[str, Callable[[Shape, int], Model]] = {"softmax": Softmax, "mlp": MLP, "convnet": ConvNet}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from hpcdist.models.model import Model, Shape
+from hpcdist.models.model import Arrays, Model, Shape
 
 
 def patches(images: np.ndarray) -> np.ndarray:
@@ -68,7 +68,7 @@ class ConvNet(Model):
             "bias": (classes,),
         }
 
-    def forward(self, weights: dict[str, np.ndarray], x: np.ndarray) -> list[np.ndarray]:
+    def forward(self, weights: Arrays, x: np.ndarray) -> list[np.ndarray]:
         """Images, both convolutions, what the linear layer sees, logits."""
         images = x[..., np.newaxis]
         first = np.maximum(convolve(images, weights["kernel1"]) + weights["bias1"], 0)
@@ -76,13 +76,7 @@ class ConvNet(Model):
         flat = pool(second).reshape(len(x), weights["weight"].shape[0])
         return [images, first, second, flat, flat @ weights["weight"] + weights["bias"]]
 
-    def backward(
-        self,
-        weights: dict[str, np.ndarray],
-        activations: list[np.ndarray],
-        delta: np.ndarray,
-        gradients: dict[str, np.ndarray],
-    ) -> None:
+    def backward(self, weights: Arrays, activations: list[np.ndarray], delta: np.ndarray, gradients: Arrays) -> None:
         """Gradients from the last layer to the first."""
         images, first, second, flat, _ = activations
         np.matmul(flat.T, delta, out=gradients["weight"])

@@ -1,4 +1,4 @@
-"""Multi-layer perceptron: one hidden layer of rectifiers."""
+"""Linear layers: softmax regression, and a perceptron with one hidden layer of rectifiers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,25 @@ import math
 
 import numpy as np
 
-from hpcdist.models.model import Model, Shape
+from hpcdist.models.model import Arrays, Model, Shape
+
+
+class Softmax(Model):
+    """logits = x W + b."""
+
+    def __init__(self, sample_shape: Shape, classes: int) -> None:
+        self.shapes = {"weight": (math.prod(sample_shape), classes), "bias": (classes,)}
+
+    def forward(self, weights: Arrays, x: np.ndarray) -> list[np.ndarray]:
+        """Flattened samples, logits."""
+        flat = x.reshape(len(x), weights["weight"].shape[0])
+        return [flat, flat @ weights["weight"] + weights["bias"]]
+
+    def backward(self, weights: Arrays, activations: list[np.ndarray], delta: np.ndarray, gradients: Arrays) -> None:
+        """Gradients of one linear layer."""
+        flat, _ = activations
+        np.matmul(flat.T, delta, out=gradients["weight"])
+        np.sum(delta, axis=0, out=gradients["bias"])
 
 
 class MLP(Model):
@@ -20,19 +38,13 @@ class MLP(Model):
             "bias2": (classes,),
         }
 
-    def forward(self, weights: dict[str, np.ndarray], x: np.ndarray) -> list[np.ndarray]:
+    def forward(self, weights: Arrays, x: np.ndarray) -> list[np.ndarray]:
         """Flattened samples, hidden layer, logits."""
         flat = x.reshape(len(x), weights["weight1"].shape[0])
         hidden = np.maximum(flat @ weights["weight1"] + weights["bias1"], 0)
         return [flat, hidden, hidden @ weights["weight2"] + weights["bias2"]]
 
-    def backward(
-        self,
-        weights: dict[str, np.ndarray],
-        activations: list[np.ndarray],
-        delta: np.ndarray,
-        gradients: dict[str, np.ndarray],
-    ) -> None:
+    def backward(self, weights: Arrays, activations: list[np.ndarray], delta: np.ndarray, gradients: Arrays) -> None:
         """Gradients from the last layer to the first."""
         flat, hidden, _ = activations
         np.matmul(hidden.T, delta, out=gradients["weight2"])

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 Shape = tuple[int, ...]
+Arrays = dict[str, np.ndarray]
 Number = Any  # or, on a device, an array without axes that holds it: to look at it is to wait for the device
 
 
-def views(flat: np.ndarray, shapes: dict[str, Shape]) -> dict[str, np.ndarray]:
+def views(flat: np.ndarray, shapes: dict[str, Shape]) -> Arrays:
     """Cut `flat` [n] into arrays of the given shapes, in their order; they share its memory."""
     sizes = [math.prod(shape) for shape in shapes.values()]
     pieces = [flat[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
@@ -88,15 +89,9 @@ class Model(ABC):
         return total, correct
 
     @abstractmethod
-    def forward(self, weights: dict[str, np.ndarray], x: np.ndarray) -> list[np.ndarray]:
+    def forward(self, weights: Arrays, x: np.ndarray) -> list[np.ndarray]:
         """What the layers put out for `x` [n, ...], for `backward`; the logits [n, classes] come last."""
 
     @abstractmethod
-    def backward(
-        self,
-        weights: dict[str, np.ndarray],
-        activations: list[np.ndarray],
-        delta: np.ndarray,
-        gradients: dict[str, np.ndarray],
-    ) -> None:
+    def backward(self, weights: Arrays, activations: list[np.ndarray], delta: np.ndarray, gradients: Arrays) -> None:
         """Write the gradients of all weights, given `delta` [n, classes], the gradient by the logits."""

@@ -15,9 +15,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -25,6 +26,16 @@ from hpcdist.util.display import TERMINAL
 
 # What a launcher sets for the ranks it starts. SLURM_PROCID is not among them: a batch script has it, too.
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MPI_LOCALRANKID")
+
+# What a launcher sets to say how many it started; the innermost first, as an mpirun inside of an srun inherits the
+# latter's. What to do if each of these is a world of its own.
+LAUNCHERS = (
+    ("OMPI_COMM_WORLD_SIZE", "Open MPI's mpirun", "start it with the mpirun (or mpiexec) of the MPI in use"),
+    ("PMI_SIZE", "a PMI launcher (mpiexec, or srun --mpi=pmi2)", "start it with the mpirun of the MPI in use, or "
+     "with srun --mpi=pmix if that MPI is Open MPI"),
+    ("SLURM_STEP_NUM_TASKS", "srun", "use srun --mpi=pmix for Open MPI, srun --mpi=pmi2 for MPICH and Intel MPI "
+     "(srun --mpi=list shows what this Slurm has), or mpirun inside the job script"),
+)  # fmt: skip
 
 # What `mpirun --version` or MPI_Get_library_version says -> who made it. Intel's and MVAPICH's libraries come
 # from MPICH; their ranks are started by any launcher of its kind, hydra.
@@ -44,6 +55,24 @@ class Launcher:
 
     path: str
     maker: str
+
+
+class Started(NamedTuple):
+    """Who started how many processes and says so in a variable, and what to do if they are not one world."""
+
+    launcher: str
+    processes: int
+    variable: str
+    advice: str
+
+
+def started(environment: Mapping[str, str]) -> Started | None:
+    """What the innermost launcher says; None if there was none."""
+    for variable, launcher, advice in LAUNCHERS:
+        count = environment.get(variable, "")
+        if count.isdigit():
+            return Started(launcher, int(count), variable, advice)
+    return None
 
 
 def launch(launcher: Launcher, ranks: int, command: Sequence[str], cores: int, root: bool) -> tuple[list[str], dict]:
@@ -79,17 +108,13 @@ def _open_mpi(crowded: bool, root: bool) -> tuple[list[str], dict[str, str]]:
     return options, variables
 
 
-def _mpich(crowded: bool, root: bool) -> tuple[list[str], dict[str, str]]:
-    """MPICH takes any user and any number of ranks; a crowd yields at every poll, not every thousandth."""
-    return [], {"MPIR_CVAR_POLLS_BEFORE_YIELD": "1"} if crowded else {}
-
-
-def _intel(crowded: bool, root: bool) -> tuple[list[str], dict[str, str]]:
-    """Intel MPI, too; a crowd is not bound to cores."""
-    return [], {"I_MPI_PIN": "0"} if crowded else {}
-
-
-OPTIONS = {"Open MPI": _open_mpi, "MPICH": _mpich, "Intel MPI": _intel}
+# MPICH and Intel MPI take any user and any number of ranks. A crowd yields at every poll, not every thousandth, or is
+# not bound to cores.
+OPTIONS: dict[str, Callable[[bool, bool], tuple[list[str], dict[str, str]]]] = {
+    "Open MPI": _open_mpi,
+    "MPICH": lambda crowded, root: ([], {"MPIR_CVAR_POLLS_BEFORE_YIELD": "1"} if crowded else {}),
+    "Intel MPI": lambda crowded, root: ([], {"I_MPI_PIN": "0"} if crowded else {}),
+}
 
 
 def maker(text: str) -> str | None:
@@ -174,15 +199,10 @@ def run(ranks: int, mpirun: str | None, dry_run: bool, command: tuple[str, ...])
     if dry_run:
         click.echo(shlex.join([*(f"{key}={value}" for key, value in variables.items()), *argv]))
         return
-    if launcher.maker == "Open MPI":
-        _remove_leftovers(os.getpid())
+    if launcher.maker == "Open MPI":  # it would refuse to start where one of the same number was killed
+        shutil.rmtree(Path(tempfile.gettempdir()) / f"ompi.{os.getpid()}", ignore_errors=True)
     sys.stdout.flush()
     os.execve(argv[0], argv, environment(os.environ, variables, sys.stderr.isatty()))
-
-
-def _remove_leftovers(process: int) -> None:
-    """Remove what a launcher of the same number left when it was killed; Open MPI's would refuse to start there."""
-    shutil.rmtree(Path(tempfile.gettempdir()) / f"ompi.{process}", ignore_errors=True)
 
 
 def _refuse_inside_a_rank() -> None:

@@ -1,4 +1,4 @@
-"""The machine a sweep ran on, in the words that a reader of its results needs."""
+"""The machine that ranks run on, in the words that a reader of their results needs, and whether each has its GPU."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from mpi4py import MPI
 from hpcdist._version import __version__
 from hpcdist.device import Accelerator
 from hpcdist.device.awareness import driver_version
+from hpcdist.device.kinds import Device
+from hpcdist.errors import AgreedError
+from hpcdist.mpi.collective_errors import on_all
+from hpcdist.mpi.world import topology_of
 
 
 def library_name() -> str:
@@ -79,3 +83,21 @@ def cpu_model() -> str:
         lines = []
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
+
+
+def sharing(comm: MPI.Intracomm, device: Device) -> list[str]:
+    """Notes on ranks that share a GPU, as there are fewer than ranks. Collective.
+
+    Raises:
+        AgreedError: on all ranks, if ranks share one though there is one for each.
+    """
+    if device.kind != "cuda":
+        return []
+    from hpcdist.device.local import booking, crowded, double_booked  # here, as it is of use only with CuPy
+
+    bookings = comm.allgather(on_all(comm, lambda: booking(device)))  # type: ignore[arg-type]  # of this kind
+    nodes = topology_of(comm)
+    if problem := double_booked(nodes, bookings):
+        raise AgreedError(problem)
+    found = crowded(nodes, bookings)
+    return [found] if found else []

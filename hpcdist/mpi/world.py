@@ -8,13 +8,18 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from types import TracebackType
+from typing import NoReturn
 
+import click
 from mpi4py import MPI
 
-from hpcdist.errors import LaunchError
+from hpcdist.errors import AgreedError, LaunchError
+from hpcdist.mpi.launcher import started
 
 ALLOW = "HPCDIST_ALLOW_SINGLETON"
+PAUSE = 0.001  # seconds between two looks whether others have come
 
 
 def world() -> MPI.Intracomm:
@@ -29,6 +34,24 @@ def world() -> MPI.Intracomm:
     return MPI.COMM_WORLD
 
 
+def run_on_world(work: Callable[[MPI.Intracomm], int]) -> NoReturn:
+    """Do the work of a command on all ranks, and exit with the code that it returns.
+
+    If the ranks cannot go on, rank 0 says why in a line, and all exit with 1.
+    """
+    try:
+        comm = world()
+    except LaunchError as error:
+        raise click.ClickException(str(error)) from None
+    try:
+        code = work(comm)
+    except AgreedError as error:
+        if comm.rank == 0:
+            click.echo(f"Error: {error}", err=True)
+        code = 1
+    sys.exit(code)
+
+
 def check_launcher(size: int, environment: dict[str, str]) -> None:
     """Compare the size of the world with what the launcher says it started.
 
@@ -37,26 +60,15 @@ def check_launcher(size: int, environment: dict[str, str]) -> None:
 
     Raises: LaunchError, saying what to do.
     """
-    if size != 1 or environment.get(ALLOW) == "1":
-        return
-    library = MPI.Get_library_version().split(",")[0].split("\n")[0].strip()
-    for variable, launcher, advice in (
-        ("OMPI_COMM_WORLD_SIZE", "Open MPI's mpirun", "start it with the mpirun (or mpiexec) of the MPI in use"),
-        ("PMI_SIZE", "a PMI launcher (mpiexec, or srun --mpi=pmi2)", "start it with the mpirun of the MPI in use, or "
-         "with srun --mpi=pmix if that MPI is Open MPI"),
-        ("SLURM_STEP_NUM_TASKS", "srun", "use srun --mpi=pmix for Open MPI, srun --mpi=pmi2 for MPICH and Intel MPI "
-         "(srun --mpi=list shows what this Slurm has), or mpirun inside the job script"),
-    ):  # fmt: skip
-        started = environment.get(variable, "")
-        if not started:
-            continue
-        if started.isdigit() and int(started) > 1:
-            raise LaunchError(
-                f"{launcher} started {started} processes ({variable}), but each is a world of size 1 of its own: the "
-                f"launcher does not belong to the MPI library in use, {library}. Every process would do the whole "
-                f"work and write the same files. To mend it, {advice}. If single processes are meant, set {ALLOW}=1."
-            )
-        return  # the innermost launcher has spoken
+    found = started(environment)
+    if size == 1 and environment.get(ALLOW) != "1" and found and found.processes > 1:
+        library = MPI.Get_library_version().split(",")[0].split("\n")[0].strip()
+        raise LaunchError(
+            f"{found.launcher} started {found.processes} processes ({found.variable}), but each is a world of size 1 "
+            f"of its own: the launcher does not belong to the MPI library in use, {library}. Every process would do "
+            f"the whole work and write the same files. To mend it, {found.advice}. If single processes are meant, set "
+            f"{ALLOW}=1."
+        )
 
 
 def abort_on_error() -> None:
@@ -88,6 +100,13 @@ def exit_with_launcher(every: float = 0.5) -> None:
         os._exit(70)
 
     threading.Thread(target=look, name="hpcdist launcher watch", daemon=True).start()
+
+
+def meet(comm: MPI.Intracomm) -> None:
+    """Wait for all ranks as a barrier does, but leave the core to those that are still at work. Collective."""
+    request = comm.Ibarrier()
+    while not request.Test():  # not watched, as nobody can say how long a disk may take
+        time.sleep(PAUSE)
 
 
 def topology_of(comm: MPI.Intracomm) -> tuple[int, ...]:

@@ -6,78 +6,47 @@ What fills a device buffer again and again is in its memory already: numbers go 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcdist.device import Accelerator
-from hpcdist.device.paths import HOST
+from hpcdist.mpi.collective_errors import on_all
 
 PIECE = 1 << 20  # bytes
 
 
-class Buffers(Protocol):
-    """Makes, fills and reads buffers; each call is complete when it returns.
-
-    Attributes:
-        memory: "host", or the kind of device.
-    """
-
-    memory: str
-
-    @property
-    def accelerator(self) -> Accelerator | None:
-        """The device; None for host memory."""
+class Buffers:
+    """Makes, fills and reads buffers, here NumPy's arrays; each call is complete when it returns."""
 
     def empty(self, count: int, dtype: np.dtype) -> Any:
         """A new flat buffer. Raises MemoryError if there is no room."""
+        return np.zeros(count, dtype)
 
     def put(self, values: NDArray) -> Any:
         """Numbers in a form that `copy` takes."""
+        return values
 
     def copy(self, target: Any, source: Any) -> None:
         """Fill a buffer with numbers that were `put`."""
+        target[:] = source
 
     def fill(self, target: Any, byte: int) -> None:
         """Set every byte of a buffer."""
+        target.view(np.uint8).fill(byte)
 
     def get(self, buffer: Any, dtype: np.dtype) -> NDArray:
         """What is in a buffer, in host memory."""
-
-
-class OnHost:
-    """NumPy arrays."""
-
-    memory = HOST
-    accelerator = None
-
-    def empty(self, count: int, dtype: np.dtype) -> NDArray:
-        """A new flat array."""
-        return np.zeros(count, dtype)
-
-    def put(self, values: NDArray) -> NDArray:
-        """The numbers as they are."""
-        return values
-
-    def copy(self, target: NDArray, source: NDArray) -> None:
-        """Fill an array."""
-        target[:] = source
-
-    def fill(self, target: NDArray, byte: int) -> None:
-        """Set every byte of an array."""
-        target.view(np.uint8).fill(byte)
-
-    def get(self, buffer: NDArray, dtype: np.dtype) -> NDArray:
-        """The array itself."""
         return buffer
 
 
-class OnDevice:
+class OnDevice(Buffers):
     """Arrays in the memory of a device."""
 
     def __init__(self, accelerator: Accelerator) -> None:
-        self.memory, self.accelerator = accelerator.kind, accelerator
+        self.accelerator = accelerator
         self.stream = accelerator.stream()
         self._piece = cache(lambda byte: accelerator.put(np.full(PIECE, byte, np.uint8)))
 
@@ -112,3 +81,38 @@ class OnDevice:
 def _carried(dtype: np.dtype) -> np.dtype:
     """The type of device arrays: there, uint16 stands for bfloat16."""
     return np.dtype(np.uint16) if dtype.name == "bfloat16" else dtype
+
+
+class Staged:
+    """A copy to page-locked host memory, the all-reduce there, and a copy back: what a program does by hand.
+
+    May be called again and again.
+
+    Args:
+        comm: on which the library reduces.
+        accelerator: the device.
+        source: the device buffer whose numbers go in.
+        target: the device buffer for the result; may be `source`.
+        op: of MPI.
+        dtype: of the elements, one that MPI can reduce.
+
+    Raises:
+        AgreedError: on all ranks, if one cannot have the host memory.
+    """
+
+    def __init__(
+        self, comm: MPI.Intracomm, accelerator: Accelerator, source: Any, target: Any, op: MPI.Op, dtype: np.dtype
+    ) -> None:
+        self.comm, self.accelerator, self.source, self.target, self.op = comm, accelerator, source, target, op
+        self.staging = on_all(comm, lambda: accelerator.pinned(source.size, dtype))
+        self.stream = accelerator.stream()
+
+    def __call__(self) -> None:
+        """Run and block until the result is in the device's memory."""
+        stream = self.stream
+        stream.follow(self.accelerator.current().record())
+        stream.copy(self.staging, self.source)
+        stream.record().wait()
+        self.comm.Allreduce(MPI.IN_PLACE, self.staging, self.op)
+        stream.copy(self.target, self.staging)
+        stream.record().wait()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,63 +13,32 @@ from hpcdist.algorithms import ALLREDUCE, SHARED, allreduce
 from hpcdist.device import Accelerator, kinds
 from hpcdist.device.host import CPU, Host
 from hpcdist.device.paths import ASKABLE, AUTO
-from hpcdist.errors import AgreedError, LaunchError
-from hpcdist.kernels.reduce import DTYPES, binary
+from hpcdist.kernels.reduce import DTYPES, OPS
 from hpcdist.sweep.record import LIBRARY
+from hpcdist.util.parameters import Listed
 from hpcdist.util.sizes import BYTES, parse_bytes
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-class Names(click.ParamType):
-    """A list of names, separated by commas; `check` raises ValueError for a name that there is not."""
-
-    name = "names"
-
-    def __init__(self, check: Callable[[str], object]):
-        self.check = check
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Split and check; a default is a tuple already."""
-        if isinstance(value, tuple):
-            return value
-        names = dict.fromkeys(name.strip() for name in value.split(","))
-        try:
-            for name in names:
-                self.check(name)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        return tuple(names)
-
-
-class ByteList(click.ParamType):
-    """A list of sizes, separated by commas."""
-
-    name = "sizes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Read each; a default is a tuple already."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(dict.fromkeys(parse_bytes(text) for text in value.split(",")))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-def _check_algorithm(name: str) -> None:
+def _algorithm(name: str) -> str:
     if name != LIBRARY:
         allreduce(name, 1)
+    return name
 
 
-def _check_dtype(name: str) -> None:
-    if name not in DTYPES:
-        raise ValueError(f"there is no type {name!r}; choose from {', '.join(DTYPES)}.")
+def _one_of(what: str, names: Collection[str]) -> Listed:
+    """Names of which there are these."""
 
+    def known(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"there is no {what} {name!r}; choose from {', '.join(names)}.")
+        return name
 
-def _check_path(name: str) -> None:
-    if name not in ASKABLE:
-        raise ValueError(f"there is no path {name!r}; choose from {', '.join(ASKABLE)}.")
+    return Listed("names", known)
 
 
 def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
@@ -83,7 +51,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
 @click.command()
 @click.option(
     "--algorithms",
-    type=Names(_check_algorithm),
+    type=Listed("names", _algorithm),
     metavar="LIST",
     help="Comma-separated names; hierarchical:tree+ring names its parts.  [default: all that make sense]",
 )
@@ -96,7 +64,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
 )
 @click.option(
     "--path",
-    type=Names(_check_path),
+    type=_one_of("path", ASKABLE),
     default=AUTO,
     show_default=True,
     metavar="LIST",
@@ -124,16 +92,18 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
 )
 @click.option(
     "--dtype",
-    type=Names(_check_dtype),
+    type=_one_of("type", DTYPES),
     default="float32",
     show_default=True,
     metavar="LIST",
     help="Types of the elements.",
 )
-@click.option("--op", type=Names(binary), default="sum", show_default=True, metavar="LIST", help="Operations.")
+@click.option(
+    "--op", type=_one_of("operation", OPS), default="sum", show_default=True, metavar="LIST", help="Operations."
+)
 @click.option(
     "--segment-bytes",
-    type=ByteList(),
+    type=Listed("sizes", parse_bytes),
     default=(),
     metavar="LIST",
     help="Sizes of a pipeline segment, each measured: 64KiB,1MiB,0; 0 is none.  [default: the executor's]",
@@ -203,7 +173,7 @@ def sweep(**options: Any) -> None:
     _fit(options)
     accelerator, no_device = device_or_why(options["device"])  # chosen before MPI starts
     from hpcdist.mpi.collective_errors import agree
-    from hpcdist.mpi.world import world
+    from hpcdist.mpi.world import run_on_world
     from hpcdist.sweep.options import Options  # here, as they start MPI, which --help must not need
     from hpcdist.sweep.run import Sweep
 
@@ -212,18 +182,12 @@ def sweep(**options: Any) -> None:
         raise click.UsageError("nothing is left to measure: name an algorithm, or let the library take part")
     if asked.named_twice:
         raise click.UsageError(f"{asked.named_twice} is named for two outputs; give each a file of its own")
-    try:
-        comm = world()
-    except LaunchError as error:
-        raise click.ClickException(str(error)) from None
-    try:
+
+    def work(comm: MPI.Intracomm) -> int:
         agree(comm, no_device is None, no_device or "")
-        code = Sweep(comm, asked, accelerator).run()
-    except AgreedError as error:
-        if comm.rank == 0:
-            click.echo(f"Error: {error}", err=True)
-        code = 1
-    sys.exit(code)
+        return Sweep(comm, asked, accelerator).run()
+
+    run_on_world(work)
 
 
 def _fit(options: dict[str, Any]) -> None:

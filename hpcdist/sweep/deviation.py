@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from hpcdist.sweep.record import Record, labels, segment_name
+from hpcdist.sweep.record import Record, grouped, labels, segment_name
 from hpcdist.util.sizes import format_bytes
 
 SLOW = 1.5  # times its model's time, from which on a row is worth a word
@@ -41,12 +41,11 @@ def cause(record: Record, machine: dict[str, Any], model: dict[str, float | None
 
 def flags(records: Iterable[Record], machine: dict[str, Any], model: dict[str, float | None]) -> Iterator[str]:
     """Comment lines on the slow rows, those with one algorithm and cause together."""
-    groups: dict[tuple, list[Record]] = {}
     records = list(records)
     names = labels(records)
-    for record in filter(slow, records):
-        key = names[record.algorithm, record.segment_nbytes], record.dtype, record.op, cause(record, machine, model)
-        groups.setdefault(key, []).append(record)
+    groups = grouped(
+        filter(slow, records), lambda r: (names[r.algorithm, r.segment_nbytes], r.dtype, r.op, cause(r, machine, model))
+    )
     for (name, dtype, op, why), group in groups.items():
         yield f"# slower than its model: {name}, {_sizes(group)} {dtype} {op}: {_ratios(group)}; likely: {why}"
 

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from hpcdist.device.paths import HOST
 from hpcdist.sweep.record import LIBRARY, Record, bandwidths, figure_paths, labels, of_library
@@ -44,32 +45,53 @@ def save(figure: Figure, files: list[Path], **options: Any) -> list[Path]:
     return files
 
 
+def panels(count: int, panel: tuple[float, float], margin: tuple[float, float], **sharing: Any) -> NDArray:
+    """So many empty panels of a new figure, two beside each other, as a grid of axes, of which the last may be removed.
+
+    Args:
+        count: how many.
+        panel: width and height of one [inches].
+        margin: of the figure beyond its panels [inches].
+        sharing: options of matplotlib's subplots.
+    """
+    columns = min(2, count)
+    rows = -(-count // columns)
+    size = margin[0] + panel[0] * columns, margin[1] + panel[1] * rows
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False, **sharing)
+    for axes in grid.flat[count:]:
+        axes.remove()
+    return grid
+
+
+def over_sizes(axes: Axes, ticks: Sequence[int]) -> None:
+    """Sizes on a logarithmic scale, some of them named in binary units, on a light grid."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [format_bytes(size) for size in ticks])
+    axes.minorticks_off()
+    axes.grid(visible=True, color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def draw(records: Sequence[Record]) -> Figure:
     """A figure with one panel per number of ranks and nodes, type, operation and path."""
     cases = list(dict.fromkeys(map(_case, records)))
-    columns = min(2, len(cases))
-    rows = -(-len(cases) // columns)
-    figure = Figure(figsize=(2.2 + 5.2 * columns, 0.4 + 4.0 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for axes in grid.flat[len(cases) :]:
-        axes.remove()
+    grid = panels(len(cases), (5.2, 4.0), (2.2, 0.4), sharey=True)
+    figure = grid[0, 0].figure
     for axes, case in zip(grid.flat, cases, strict=False):
         _panel(axes, [record for record in records if _case(record) == case])
     for axes in grid[:, 0]:
         axes.set_ylabel("bus bandwidth [GB/s]")
     figure.legend(*_legend(figure.axes), loc="outside right center", frameon=False)
-    figure.suptitle(_title(records), fontsize="large", x=0.01, ha="left")
+    placement, library = records[0].placement.replace("_", " "), records[0].library
+    figure.suptitle(f"All-reduce on {_ranks(records)}, {placement} ({library})", fontsize="large", x=0.01, ha="left")
     return figure
 
 
 def _case(record: Record) -> tuple:
     return record.ranks, record.nodes, record.dtype, record.op, record.memory, record.path
-
-
-def _title(records: Sequence[Record]) -> str:
-    placement, library = records[0].placement.replace("_", " "), records[0].library
-    return f"All-reduce on {_ranks(records)}, {placement} ({library})"
 
 
 def _ranks(records: Sequence[Record]) -> str:
@@ -120,16 +142,10 @@ def _style(name: str, number: int) -> dict:
 
 
 def _axes(axes: Axes, sizes: Sequence[int]) -> None:
-    """Both scales logarithmic, so that small sizes show, too; bytes are written in binary units."""
-    axes.set_xscale("log", base=2)
+    """Both scales logarithmic, so that small sizes show, too."""
     axes.set_yscale("log")
     step = -(-len(sizes) // 6)  # six labels fit
-    ticks = sizes[::-1][::step][::-1]
-    axes.set_xticks(ticks, [format_bytes(size) for size in ticks])
-    axes.minorticks_off()
-    axes.grid(visible=True, color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    over_sizes(axes, sizes[::-1][::step][::-1])
 
 
 def _legend(panels: Sequence[Axes]) -> tuple[list[Line2D], list[str]]:

@@ -4,38 +4,36 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import FrameType
+from typing import Self
 
 from mpi4py import MPI
+
+from hpcdist.util.signals import handled
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C reaches ranks as one or the other, as the launcher pleases
 
 
-class Interrupt:
+class Interrupt(ExitStack):
     """A context in which the first SIGINT or SIGTERM is only noted; the second acts as it always did.
 
     `seen` is called at once on a rank that was told to stop, since its launcher may not wait for all to agree.
     """
 
     def __init__(self, comm: MPI.Intracomm, seen: Callable[[], object] = lambda: None):
+        super().__init__()
         self.comm, self.seen = comm, seen
         self.number = 0
 
-    def __enter__(self) -> Interrupt:
-        self.before = {number: signal.signal(number, self._note) for number in SIGNALS}
+    def __enter__(self) -> Self:
+        self.enter_context(handled(SIGNALS, self._note))
         return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
-        self._restore()
+        self.close()
         self.seen()
-
-    def _restore(self) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
     def agreed(self) -> bool:
         """Whether any rank was told to stop; collective, and the same on all ranks."""

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from mpi4py import MPI
@@ -38,29 +39,31 @@ SEGMENT = 1 << 20  # bytes, with which Open MPI's own decisions run its segmente
 
 @dataclass(frozen=True)
 class Forced:
-    """Where and how an all-reduce runs by one algorithm: on `comm`, inside of the context `chosen`, again and again."""
+    """Where and how an all-reduce runs by one algorithm: on `comm`, inside of a context that `chosen` makes."""
 
     comm: MPI.Intracomm
-    chosen: AbstractContextManager[None] = field(default_factory=nullcontext)
+    chosen: Callable[[], AbstractContextManager[object]] = nullcontext
     segment_nbytes: int | None = None
 
 
-class Library(Protocol):
+class Library(ABC):
     """The algorithms of an MPI library. All is collective."""
 
     names: tuple[str, ...]
 
     def segments(self, name: str, asked: Sequence[int | None]) -> Sequence[int | None]:
         """Of the segments asked for, those in which this algorithm can run; (None,) if it knows none."""
+        return (None,)
 
+    @abstractmethod
     def forced(self, name: str, segment_nbytes: int | None = None) -> Forced:
         """The algorithm of that name, in segments of so many bytes if it knows any."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027, not all have made something
         """Give up what was made for them."""
 
 
-class OpenMpi:
+class OpenMpi(Library):
     """The algorithms of Open MPI's component "tuned".
 
     Raises:
@@ -93,12 +96,10 @@ class OpenMpi:
         """The algorithm of that name, on a communicator that is made once."""
         short, segment = name.removeprefix(FIXED), segment_nbytes or 0
         if (short, segment) not in self.made:
-            self.made[short, segment] = self._duplicate(self.values[short], segment)
+            value = self.values[short]
+            with setting({self.dynamic: 1, self.priority: HIGHEST, self.algorithm: value, self.segment: segment}):
+                self.made[short, segment] = self.comm.Dup()
         return Forced(self.made[short, segment], segment_nbytes=segment or None)
-
-    def _duplicate(self, value: int, segment: int) -> MPI.Intracomm:
-        with setting({self.dynamic: 1, self.priority: HIGHEST, self.algorithm: value, self.segment: segment}):
-            return self.comm.Dup()
 
     def close(self) -> None:
         """Free the communicators."""
@@ -107,21 +108,7 @@ class OpenMpi:
         self.made.clear()
 
 
-class Setting:
-    """`setting`, to be entered again and again."""
-
-    def __init__(self, values: dict[Control, int]):
-        self.values = values
-
-    def __enter__(self) -> None:
-        self.now = setting(self.values)
-        self.now.__enter__()
-
-    def __exit__(self, *exception: object) -> None:
-        self.now.__exit__(None, None, None)
-
-
-class Mpich:
+class Mpich(Library):
     """The algorithms that all devices of MPICH share.
 
     Raises:
@@ -140,17 +127,10 @@ class Mpich:
         self.names = tuple(FIXED + name for name in self.values)
         _refuse(os.environ.get(self.FILE, ""), self.FILE)  # as a control variable it reads empty
 
-    def segments(self, name: str, asked: Sequence[int | None]) -> Sequence[int | None]:
-        """MPICH has none with segments of a size to choose."""
-        return (None,)
-
     def forced(self, name: str, segment_nbytes: int | None = None) -> Forced:
         """The algorithm of that name."""
         value = self.values[name.removeprefix(FIXED)]
-        return Forced(self.comm, Setting({self.device: 0, self.algorithm: value}))
-
-    def close(self) -> None:
-        """Nothing was made."""
+        return Forced(self.comm, partial(setting, {self.device: 0, self.algorithm: value}))
 
 
 def _refuse(file: str, variable: str) -> None:
@@ -197,6 +177,6 @@ def _result(forced: Forced) -> bytes:
     """The bits of a sum of this rank, which tell in which order an algorithm adds."""
     comm = forced.comm
     numbers = np.random.default_rng(comm.rank).standard_normal(64 * comm.size)
-    with forced.chosen:
+    with forced.chosen():
         comm.Allreduce(MPI.IN_PLACE, numbers)
     return numbers.tobytes()

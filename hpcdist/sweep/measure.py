@@ -33,11 +33,10 @@ from hpcdist.errors import AgreedError
 from hpcdist.mpi.collective_errors import on_all
 from hpcdist.simulate.cost import Model
 from hpcdist.sweep import inputs as numbers
-from hpcdist.sweep.buffers import Buffers, OnDevice, OnHost
+from hpcdist.sweep.buffers import Buffers, OnDevice, Staged
 from hpcdist.sweep.library import Forced, Library
 from hpcdist.sweep.paths import ON_HOST, Paths
 from hpcdist.sweep.record import FIXED, LIBRARY, PLACEMENTS, of_library
-from hpcdist.sweep.staged import Ready, Staged
 from hpcdist.util.sampling import order
 from hpcdist.util.sizes import format_bytes
 
@@ -123,7 +122,7 @@ class Bad:
 class Case:
     """One algorithm in one placement on one path at one point, ready to be called.
 
-    `plan` is None for the MPI library, and `chosen` the context in which a call is that algorithm of it.
+    `plan` is None for the MPI library, and `chosen` makes a context in which a call is that algorithm of it.
     """
 
     algorithm: str
@@ -131,7 +130,7 @@ class Case:
     call: Callable[[], object]
     plan: Any = None
     segment_nbytes: int | None = None
-    chosen: AbstractContextManager[None] = field(default_factory=nullcontext)
+    chosen: Callable[[], AbstractContextManager[object]] = nullcontext
     bad: Bad | None = None
     samples: int = 0
     iterations: int = 0
@@ -180,8 +179,10 @@ class Bench:
         paths: Paths = ON_HOST,
     ):
         self.comm, self.point, self.seed = comm, point, seed
-        self.buffers: Buffers = OnDevice(accelerator) if accelerator else OnHost()
-        self.source, self.target = on_all(comm, self._two_buffers)
+        self.accelerator, self.buffers = accelerator, OnDevice(accelerator) if accelerator else Buffers()
+        self.source, self.target = on_all(
+            comm, lambda: [self.buffers.empty(point.count, point.dtype) for _ in range(2)]
+        )
         self.library = library
         self.cases: list[Case] = []
         try:
@@ -193,10 +194,6 @@ class Bench:
         except AgreedError:
             self.close()
             raise
-
-    def _two_buffers(self) -> tuple[Any, Any]:
-        count, dtype = self.point.count, self.point.dtype
-        return self.buffers.empty(count, dtype), self.buffers.empty(count, dtype)
 
     def __enter__(self) -> Self:
         return self
@@ -240,20 +237,23 @@ class Bench:
             forced = self.library.forced(algorithm, segment_nbytes)
         case = Case(algorithm, placement, self._library_call(forced.comm, placement, path))
         case.segment_nbytes, case.chosen = forced.segment_nbytes, forced.chosen
-        case.path = path if self.buffers.accelerator else HOST
+        case.path = path if self.accelerator else HOST
         return case
 
     def _library_call(self, comm: MPI.Intracomm, placement: str, path: str) -> Callable[[], object]:
         """The MPI library's all-reduce of the buffers; of a device's with what must come before and after."""
         in_place, target, op = placement == "in_place", self.target, MPI_OPS[self.point.op]
-        accelerator = self.buffers.accelerator
+        accelerator = self.accelerator
         if accelerator and path != AWARE:
             return Staged(comm, accelerator, target if in_place else self.source, target, op, self.point.dtype)
         source: Any = MPI.IN_PLACE if in_place else self.source
-        reduce = comm.Allreduce
-        if accelerator:
-            return Ready(accelerator, lambda: reduce(source, target, op))
-        return lambda: reduce(source, target, op)
+
+        def call() -> None:
+            if accelerator:  # MPI does not wait for the work that makes what it is handed
+                accelerator.current().record().wait()
+            comm.Allreduce(source, target, op)
+
+        return call
 
     # --- right? ---
 
@@ -268,7 +268,7 @@ class Bench:
             self.buffers.copy(self.target, kept)
             if not case.in_place:
                 self.buffers.fill(self.target, POISON)
-            with case.chosen:
+            with case.chosen():
                 case.call()
             found = self._compare("result", self.target, want)
             if not (found or case.in_place):
@@ -289,7 +289,7 @@ class Bench:
         """Call every case a few times on zeros, and share out the effort by the fastest of the calls."""
         self._clear()
         for case in self.cases:
-            with case.chosen:
+            with case.chosen():
                 seconds = [sample(self.comm, case.call, 1) for _ in range(effort.warmup)]
             case.samples, case.iterations = effort.divide(self.comm.allreduce(min(seconds), MPI.MAX))
 
@@ -336,7 +336,7 @@ class Bench:
 
     def sample(self, case: Case) -> float:
         """One sample of a case: seconds per operation on this rank."""
-        with case.chosen:
+        with case.chosen():
             return sample(self.comm, case.call, case.iterations)
 
     def seconds(self, case: Case) -> NDArray[np.float64]:

@@ -48,14 +48,10 @@ def needed(rank: int, topology: Sequence[int], options: Options) -> tuple[int, i
         buffers = options.check + STAGING_BUFFERS * options.library
         staged = STAGED_INBOXES * (STAGED in options.path)
     buffers += CHECK_BUFFERS * options.check
-    inboxes = sum(_inbox(name, rank, topology) for name in options.names if not _elsewhere(name))
+    ours = [name for name in options.names if name != LIBRARY and name.partition(":")[0] != SHARED]
+    inboxes = sum(_inbox(name, rank, topology) for name in ours)
     plans = len(PLACEMENTS) * len(options.segments)  # of each algorithm
     return buffers * options.max_bytes, int(plans * staged * inboxes * options.max_bytes)
-
-
-def _elsewhere(name: str) -> bool:
-    """Whether an algorithm has no inbox of ours."""
-    return name == LIBRARY or name.partition(":")[0] == SHARED
 
 
 def _inbox(name: str, rank: int, topology: Sequence[int]) -> float:

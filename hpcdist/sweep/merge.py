@@ -38,7 +38,8 @@ def merge(
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     for head in heads:
-        click.echo(f"{head['file']}: {head['machine']['ranks']} ranks, {head['start_time']}{_remark(head)}")
+        remark = ", interrupted: only its first sizes are there" if head["interrupted"] else ""
+        click.echo(f"{head['file']}: {head['machine']['ranks']} ranks, {head['start_time']}{remark}")
     if json_:
         _write_json(json_, heads, records)
     if csv:
@@ -48,10 +49,6 @@ def merge(
     if figure_ and any(record.busbw for record in records):  # which a lone rank has not
         figure.write(figure_, [record for record in records if record.busbw])
     sys.exit(int(any(record.wrong for record in records)))
-
-
-def _remark(head: dict[str, Any]) -> str:
-    return ", interrupted: only its first sizes are there" if head["interrupted"] else ""
 
 
 def collect(paths: tuple[Path, ...]) -> tuple[list[dict[str, Any]], list[Record]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from time import perf_counter
 
 import numpy as np
 from mpi4py import MPI
@@ -15,6 +14,7 @@ from hpcdist.schedule.ir import Ints, Rows, Schedule, Step
 from hpcdist.schedule.layout import Layout
 from hpcdist.schedule.lower import lower
 from hpcdist.simulate.cost import Model
+from hpcdist.sweep.measure import sample
 from hpcdist.transport.mpi import transport_of
 from hpcdist.util.sampling import order
 
@@ -48,7 +48,8 @@ def fit(comm: MPI.Intracomm, topology: Sequence[int]) -> Model:
     heads = MPI.Intracomm(comm.Split(min(node.rank, 1), comm.rank))
     node_alpha, node_beta = _exchange(node, _neighbours(node.size))
     found = _between(heads) if node.rank == 0 and nodes > 1 else Model(0.0, 0.0, 0.0, burst=math.inf)
-    gamma = _seconds(comm, [_addition()])[0] / LARGE
+    ours, theirs = (np.zeros(LARGE // 4, np.float32) for _ in range(2))
+    gamma = _seconds(comm, [lambda: np.add(ours, theirs, out=ours)])[0] / LARGE
     node.Free()
     heads.Free()
     between = replace(comm.bcast(found), gamma=gamma)  # the heads agree, and rank 0 is one of them
@@ -84,7 +85,7 @@ def _between(heads: MPI.Intracomm) -> Model:
 def _warm_up(comm: MPI.Intracomm, steps: Steps) -> None:
     """Pass small messages on for a while: the first ones are slower, where ranks share cores for a second."""
     program = _passing_on(comm, steps, SMALL)
-    _batch(comm, program, _calls(comm, program, WARM_UP))
+    sample(comm, program, _calls(comm, program, WARM_UP))
     program.free()
 
 
@@ -98,8 +99,8 @@ def _burst(heads: MPI.Intracomm, alpha: float, beta: float) -> tuple[float, floa
     for nbytes in AFTER_LULL:
         program, batches = _passing_on(heads, around, nbytes), []
         for _ in range(BATCHES):
-            _batch(heads, small, math.ceil(min(LONGEST_LULL, 2 * nbytes * beta) / alpha))
-            batches.append(_batch(heads, program, 1))
+            sample(heads, small, math.ceil(min(LONGEST_LULL, 2 * nbytes * beta) / alpha))
+            batches.append(sample(heads, program, 1))
         program.free()
         seconds[nbytes] = max(0.0, heads.allreduce(float(np.median(batches)), MPI.MAX) - alpha)
     small.free()
@@ -162,30 +163,16 @@ def _step(receivers: Sequence[Ints], old: int) -> Step:
     return Step.of(Rows.concatenate(rows))
 
 
-def _addition() -> Callable[[], object]:
-    """Add `LARGE` bytes of float32 to as many."""
-    ours, theirs = (np.zeros(LARGE // 4, np.float32) for _ in range(2))
-    return lambda: np.add(ours, theirs, out=ours)
-
-
-def _seconds(comm: MPI.Comm, calls: Sequence[Callable[[], object]]) -> list[float]:
+def _seconds(comm: MPI.Intracomm, calls: Sequence[Callable[[], object]]) -> list[float]:
     """Seconds that each of several calls takes within a batch: the median over batches in turn, on the slowest rank."""
     numbers = [_calls(comm, call, SECONDS) for call in calls]
     batches: list[list[float]] = [[] for _ in calls]
     for turn in range(BATCHES):
         for at in order(range(len(calls)), turn):
-            batches[at].append(_batch(comm, calls[at], numbers[at]))
+            batches[at].append(sample(comm, calls[at], numbers[at]))
     return [comm.allreduce(float(np.median(each)), MPI.MAX) for each in batches]
 
 
-def _calls(comm: MPI.Comm, call: Callable[[], object], seconds: float) -> int:
+def _calls(comm: MPI.Intracomm, call: Callable[[], object], seconds: float) -> int:
     """How many take so long, the same on all ranks."""
-    return max(3, int(seconds / comm.allreduce(_batch(comm, call, 3), MPI.MAX)))
-
-
-def _batch(comm: MPI.Comm, call: Callable[[], object], calls: int) -> float:
-    comm.Barrier()
-    start = perf_counter()
-    for _ in range(calls):
-        call()
-    return (perf_counter() - start) / calls
+    return max(3, int(seconds / comm.allreduce(sample(comm, call, 3), MPI.MAX)))

@@ -5,11 +5,9 @@ Times are microseconds and bandwidths decimal GB/s, as nccl-tests prints them, s
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -108,6 +106,14 @@ def of_library(algorithm: str) -> bool:
     return algorithm == LIBRARY or algorithm.startswith(FIXED)
 
 
+def grouped(records: Iterable[Record], key: Callable[[Record], Any]) -> dict[Any, list[Record]]:
+    """Records by key, in the order in which the keys first appear."""
+    groups: dict[Any, list[Record]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return groups
+
+
 def labels(records: Iterable[Record]) -> dict[tuple[str, int | None], str]:
     """A name for each (algorithm, segment): the algorithm's, with "/64KiB" where several segments were measured."""
     cases = dict.fromkeys((record.algorithm, record.segment_nbytes) for record in records)
@@ -189,11 +195,7 @@ def read_json(path: Path) -> tuple[dict[str, Any], list[Record]]:
 
 def write_csv(path: Path, records: Sequence[Record]) -> None:
     """Write one row per record below a line of names; the file is whole or absent."""
-    text = io.StringIO()
     names = [field.name for field in fields(Record)]
     at = names.index("times")
     names[at : at + 1] = [field.name for field in fields(Times)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(record.row() for record in records)
-    atomic_files.write_text(path, text.getvalue())
+    atomic_files.write_csv(path, names, (record.row() for record in records))

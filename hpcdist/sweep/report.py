@@ -7,7 +7,7 @@ from typing import Any
 
 from hpcdist.device.paths import HOST
 from hpcdist.sweep import deviation
-from hpcdist.sweep.record import Record, Report, labels, segment_name
+from hpcdist.sweep.record import Record, Report, grouped, labels, segment_name
 from hpcdist.util.sizes import format_bytes
 
 NCCL_TYPES = {
@@ -68,22 +68,20 @@ def foot(records: Sequence[Record]) -> Iterator[str]:
     """nccl-tests' last lines; "out of bounds" counts failed cases, not elements."""
     failed = sum(bool(record.wrong) for record in records)
     mean = sum(record.busbw for record in records) / len(records) if records else 0.0
-    yield f"# {'Out of bounds values':<20} : {failed} {'FAILED' if failed else 'OK'}"
-    yield f"# {'Avg bus bandwidth':<20} : {mean:g} "
-    yield "#"
-    yield f"# Collective test concluded: {PROGRAM}"
+    yield from [
+        f"# {'Out of bounds values':<20} : {failed} {'FAILED' if failed else 'OK'}",
+        f"# {'Avg bus bandwidth':<20} : {mean:g} ",
+        "#",
+        f"# Collective test concluded: {PROGRAM}",
+    ]
 
 
 def nccl(records: Sequence[Record]) -> Iterator[str]:
     """nccl-tests' header and rows, once for each algorithm, segment and path, type and operation."""
-    blocks = _grouped(records, lambda r: (r.algorithm, r.segment_nbytes, r.memory, r.path, r.dtype, r.op))
+    blocks = grouped(records, lambda r: (r.algorithm, r.segment_nbytes, r.memory, r.path, r.dtype, r.op))
     for (algorithm, *_), block in blocks.items():
-        yield "#"
-        yield f"# Algorithm: {algorithm}{_segment(block[0])}{_path(block[0])}"
-        yield "#"
-        yield from NCCL_HEADER
-        for pair in _grouped(block, lambda record: record.nbytes).values():
-            yield _nccl_row(pair)
+        yield from ["#", f"# Algorithm: {algorithm}{_segment(block[0])}{_path(block[0])}", "#", *NCCL_HEADER]
+        yield from map(_nccl_row, grouped(block, lambda record: record.nbytes).values())
 
 
 def _segment(record: Record) -> str:
@@ -103,7 +101,7 @@ def model(records: Sequence[Record]) -> Iterator[str]:
     """Predicted beside measured in comment lines, for which nccl-tests' table has no column."""
     predicted = [record for record in records if deviation.ratio(record) is not None]
     names = labels(records)
-    rows = _grouped(predicted, lambda r: (names[r.algorithm, r.segment_nbytes], r.nbytes, r.dtype, r.op))
+    rows = grouped(predicted, lambda r: (names[r.algorithm, r.segment_nbytes], r.nbytes, r.dtype, r.op))
     if rows:
         yield "#"
         yield f"# Model: predicted time, and how many times as long it took; ! where more than {deviation.SLOW:g} times"
@@ -199,11 +197,3 @@ WIDE_HEADER = (
     "# algbw, busbw [GB/s]; sent/rank: mean over ranks; model: predicted from the fitted prices, and p50 / that",
     _columns(["# algorithm", *(name for name, _, _ in WIDE[1:])]),
 )
-
-
-def _grouped(records: Sequence[Record], key: Callable[[Record], Any]) -> dict[Any, list[Record]]:
-    """Records by key, in the order in which the keys first appear."""
-    groups: dict[Any, list[Record]] = {}
-    for record in records:
-        groups.setdefault(key(record), []).append(record)
-    return groups

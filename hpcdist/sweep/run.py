@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from datetime import datetime
 from itertools import chain, groupby
 from pathlib import Path
@@ -19,10 +19,9 @@ from hpcdist.algorithms import SHARED
 from hpcdist.collectives.decide import is_shared
 from hpcdist.device import Accelerator
 from hpcdist.device.paths import DIRECT, HOST
-from hpcdist.mpi import gpu_binding, machine
+from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import agree
 from hpcdist.mpi.world import topology_of
-from hpcdist.schedule.ir import Schedule
 from hpcdist.simulate import cost
 from hpcdist.sweep import deviation, library, memory, model, paths, record, report, tune
 from hpcdist.sweep.interrupt import Interrupt
@@ -44,7 +43,7 @@ class Sweep:
         self.topology = topology_of(comm)
         self.options = options = options.sensible(self.topology)
         self.library = library.find(comm) if options.library_algorithms else None
-        self.notes = gpu_binding.sharing(comm, accelerator) if accelerator else []
+        self.notes = machine.sharing(comm, accelerator) if accelerator else []
         self.paths = paths.find(comm, accelerator, options.path) if accelerator else paths.on_host(comm)
         self.model = model.fit(comm, self.topology)
         self.report = record.Report(
@@ -66,16 +65,14 @@ class Sweep:
         problem = self.options.problem_with_files() if self.comm.rank == 0 else None
         agree(self.comm, problem is None, problem or "")
         memory.check(self.comm, self.topology, self.options)
-        with self._closed_library(), Interrupt(self.comm, self._mark_interrupted) as interrupt:
+        closed = closing(self.library) if self.library else nullcontext()
+        with closed, Interrupt(self.comm, self._mark_interrupted) as interrupt:
             self._say([*report.head(self.report), *self._notes()])
             self._measure(interrupt)
             self._print()
             self._save()
             self._draw()
         return interrupt.exit_code or int(any(row.wrong for row in self.report.results))
-
-    def _closed_library(self) -> AbstractContextManager[object]:
-        return closing(self.library) if self.library else nullcontext()
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -100,7 +97,17 @@ class Sweep:
 
     def _point(self, point: Point, interrupt: Interrupt) -> list[record.Record]:
         """Check and time all algorithms that this point allows."""
-        with self._bench(point) as bench:
+        names = [name for name in self._names if not refused(name, point)]
+        with Bench(
+            self.comm,
+            point,
+            names,
+            self.options.segments,
+            self.options.seed,
+            library=self.library,
+            accelerator=self.accelerator,
+            paths=self.paths,
+        ) as bench:
             bench.warm_up(self.options.effort.beyond_bursts(point.nbytes, self.model))
             if self.options.check:
                 bench.check()
@@ -114,19 +121,6 @@ class Sweep:
         """Time those again that may be the fastest, if there is to be a table: the first of many has had luck."""
         if self.options.tune:
             yield from bench.rounds(bench.leaders(CONTENDS), RUN_OFF)
-
-    def _bench(self, point: Point) -> Bench:
-        names = [name for name in self._names if not refused(name, point)]
-        return Bench(
-            self.comm,
-            point,
-            names,
-            self.options.segments,
-            self.options.seed,
-            library=self.library,
-            accelerator=self.accelerator,
-            paths=self.paths,
-        )
 
     def _record(self, point: Point, case: Case, seconds: np.ndarray) -> record.Record:
         times = record.Times.of(seconds)
@@ -167,16 +161,13 @@ class Sweep:
         counts = cost.count(schedule)
         sent = counts.sent_bytes(point.nbytes, schedule.chunks)
         by_messages = not self.accelerator and not is_shared(case.algorithm)  # of which the prices speak
-        seconds = self._predicted(schedule, point, counts) if by_messages else None
+        seconds = cost.predict(schedule, point.nbytes, self.model, self.topology, counts) if by_messages else None
         return {
             "segment_nbytes": case.plan.segment_nbytes,
             "sent_bytes": float(np.mean(sent)),
             "sent_bytes_max": float(np.max(sent)),
             "predicted_us": None if seconds is None else seconds * 1e6,
         }
-
-    def _predicted(self, schedule: Schedule, point: Point, counts: cost.Counts) -> float:
-        return cost.predict(schedule, point.nbytes, self.model, self.topology, counts)
 
     # --- tell ---
 

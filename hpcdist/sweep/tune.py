@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from hpcdist.device.paths import HOST
-from hpcdist.sweep.record import Record, of_library
+from hpcdist.sweep.record import Record, grouped, of_library
 from hpcdist.tuning.table import Bracket, Rule
 
 MARGIN = 1.05  # a neighbour's algorithm is kept until another is this much faster: less is noise
@@ -21,9 +21,7 @@ Case = tuple[str, int | None]  # an algorithm and its segment in bytes
 def rules(records: Sequence[Record]) -> tuple[Rule, ...]:
     """One rule for each number of ranks and nodes, type, memory and path, without algorithms that were ever wrong."""
     ours = [record for record in right(records) if not of_library(record.algorithm)]
-    groups: dict[tuple, list[Record]] = {}
-    for record in ours:
-        groups.setdefault((record.ranks, record.nodes, record.dtype, record.memory, record.path), []).append(record)
+    groups = grouped(ours, lambda r: (r.ranks, r.nodes, r.dtype, r.memory, r.path))
     keys = sorted(groups, key=lambda key: (key[3] != HOST, key))  # host memory first
     return tuple(
         Rule(size, nodes, dtype, brackets(groups[size, nodes, dtype, memory, path]), memory, path)

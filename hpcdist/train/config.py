@@ -8,6 +8,7 @@ import math
 import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,10 @@ class Config:
     resume: str = setting("never", "auto: from the newest good checkpoint if any; never; or a PATH of one.")
 
     def __post_init__(self) -> None:
-        wrong = [f"{name} must be {what}, got {getattr(self, name)!r}" for name, what in _wrong(self) + _no_text(self)]
+        # no TOML file can hold bytes that are no characters, as a path may have
+        bytes_in = [name for name, value in asdict(self).items() if not _reads(str.encode, str(value))]
+        no_text = [(name, "text in UTF-8") for name in bytes_in]
+        wrong = [f"{name} must be {what}, got {getattr(self, name)!r}" for name, what in _wrong(self) + no_text]
         if wrong:
             raise ConfigError("; ".join(wrong))
 
@@ -123,8 +127,11 @@ def _wrong(config: Config) -> list[tuple[str, str]]:
         "warmup": (lambda value: value >= 0, "at least 0"),
         "momentum": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
         "weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),
-        "algorithm": (_is_algorithm, f"one of {AUTO}, {', '.join(ALLREDUCE)}"),
-        "segment": (_is_segment, f"{AUTO} or a size such as 64KiB"),
+        "algorithm": (
+            lambda value: value == AUTO or _reads(partial(allreduce, size=1), value),
+            f"one of {AUTO}, {', '.join(ALLREDUCE)}",
+        ),
+        "segment": (lambda value: value == AUTO or _reads(parse_bytes, value), f"{AUTO} or a size such as 64KiB"),
         "device": (KINDS.__contains__, f"one of {', '.join(KINDS)}"),
         "path": (
             lambda value: value in paths.ASKABLE and (value == AUTO or config.device != CPU),
@@ -156,30 +163,13 @@ def _wrong(config: Config) -> list[tuple[str, str]]:
     return [(name, what) for name, (good, what) in checks.items() if not good(getattr(config, name))]
 
 
-def _no_text(config: Config) -> list[tuple[str, str]]:
-    """Names of the settings with bytes that are no characters, as a path may have; no TOML file can hold them."""
-    return [(name, "text in UTF-8") for name, value in asdict(config).items() if not _is_text(value)]
-
-
-def _is_text(value: Any) -> bool:
+def _reads(read: Callable[[str], object], text: str) -> bool:
+    """Whether a text can be read."""
     try:
-        return not isinstance(value, str) or bool(value.encode()) or not value
-    except UnicodeEncodeError:
-        return False
-
-
-def _is_algorithm(name: str) -> bool:
-    try:
-        return name == AUTO or bool(allreduce(name, size=1))
+        read(text)
     except ValueError:
         return False
-
-
-def _is_segment(text: str) -> bool:
-    try:
-        return text == AUTO or parse_bytes(text) >= 0
-    except ValueError:
-        return False
+    return True
 
 
 def _toml(value: str | int | float) -> str:

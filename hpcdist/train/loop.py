@@ -16,7 +16,6 @@ from hpcdist.train.results import Results
 from hpcdist.train.saver import Saver
 from hpcdist.train.setup import Run, open_results, rehearse, started
 from hpcdist.train.signals import StopRequest
-from hpcdist.train.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -83,28 +82,16 @@ def steps(run: Run, results: Results | None, stop: StopRequest) -> Outcome:
         if stopping or saver.due(finished):
             saver.save(last=stopping)
         if stopping:
-            run.store.wait()
-            return stop_early(trainer, results, Outcome(False, trainer.done))
+            break
 
     run.store.wait()
+    if trainer.done < trainer.total:
+        stopped = Outcome(False, trainer.done)
+        on_all(trainer.comm, lambda: results.stop(asdict(stopped)) if results else None)
+        return stopped
     outcome = Outcome(True, trainer.done, *(tested or trainer.evaluate()))
-    finish(trainer, results, outcome)
+    numbers = asdict(outcome)
+    on_all(trainer.comm, lambda: results.finish(numbers, trainer.facts(), steps_per_epoch) if results else None)
     if run.copies:  # not sooner, as they may be all there is
         run.copies.forget()
     return outcome
-
-
-def stop_early(trainer: Trainer, results: Results | None, outcome: Outcome) -> Outcome:
-    """Note on rank 0 that the run was asked to stop. Collective."""
-    on_all(trainer.comm, lambda: results.stop(asdict(outcome)) if results else None)
-    return outcome
-
-
-def finish(trainer: Trainer, results: Results | None, outcome: Outcome) -> None:
-    """Draw the figure and write the summary on rank 0. Collective."""
-
-    def write() -> None:
-        if results:
-            results.finish(asdict(outcome), trainer.facts(), trainer.sampler.steps_per_epoch)
-
-    on_all(trainer.comm, write)

@@ -35,6 +35,9 @@ class Results:
         console: Where progress is shown.
         done: Steps done before this start.
         total: Steps of the whole run.
+
+    Attributes:
+        log: A row for each step.
     """
 
     def __init__(self, config: Config, fence: Fence, console: Console, done: int, total: int) -> None:
@@ -45,13 +48,13 @@ class Results:
             for end in (SUMMARY, STOPPED):  # an earlier run's end is not ours
                 (self.directory / end).unlink(missing_ok=True)
             write_text(self.directory / SETTINGS, config.to_toml())
-            self._log = Log(self.directory / LOG, done)
+            self.log = Log(self.directory / LOG, done)
         self._display = Display(console, total, done)
         self._notes: deque[str] = deque(maxlen=100)
 
     def add(self, row: Row) -> None:
         """Log and show a step."""
-        self._log.append(row)
+        self.log.append(row)
         self._display.show(row)
 
     def note(self, text: str) -> None:
@@ -59,19 +62,10 @@ class Results:
         self._notes.append(text)
         self._display.note(text)
 
-    @property
-    def failed(self) -> bool:
-        """Whether a step could not be logged; `sync` then raises why."""
-        return self._log.failed
-
-    def sync(self) -> None:
-        """Make the log durable up to here."""
-        self._log.sync()
-
     def close(self) -> None:
         """Close the log and take the progress bar away."""
         self._display.close()
-        self._log.close()
+        self.log.close()
 
     def stop(self, outcome: dict[str, Any]) -> None:
         """Note that the run ended before its time, with a checkpoint: job scripts run it again then."""
@@ -88,7 +82,7 @@ class Results:
         """
         from hpcdist.train.figure import draw  # Matplotlib has many files; let it not be loaded by every rank
 
-        self._log.sync()
+        self.log.sync()
         rows = read(self.directory / LOG)
         settings, how = facts["configuration"], facts["execution"]
         title = f"{settings['model']} on {settings['data']}: {how['ranks']} ranks, {how['algorithm']}"

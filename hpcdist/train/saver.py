@@ -33,7 +33,7 @@ class Saver:
     @property
     def failed(self) -> bool:
         """Whether the log, or a checkpoint under way, cannot be written by this rank; `save` then raises why."""
-        return self._store.failed or bool(self._results and self._results.failed)
+        return self._store.failed or bool(self._results and self._results.log.failed)
 
     def due(self, finished: bool) -> bool:
         """Whether to save now; the end of the run is always saved if anything is."""
@@ -73,17 +73,14 @@ class Saver:
             except ArgumentError:
                 raise
             except AgreedError as error:
-                self._note(f"partner copies of step {trainer.done} failed: {error}")
+                if self._results:
+                    self._results.note(f"partner copies of step {trainer.done} failed: {error}")
 
     def _prepare(self) -> None:
         """See that the state is worth saving, and that the log is not the older of the two."""
         results = self._results
         self._trainer.check_parameters()  # from a diverged state there would be no going on
-        on_all(self._trainer.comm, lambda: results.sync() if results else None)
-
-    def _note(self, text: str) -> None:
-        if self._results:
-            self._results.note(text)
+        on_all(self._trainer.comm, lambda: results.log.sync() if results else None)
 
     def _measure(self, began: float) -> None:
         """Let the frequency know what was measured, by rank 0, as all must choose the same."""

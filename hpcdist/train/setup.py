@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from mpi4py import MPI
 from rich.console import Console
 
 from hpcdist.checkpoint import DamagedCheckpoint, Fence, Store
-from hpcdist.checkpoint.history import note_start
-from hpcdist.checkpoint.partner import PartnerCopies, Recovery
+from hpcdist.checkpoint.history import given_up, history_of, note_start
+from hpcdist.checkpoint.partner import PartnerCopies, Recovery, key_of
 from hpcdist.checkpoint.store import check_arguments
 from hpcdist.data import digits
 from hpcdist.data.dataset import Dataset
@@ -21,12 +22,11 @@ from hpcdist.device.host import CPU
 from hpcdist.device.kinds import by_name
 from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.models import MODELS
-from hpcdist.mpi import gpu_binding
+from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import agree, on_all, on_root
 from hpcdist.mpi.world import topology_of
 from hpcdist.train import resume
 from hpcdist.train.config import AUTO, BACKGROUND, Config
-from hpcdist.train.copies import newest_start, open_copies
 from hpcdist.train.results import Results
 from hpcdist.train.threads import share
 from hpcdist.train.trainer import Trainer
@@ -72,7 +72,8 @@ def started(
             run = Run(prepare(comm, start, data), open_store(comm, start.config, fence), copies)
             damage = restore(run, start)
             if damage is None:
-                note(comm, fence, run)
+                # what earlier starts left in memory may not count any more
+                on_root(comm, partial(note_start, fence, run.trainer.done))
                 notes += copy_again(run, start)
                 describe(run.trainer, start, console, notes, explain)
                 yield run
@@ -80,6 +81,37 @@ def started(
         if damage is None:
             return
         notes.append(damage)
+
+
+def open_copies(comm: MPI.Intracomm, config: Config, fence: Fence) -> PartnerCopies | None:
+    """The copies that the settings ask for, if any. Collective."""
+    if not config.partner_every:
+        return None
+    folder, directory = Path(config.partner_dir), config.checkpoints
+    before, history = on_root(comm, lambda: history_of(fence, anew=config.resume != AUTO))
+    if before not in ("", history):  # nobody will ask for those again
+        abandoned = PartnerCopies(comm, key_of(directory, before), folder)
+        abandoned.forget()
+        abandoned.close()
+    return PartnerCopies(comm, key_of(directory, history), folder, token=fence.token)
+
+
+def newest_start(
+    comm: MPI.Intracomm, settings: dict[str, Any], start: resume.Start, fence: Fence, copies: PartnerCopies | None
+) -> resume.Start:
+    """The start, from the copies if what they hold is newer than the newest checkpoint. Collective."""
+    if copies is None:
+        return start
+    if copies.note:
+        start.notes.append(f"partner copies: {copies.note}")
+    found = copies.newest() if start.config.resume == AUTO else None
+    start.notes.extend(f"partner copies: {note}" for note in copies.notes)
+    if found is None or (start.checkpoint and found.step <= start.checkpoint.step):
+        return start
+    if on_root(comm, lambda: given_up(fence, found.manifest.token, found.step)):
+        start.notes.append(f"partner copies of step {found.step}: a later start went another way; not taken")
+        return start
+    return on_root(comm, lambda: resume.go_on(settings, found, start.notes))
 
 
 def restore(run: Run, start: resume.Start) -> str | None:
@@ -108,11 +140,6 @@ def restore_from_copies(run: Run, recovery: Recovery) -> str | None:
     except AgreedError as error:
         return f"partner copies: {error}"
     return None
-
-
-def note(comm: MPI.Intracomm, fence: Fence, run: Run) -> None:
-    """Note from which step this start goes on: what earlier ones left in memory may not count any more. Collective."""
-    on_root(comm, lambda: note_start(fence, run.trainer.done))
 
 
 def copy_again(run: Run, start: resume.Start) -> list[str]:
@@ -146,7 +173,7 @@ def prepare(comm: MPI.Intracomm, start: resume.Start, data: Dataset) -> Trainer:
     how = resume.execution(config, comm.size, share(comm), start.checkpoint)
     model = on_all(comm, lambda: MODELS[config.model](data.sample_shape, data.classes))
     device = on_all(comm, lambda: by_name(config.device))
-    notes = gpu_binding.sharing(comm, device)
+    notes = machine.sharing(comm, device)
     trainer = Trainer(comm, config, model, data, how, device)
     trainer.notes += notes
     if start.checkpoint:

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import signal
-from types import FrameType, TracebackType
-from typing import Any
+from contextlib import ExitStack
+from types import FrameType
+from typing import Self
+
+from hpcdist.util.signals import handled
 
 STOPPED = 85  # exit code: "checkpointed, run me again", as job scripts expect it
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 
-class StopRequest:
+class StopRequest(ExitStack):
     """While entered, SIGUSR1 and SIGTERM only set `requested`; the loop looks at it once a step."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.requested = False
-        self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> StopRequest:
-        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+    def __enter__(self) -> Self:
+        self.enter_context(handled(SIGNALS, self._handle))
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

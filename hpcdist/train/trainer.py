@@ -91,7 +91,8 @@ class Trainer:
             topology=tuple(self.plan.topology),
             device=device.kind,
         )
-        self.test = self._own_part_of_test_set()
+        tested = np.arange(data.sizes["test"])
+        self.test = self._read("test", tested[part(len(tested), comm.rank, comm.size)])
 
     def _plan(self, execution: Execution) -> Plan:
         """How to add up gradients; chosen anew if it was in memory that the ranks cannot share any more. Collective."""
@@ -113,10 +114,6 @@ class Trainer:
             if fresh == execution or not is_shared(execution.algorithm):
                 raise
             return self._plan(fresh)
-
-    def _own_part_of_test_set(self) -> tuple[np.ndarray, np.ndarray]:
-        everything = np.arange(self.data.sizes["test"])
-        return self._read("test", everything[part(len(everything), self.comm.rank, self.comm.size)])
 
     def _read(self, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Samples where the model computes."""
@@ -149,7 +146,8 @@ class Trainer:
         self.plan()  # from here on, the buffer holds the sums over all ranks
 
         loss, correct, stops = self.device.get(self.tail).tolist()  # here the host waits for the device
-        self._check_loss(loss)
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss became {loss} in step {self.done + 1}")
         rate = self.learning_rate()
         self.gradient /= len(batch)
         self.optimizer.step(self.gradient, rate)
@@ -163,10 +161,6 @@ class Trainer:
         """Learning rate of the next step."""
         peak, warmup = self.config.learning_rate, self.config.warmup
         return learning_rate(self.config.policy, self.done, peak=peak, warmup=warmup, total=self.total)
-
-    def _check_loss(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise self._diverged(f"the loss became {loss} in step {self.done + 1}")
 
     def check_parameters(self) -> None:
         """See that all parameters are numbers.

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def opened(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> Iterator[int]:
+    """A file descriptor, which is closed when the block ends; arguments are those of os.open."""
+    descriptor = os.open(path, flags, mode)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def fsync(path: Path) -> None:
     """Make what was written to the file or directory `path` survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with opened(path) as descriptor:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -46,3 +56,12 @@ def write_text(path: Path, text: str, parents: bool = True) -> None:
     """Put `text` in the file `path`, atomically and durably; see `replacing`."""
     with replacing(path, parents) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Put one line per row in the file `path`, below a line of names; see `write_text`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

@@ -49,6 +49,11 @@ class Spread:
         return cls(float(np.median(values)), low, high, count)
 
 
+def digits(value: float) -> str:
+    """A number with as many digits as say something."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def now() -> str:
     """The time of day, with its zone."""
     return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -1,13 +1,25 @@
-"""Being told to end, in a program that has started others and has files to remove."""
+"""Signals for as long as a block runs: being told to end, to stop early, or to pass them on."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def handled(numbers: Iterable[int], handler: Handler) -> Iterator[None]:
+    """While the block runs, these signals call `handler`."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
 
 
 @contextmanager
@@ -19,9 +31,5 @@ def endings_as_exceptions() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, end) for number in ENDINGS}
-    try:
+    with handled(ENDINGS, end):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-import click
+from hpcdist.util.parameters import Parsed
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -43,19 +43,4 @@ def format_bytes(nbytes: float) -> str:
     return f"{value:.4g} {UNITS[unit]}"
 
 
-class Bytes(click.ParamType):
-    """A click type for sizes in bytes, so that every command reads them alike."""
-
-    name = "bytes"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read one value from the command line; a default may be an int already."""
-        if isinstance(value, int):
-            return value
-        try:
-            return parse_bytes(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-BYTES = Bytes()
+BYTES = Parsed("bytes", parse_bytes)  # as every command reads sizes

@@ -24,6 +24,11 @@ def decode(text: str | bytes, kind: type[T], where: str) -> T:
         document = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"{where}: no JSON that can be read ({error})") from None
+    return convert(document, kind, where)
+
+
+def convert(document: Any, kind: type[T], where: str) -> T:
+    """Make what JSON was read into a type; arguments and errors are those of `decode`."""
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
@@ -34,7 +39,7 @@ def decode(text: str | bytes, kind: type[T], where: str) -> T:
 
 
 def _at(document: Any, place: str) -> Any:
-    """The value at a place such as `rules[0].size`."""
-    for name, index in re.findall(r"(\w+)|\[(\d+)\]", place):
+    """The value at a place such as `rules[0].size`, as far as it is told: a member of any name is [...]."""
+    for name, index in re.findall(r"(\w+)|\[(\d+)\]", place.partition("[...]")[0]):
         document = document[int(index)] if index else document[name]
     return document

@@ -43,10 +43,6 @@ def timeout() -> float:
     return seconds or float("inf")
 
 
-def _end_process() -> None:
-    os._exit(70)
-
-
 def action() -> str:
     """What follows a warning: "warn" for nothing, or "abort".
 
@@ -70,7 +66,7 @@ class Watchdog:
     """A thread that looks at everything watched, about four times within the timeout."""
 
     def __init__(self) -> None:
-        self.abort: Callable[[], None] = _end_process
+        self.abort: Callable[[], None] = lambda: os._exit(70)
         self._watched: weakref.WeakKeyDictionary[Watched, _Seen | None] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None

@@ -26,7 +26,7 @@ pytest.importorskip("sklearn", reason="trains on the digits")
 
 TRIALS = int(os.environ.get("HPCDIST_KILL_TRIALS", "4" if WHOLE else "2"))
 RANKS, EVERY, STEPS = 4 if WHOLE else 2, 3, 120
-COMMAND = [sys.executable, "-c", "from hpcdist.cli.main import main; main()"]
+COMMAND = [sys.executable, "-m", "hpcdist"]
 LAUNCH = [*COMMAND, "run", "-n", str(RANKS), "--", *COMMAND]
 TRAIN = ["train", "--epochs", "10", "--batch", "128", "--seed", "5", "--model", "softmax"]
 PATIENCE = 120.0  # seconds, for a machine that is busy with other things

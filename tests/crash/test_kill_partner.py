@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from matrix import WHOLE
 
-COMMAND = [sys.executable, "-c", "from hpcdist.cli.main import main; main()"]
+COMMAND = [sys.executable, "-m", "hpcdist"]
 PATIENCE = 60.0  # seconds, for a machine that is busy with other things
 
 COMMON = """
@@ -73,7 +73,7 @@ for directory in sys.argv[1:]:
     started = begin(pathlib.Path(directory), 2)
     found = started.newest()
     assert found, started.notes
-    into = {name: np.zeros(entry.shape, entry.dtype) for name, entry in found.arrays.items()}
+    into = {name: np.zeros(entry.shape, entry.dtype) for name, entry in found.manifest.arrays.items()}
     started.restore(found, into)
     assert found.facts == {"step": found.step}
     assert {name: values.tobytes() for name, values in into.items()} == {

@@ -7,7 +7,7 @@ from hpcdist.bench.awkward.measure import AUTO, FLAT
 from hpcdist.bench.awkward.record import Run
 from hpcdist.sweep.record import LIBRARY
 
-HPCDIST = [sys.executable, "-c", "from hpcdist.cli.main import main; main()"]
+HPCDIST = [sys.executable, "-m", "hpcdist"]
 PROGRAM = [sys.executable, "-m", "hpcdist.bench.awkward"]
 
 

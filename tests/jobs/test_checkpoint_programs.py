@@ -13,7 +13,7 @@ from hpcdist.bench.checkpoints.ways import BACKGROUND, PLAIN, RAW, SHARDS, SINGL
 
 MIB = 1 << 20
 REPORT = [sys.executable, "-m", "hpcdist.bench.checkpoints.report"]
-RUN = [sys.executable, "-c", "from hpcdist.cli.main import main; main()", "run", "-n", "2", "--"]
+RUN = [sys.executable, "-m", "hpcdist", "run", "-n", "2", "--"]
 
 
 def states() -> set[Path]:

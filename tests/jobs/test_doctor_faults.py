@@ -13,7 +13,7 @@ from mpi4py import MPI
 
 from hpcdist.mpi import launcher as launch
 
-COMMAND = [sys.executable, "-c", "from hpcdist.cli.main import main; main()"]
+COMMAND = [sys.executable, "-m", "hpcdist"]
 DOCTOR = [*COMMAND, "doctor"]
 FROM_A_LAUNCHER = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "HPCDIST_", "HDF5_", "OMP_")
 CONSENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

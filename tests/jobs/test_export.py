@@ -16,7 +16,7 @@ from hpcdist.mpi import launcher
 
 RANKS = 5  # a number on which the algorithms differ
 SMALL, LARGE = 160, 40960  # bytes
-HPCDIST = [sys.executable, "-c", "from hpcdist.cli.main import main; main()"]
+HPCDIST = [sys.executable, "-m", "hpcdist"]
 MAKER = launcher.maker(MPI.Get_library_version())
 FORMAT = {"Open MPI": "openmpi-classic", "MPICH": "mpich-json"}.get(MAKER, "")
 # The fastest at the small and at the large size, as the file shall say; neither is what the library does by itself.

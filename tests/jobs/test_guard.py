@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-COMMAND = [sys.executable, "-c", "from hpcdist.cli.main import main; main()", "run", "-n", "2", "--"]
+COMMAND = [sys.executable, "-m", "hpcdist", "run", "-n", "2", "--"]
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--with-mpi", "--color=no", "mpi"]
 BEGIN = "import pytest\nfrom mpi4py import MPI\nCOMM = MPI.COMM_WORLD\npytestmark = pytest.mark.mpi\n"
 

@@ -15,7 +15,7 @@ import pytest
 from hpcdist.kernels.jit import SWITCH
 
 PATIENCE = 60.0  # seconds; a job that needs them hangs
-COMMAND = [sys.executable, "-c", "from hpcdist.cli.main import main; main()"]
+COMMAND = [sys.executable, "-m", "hpcdist"]
 FROM_A_LAUNCHER = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "HPCDIST_")
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(FROM_A_LAUNCHER)}
 

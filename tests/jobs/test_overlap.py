@@ -9,7 +9,7 @@ import pytest
 from hpcdist.bench import overlap
 from hpcdist.bench.overlap import LIBRARY, OURS, WORK, hidden
 
-RUN = [sys.executable, "-c", "from hpcdist.cli.main import main; main()", "run", "-n", "2", "--"]
+RUN = [sys.executable, "-m", "hpcdist", "run", "-n", "2", "--"]
 WAYS = [
     "calls before and after the work",
     "test() after each piece",

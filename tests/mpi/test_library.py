@@ -57,7 +57,7 @@ def ring_sum():
 def result(forced):
     """The bits of a sum, which tell in which order an algorithm adds."""
     numbers = np.random.default_rng(WORLD.rank).standard_normal(64 * WORLD.size)
-    with forced.chosen:
+    with forced.chosen():
         forced.comm.Allreduce(MPI.IN_PLACE, numbers)
     return numbers.tobytes()
 
@@ -120,7 +120,7 @@ def test_a_bench_calls_the_algorithm_that_it_names(fixed):
     with Bench(WORLD, POINT, [FIXED + "ring"], library=fixed, placements=("in_place",)) as bench:
         (case,) = bench.cases
         bench.target[:] = np.random.default_rng(WORLD.rank).standard_normal(64 * WORLD.size)
-        with case.chosen:
+        with case.chosen():
             case.call()
         assert bench.target.tobytes() in ring_sum()
 
@@ -185,7 +185,7 @@ def test_every_call_is_made_in_the_context_that_chooses(fixed):
 
     with Bench(WORLD, POINT, [FIXED + "ring"], library=fixed, placements=("in_place",)) as bench:
         (case,) = bench.cases
-        real, case.chosen = case.call, Chosen()
+        real, case.chosen = case.call, Chosen
         case.call = lambda: (entered.append("call"), real())
         bench.check()
         bench.warm_up(Effort(samples=2, iterations=2, warmup=2))

@@ -113,7 +113,7 @@ def recovered(started: PartnerCopies, comm: MPI.Intracomm = COMM) -> int | None:
 
 def check_restored(started: PartnerCopies, found: Recovery) -> None:
     expected = arrays(found.step)
-    into = {name: np.full(entry.shape, 1, entry.dtype) for name, entry in found.arrays.items()}
+    into = {name: np.full(entry.shape, 1, entry.dtype) for name, entry in found.manifest.arrays.items()}
     started.restore(found, into)
     assert list(into) == list(expected)
     for name, values in into.items():

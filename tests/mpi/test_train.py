@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 from rich.console import Console
+from train_folders import *  # noqa: F403
 from training import SHORT, die_after, rows, train
 
 import hpcdist
@@ -33,7 +34,7 @@ from hpcdist.device.host import Host
 from hpcdist.device.kinds import KINDS
 from hpcdist.errors import AgreedError
 from hpcdist.models import MODELS
-from hpcdist.mpi import gpu_binding
+from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import on_root
 from hpcdist.train import loop, setup
 from hpcdist.train.config import Config
@@ -49,28 +50,6 @@ pytest.importorskip("sklearn", reason="trains on the digits")
 pytestmark = pytest.mark.mpi
 
 COMM = MPI.COMM_WORLD
-
-
-@pytest.fixture
-def shared() -> Iterator[Path]:
-    """A new directory, the same on all ranks."""
-    holder = tempfile.TemporaryDirectory() if COMM.rank == 0 else None
-    yield Path(COMM.bcast(holder.name if holder else None))
-    COMM.Barrier()
-    if holder:
-        holder.cleanup()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache() -> Iterator[None]:
-    """A cache for the digits, the same on all ranks."""
-    holder = tempfile.TemporaryDirectory() if COMM.rank == 0 else None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", COMM.bcast(holder.name if holder else None))
-        yield
-        COMM.Barrier()
-    if holder:
-        holder.cleanup()
 
 
 def make_trainer(data: Dataset, comm: MPI.Intracomm = COMM, **settings: Any) -> Trainer:
@@ -332,14 +311,14 @@ def test_ranks_that_share_a_gpu_are_named(monkeypatch: pytest.MonkeyPatch, seen:
     monkeypatch.setattr(local, "booking", lambda device: local.Booking("gpu 0", tuple(seen)))
     gpu = SimpleNamespace(kind="cuda")
     if COMM.size == 1:
-        assert gpu_binding.sharing(COMM, gpu) == []
+        assert machine.sharing(COMM, gpu) == []
     elif len(seen) == 1:
-        assert len(gpu_binding.sharing(COMM, gpu)) == 1
-        assert "share GPU gpu 0, of 1 for" in gpu_binding.sharing(COMM, gpu)[0]
+        assert len(machine.sharing(COMM, gpu)) == 1
+        assert "share GPU gpu 0, of 1 for" in machine.sharing(COMM, gpu)[0]
     else:
         with pytest.raises(AgreedError, match=f"share GPU gpu 0, of {COMM.size} for {COMM.size} ranks"):
-            gpu_binding.sharing(COMM, gpu)
-    assert gpu_binding.sharing(COMM, Host()) == []
+            machine.sharing(COMM, gpu)
+    assert machine.sharing(COMM, Host()) == []
 
 
 def test_being_replaced_by_another_run_is_everybodys_error(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from hpcdist.checkpoint import collective, committed, look, newest, read
 from hpcdist.checkpoint.layout import STATE
 
 HERE = Path(__file__).parent
-HPCDIST = [sys.executable, "-c", "from hpcdist.cli.main import main; main()"]
+HPCDIST = [sys.executable, "-m", "hpcdist"]
 SERIAL = os.environ.get("HPCDIST_SERIAL_PYTHON")
 
 pytestmark = pytest.mark.skipif(

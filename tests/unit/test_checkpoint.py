@@ -32,8 +32,7 @@ from hpcdist.checkpoint import (
     unchanged,
     writer,
 )
-from hpcdist.checkpoint.layout import MANIFEST, STATE, directory_name, shard_name
-from hpcdist.checkpoint.part import shapes_of
+from hpcdist.checkpoint.layout import MANIFEST, STATE, directory_name, shapes_of, shard_name
 from hpcdist.checkpoint.saving import Order, Saving
 from hpcdist.checkpoint.shares import own_rows, writers_of
 from hpcdist.checkpoint.unchanged import Previous, head
@@ -140,7 +139,7 @@ def test_rows_are_written_once_and_in_equal_parts(tmp_path: Path) -> None:
     manifest = look(save(claim(tmp_path), 7, writers=3)).manifest
     nbytes = dict.fromkeys(manifest.files, 0)
     for name, entry in manifest.arrays.items():
-        assert sum(piece.stop - piece.start for piece in entry.pieces) == entry.rows
+        assert sum(piece.stop - piece.start for piece in entry.pieces) == layout.rows(entry)
         for piece in entry.pieces:
             nbytes[piece.file] += (piece.stop - piece.start) * arrays(7)[name][:1].nbytes if entry.shape else 8
     del nbytes[STATE]

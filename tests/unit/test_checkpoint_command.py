@@ -19,15 +19,16 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 from hpcdist import checkpoint as package
 from hpcdist.checkpoint import layout
 from hpcdist.checkpoint.fence import LOCK, OWNER, Fence
 from hpcdist.checkpoint.index import write_index
-from hpcdist.checkpoint.layout import MANIFEST, STATE, Manifest, digest, directory_name, shard_name
-from hpcdist.checkpoint.part import assemble, shapes_of, write_part
+from hpcdist.checkpoint.layout import MANIFEST, STATE, Manifest, digest, directory_name, shapes_of, shard_name
+from hpcdist.checkpoint.part import assemble, write_part
 from hpcdist.checkpoint.reader import Checkpoint, committed, look, read, read_manifest
-from hpcdist.checkpoint.shares import own_rows, row_nbytes, shares
+from hpcdist.checkpoint.shares import own_rows, shares
 from hpcdist.checkpoint.tool import command
 from hpcdist.checkpoint.tool import convert as conversion
 from hpcdist.checkpoint.tool import export as exporting
@@ -70,7 +71,7 @@ def save(
     values = arrays(step) if values is None else values
     fence = Fence(directory)
     draft = begin(fence, step)
-    parts = shares({n: v.shape for n, v in values.items()}, {n: row_nbytes(v) for n, v in values.items()}, writers)
+    parts = shares(shapes_of(values), writers)
     names = [STATE] if writers == 1 else [shard_name(k, writers) for k in range(writers)]
     written = [write_part(draft, n, own_rows(values, s), s, compression) for n, s in zip(names, parts, strict=True)]
     manifest = assemble(step, fence.token, FACTS if facts is None else facts, shapes_of(values), written)
@@ -130,7 +131,7 @@ def flip_row(path: Path, name: str, row: int) -> str:
 def rewrite(path: Path, **fields: Any) -> None:
     """Change a manifest, with a digest that fits."""
     manifest = read_manifest(path)
-    (path / MANIFEST).write_text(Manifest(**{**vars(manifest), **fields}).to_json())
+    (path / MANIFEST).write_text(replace(manifest, **fields).to_json())
 
 
 # --- list -------------------------------------------------------------------------------------------------

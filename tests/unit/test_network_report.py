@@ -2,12 +2,12 @@
 
 import csv
 import json
-from dataclasses import replace
 
 import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from hpcdist.bench.links import figure, table
 from hpcdist.bench.links import report as command

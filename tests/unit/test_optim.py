@@ -14,8 +14,7 @@ from hpcdist.device import register
 from hpcdist.kernels.device import CUDA
 from hpcdist.kernels.sgd import KERNELS
 from hpcdist.optim.policy import POLICIES, learning_rate
-from hpcdist.optim.sgd import SGD
-from hpcdist.optim.steps import kernels_for
+from hpcdist.optim.sgd import SGD, kernels_for
 
 
 def test_sgd_follows_its_formula() -> None:

@@ -35,7 +35,6 @@ NEED_MPI = (
     "executor.progress_thread",
     "mpi.collective_errors",
     "mpi.cvars",
-    "mpi.gpu_binding",
     "mpi.machine",
     "mpi.quirks",
     "mpi.world",

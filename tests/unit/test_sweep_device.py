@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from hpcdist.bench.gpu import mps, nccl, table
 from hpcdist.bench.gpu.__main__ import Measurement, main
@@ -138,7 +138,7 @@ def test_a_report_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize("text", ["", "{}", '{"version": 2}', '{"version": 1, "limits": [], "results": [{}]}'])
 def test_what_is_no_report_is_refused_by_name(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(ValueError, match=r"a\.json is (no report on GPUs|of another version)"):
+    with pytest.raises(ValueError, match=r"a\.json: "):
         Report.read(tmp_path / "a.json")
 
 

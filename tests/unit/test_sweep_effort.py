@@ -52,14 +52,14 @@ class Bucket:
 @pytest.mark.parametrize("burst", [1e5, 1 << 18, 5e5])
 def test_bursts_are_found(monkeypatch, burst, burst_beta):
     monkeypatch.setattr(model, "_passing_on", lambda comm, steps, nbytes: Bucket(burst, burst_beta, nbytes))
-    monkeypatch.setattr(model, "_batch", lambda comm, messages, calls: messages.seconds())
+    monkeypatch.setattr(model, "sample", lambda comm, messages, calls: messages.seconds())
     assert model._burst(WORLD, Bucket.alpha, Bucket.beta) == pytest.approx((burst, burst_beta))
 
 
 @pytest.mark.parametrize(("burst", "burst_beta"), [(0, 0), (1e4, 1e-9), (1 << 20, 5e-9)])
 def test_links_without_a_burst_to_speak_of_have_none(monkeypatch, burst, burst_beta):
     monkeypatch.setattr(model, "_passing_on", lambda comm, steps, nbytes: Bucket(burst, burst_beta, nbytes))
-    monkeypatch.setattr(model, "_batch", lambda comm, messages, calls: messages.seconds())
+    monkeypatch.setattr(model, "sample", lambda comm, messages, calls: messages.seconds())
     assert model._burst(WORLD, Bucket.alpha, Bucket.beta) == (0, 0)
 
 

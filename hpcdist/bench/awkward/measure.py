@@ -17,19 +17,19 @@ from mpi4py import MPI
 
 from hpcdist.algorithms import layered
 from hpcdist.bench.awkward.record import Record, Run
+from hpcdist.bench.saved import measure_sizes
 from hpcdist.collectives import calls
-from hpcdist.errors import AgreedError, LaunchError
 from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import agree
-from hpcdist.mpi.world import topology_of, world
+from hpcdist.mpi.world import run_on_world, topology_of
 from hpcdist.simulate import cost
 from hpcdist.sweep import model as prices
 from hpcdist.sweep.measure import Bench, Case, Effort, Point
 from hpcdist.sweep.record import LIBRARY
 from hpcdist.tuning.table import Selection
-from hpcdist.util.display import Progress
+from hpcdist.util.parameters import Listed
 from hpcdist.util.sampling import now
-from hpcdist.util.sizes import BYTES, format_bytes, parse_bytes
+from hpcdist.util.sizes import BYTES, parse_bytes
 
 SIZES = "8,1KiB,16KiB,64KiB,256KiB,1MiB,4MiB,16MiB"
 FLAT = (
@@ -97,8 +97,8 @@ def record(bench: Bench, case: Case, topology: Sequence[int], model: cost.Model)
     )
 
 
-def measure(comm: MPI.Intracomm, nbytes: int, run: Run, effort: Effort, segment_nbytes: int | None) -> list[Record]:
-    """The results of all cases at one size, float32 sums in place; collective."""
+def measure(comm: MPI.Intracomm, nbytes: int, run: Run, effort: Effort, segment_nbytes: int | None) -> None:
+    """Add the results of all cases at one size, float32 sums in place; collective."""
     model = cost.Model.from_dict(run.model)
     point = Point(max(1, nbytes // 4), np.dtype(np.float32), "sum")
     with Bench(comm, point, [LIBRARY], placements=("in_place",)) as bench:
@@ -107,11 +107,11 @@ def measure(comm: MPI.Intracomm, nbytes: int, run: Run, effort: Effort, segment_
         bench.warm_up(effort.beyond_bursts(nbytes, model))
         for _ in bench.rounds():
             pass
-        return [record(bench, case, run.topology, model) for case in bench.cases]
+        run.results += [record(bench, case, run.topology, model) for case in bench.cases]
 
 
 @click.command()
-@click.option("--sizes", default=SIZES, show_default=True, help="Of the buffer.")
+@click.option("--sizes", type=Listed("sizes", parse_bytes), default=SIZES, show_default=True, help="Of the buffer.")
 @click.option(
     "--racks", type=click.IntRange(min=1), default=1, show_default=True, help="As of `hpcdist cluster up`, all used."
 )
@@ -120,32 +120,19 @@ def measure(comm: MPI.Intracomm, nbytes: int, run: Run, effort: Effort, segment_
     "--seconds", type=click.FloatRange(0, 3600), default=2.0, show_default=True, help="For each case and size."
 )
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the results to this file.")
-def main(sizes: str, racks: int, segment_bytes: int | None, seconds: float, out: Path | None) -> None:
+def main(sizes: tuple[int, ...], racks: int, segment_bytes: int | None, seconds: float, out: Path | None) -> None:
     """Measure all-reduce algorithms on this number of ranks, beside the MPI library's and the price model.
 
     It exits with 1 if any element is wrong.
     """
-    try:
-        wanted = [parse_bytes(text) for text in sizes.split(",")]
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--sizes") from None
-    try:
-        comm = world()
-    except LaunchError as error:
-        raise click.ClickException(str(error)) from None
-    try:
-        run = _measured(comm, wanted, racks, Effort(samples=9, iterations=20, seconds=seconds), segment_bytes, out)
-    except AgreedError as error:
-        if comm.rank == 0:
-            click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
-    sys.exit(int(any(each.wrong for each in run.results)))
+    effort = Effort(samples=9, iterations=20, seconds=seconds)
+    run_on_world(lambda comm: _measured(comm, sizes, racks, effort, segment_bytes, out))
 
 
 def _measured(
     comm: MPI.Intracomm, sizes: Sequence[int], racks: int, effort: Effort, segment_nbytes: int | None, out: Path | None
-) -> Run:
-    """Measure all sizes; rank 0 writes what there is after each, and says at last what was found. Collective."""
+) -> int:
+    """Measure all sizes; returns the exit code. Collective; rank 0 writes after each, and prints it all."""
     topology = place(comm, racks)
     run = Run(
         command=["python", "-m", "hpcdist.bench.awkward", *sys.argv[1:]],
@@ -155,14 +142,9 @@ def _measured(
         racks=racks,
         model=prices.fit(comm, topology).as_dict(),
     )
-    with Progress(comm.rank, len(sizes)) as progress:
-        for number, nbytes in enumerate(sizes):
-            progress.show(number, f"{comm.size} ranks, {format_bytes(nbytes)}")
-            run.results += measure(comm, nbytes, run, effort, segment_nbytes)
-            if comm.rank == 0 and out:
-                run.write(out)
+    measure_sizes(comm, sizes, run, out, lambda nbytes, left: measure(comm, nbytes, run, effort, segment_nbytes))
     if comm.rank == 0:
         from hpcdist.bench.awkward.table import text
 
         click.echo(text([run]))
-    return run
+    return int(any(each.wrong for each in run.results))

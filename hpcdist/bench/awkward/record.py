@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from hpcdist.util import atomic_files
+from msgspec import field
 
-VERSION = 1
+from hpcdist.bench import saved
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(saved.Row, frozen=True):
     """One case at one size: times in microseconds per operation, each sample that of the slowest rank.
 
     `algorithm` is what ran, which for "auto" is what it stood for. It and `predicted_us` are None for the MPI library,
@@ -38,8 +34,7 @@ class Record:
         return self.time_us_p50 / self.predicted_us if self.predicted_us else None
 
 
-@dataclass
-class Run:
+class Run(saved.Saved):
     """One number of ranks in one place: `topology` is the node, or rack, of each; `model` the prices found there."""
 
     command: Sequence[str]
@@ -65,23 +60,3 @@ class Run:
     def label(self) -> str:
         """In few words: "6, 2 racks"."""
         return f"{self.ranks}, {self.racks} racks" if self.racks > 1 else f"{self.ranks} ranks"
-
-    def write(self, path: Path) -> None:
-        """Write all of it; the file is whole or absent."""
-        atomic_files.write_text(path, json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n")
-
-    @classmethod
-    def read(cls, path: Path) -> Run:
-        """What `write` wrote.
-
-        Raises: OSError if it cannot be read; ValueError if it is something else.
-        """
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            if saved.pop("version") != VERSION:
-                raise ValueError(f"{path} is of another version; this hpcdist reads {VERSION}")
-            return cls(**{**saved, "results": [Record(**row) for row in saved["results"]]})
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path} is no record of hpcdist.bench.awkward ({type(error).__name__}: {error})"
-            ) from None

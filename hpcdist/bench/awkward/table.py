@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from statistics import median
 
@@ -43,13 +44,8 @@ def _block(run: Run) -> Iterator[str]:
     yield f"# {shlex.join(run.command)}"
     yield f"# {prices(run.model)}"
     yield _line("", [format_bytes(nbytes) for nbytes, _ in _by_size(run)])
-    for case in _cases([run]):
+    for case in dict.fromkeys(record.case for record in run.results):
         yield _line(case, [_cell(found[case]) for _, found in _by_size(run)])
-
-
-def _cases(runs: Sequence[Run]) -> list[str]:
-    """All cases, in the order in which they first appear."""
-    return list(dict.fromkeys(record.case for run in runs for record in run.results))
 
 
 def _by_size(run: Run) -> Iterator[tuple[int, dict[str, Record]]]:
@@ -86,16 +82,9 @@ def _claims(runs: Sequence[Run]) -> Iterator[str]:
     for run in runs:
         for nbytes, found in _by_size(run):
             ours = [case for case, record in found.items() if record.predicted_us and case not in (CLAIMED, AUTO)]
-            cells = [claim(found, among, of) for among in (CLASSICS, ours) for of in (_measured, _predicted)]
+            times = attrgetter("time_us_p50"), attrgetter("predicted_us")
+            cells = [claim(found, among, of) for among in (CLASSICS, ours) for of in times]
             yield _line(f"{run.label}, {format_bytes(nbytes)}", cells)
-
-
-def _measured(record: Record) -> float:
-    return record.time_us_p50
-
-
-def _predicted(record: Record) -> float | None:
-    return record.predicted_us
 
 
 def error(records: Iterable[Record]) -> float:
@@ -107,19 +96,15 @@ def _errors(runs: Sequence[Run]) -> Iterator[str]:
     """The price model's median relative error, a line for each case, a column for each run."""
     yield "median of |time / predicted - 1| over sizes, in %"
     yield _line("", [run.label for run in runs])
-    for case in _cases(runs):
+    for case in dict.fromkeys(record.case for run in runs for record in run.results):
         if case not in (LIBRARY, AUTO):
             yield _line(case, [_percent(record for record in run.results if record.case == case) for run in runs])
-    yield _line("all", [_percent(_told(run)) for run in runs])
+    yield _line("all", [_percent(record for record in run.results if record.case != AUTO) for run in runs])
 
 
 def _percent(records: Iterable[Record]) -> str:
     found = [record for record in records if record.predicted_us]
     return f"{100 * error(found):.0f}" if found else "-"
-
-
-def _told(run: Run) -> list[Record]:
-    return [record for record in run.results if record.case != AUTO]
 
 
 def _auto(runs: Sequence[Run]) -> Iterator[str]:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hpcdist.util.atomic_files import opened
+
 BLOCK = 8 << 20  # bytes read by one call
 
 
@@ -32,11 +34,8 @@ def have_room(folder: Path, nbytes: int) -> None:
 def drop(folder: Path) -> None:
     """Ask the kernel to forget what it holds of the files below a folder; they must be durable. Needs no rights."""
     for path in _files(folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
+        with opened(path) as descriptor:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
 
 
 def cached(folder: Path) -> float:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from hpcdist.bench import jobs
 from hpcdist.bench.checkpoints.rounds import LEAST
 from hpcdist.bench.checkpoints.state import UNIT
-from hpcdist.bench.links.options import Listed, with_options
+from hpcdist.util.parameters import Listed, options
 from hpcdist.util.sizes import parse_bytes
 
 SIZES = "1MiB,4MiB,16MiB,64MiB,256MiB,1GiB,4GiB"
@@ -24,27 +24,16 @@ def _size(text: str) -> int:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What to measure, where and for how long; one field per option."""
+class Settings(jobs.Settings):
+    """What to measure, where and for how long."""
 
-    sizes: tuple[int, ...]
     rounds: int
     seconds: float
     scratch: Path
     torch: Path | None
 
-    def flags(self) -> list[str]:
-        """The settings as a command line says them."""
-        return [
-            "--sizes", ",".join(map(str, self.sizes)),
-            "--rounds", str(self.rounds),
-            "--seconds", str(self.seconds),
-            "--scratch", str(self.scratch),
-            *(["--torch", str(self.torch)] if self.torch else []),
-        ]  # fmt: skip
 
-
-_OPTIONS: Sequence[Callable] = (
+settings = options(
     click.option("--sizes", type=Listed("sizes", _size), default=SIZES, show_default=True, help="Of the state."),
     click.option("--rounds", type=click.IntRange(min=LEAST), default=20, show_default=True, help="At most so many."),
     click.option(
@@ -67,8 +56,3 @@ _OPTIONS: Sequence[Callable] = (
         help="A Python that has torch; without it, torch is left out.",
     ),
 )
-
-
-def settings(command: Callable) -> Callable:
-    """Give a click command the options that make `Settings`."""
-    return with_options(command, _OPTIONS)

@@ -13,9 +13,10 @@ from typing import Any
 
 from mpi4py import MPI
 
-from hpcdist.checkpoint.meeting import meet
+from hpcdist.bench.start import free_port
 from hpcdist.mpi.collective_errors import on_all
 from hpcdist.mpi.launcher import RANK_VARIABLES
+from hpcdist.mpi.world import meet
 
 PROGRAM = Path(__file__).with_name("dcp.py")
 LAST_WORDS = 2000  # characters of what a process said before it ended
@@ -36,7 +37,7 @@ class Torch:
     def __init__(self, comm: MPI.Intracomm, python: Path, folder: Path) -> None:
         self.comm = comm
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115, open as long as the process lives
-        address, port = comm.bcast(_address() if comm.rank == 0 else None)
+        address, port = comm.bcast((socket.gethostname(), free_port()) if comm.rank == 0 else None)
         who = {"rank": comm.rank, "size": comm.size, "address": address, "port": port, "folder": str(folder)}
         self._process = on_all(comm, lambda: _start(python, self._log.fileno()))
         self.version = str(self.ask(who)["version"])
@@ -96,10 +97,3 @@ def _start(python: Path, log: int) -> subprocess.Popen[str]:
         text=True,
         bufsize=1,
     )
-
-
-def _address() -> tuple[str, int]:
-    """Where rank 0's process can be reached: this host, at a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return socket.gethostname(), probe.getsockname()[1]

@@ -12,7 +12,6 @@ from time import monotonic
 from typing import Any
 
 import click
-import psutil
 from mpi4py import MPI
 
 from hpcdist.bench.checkpoints import room, table
@@ -22,11 +21,11 @@ from hpcdist.bench.checkpoints.record import Report
 from hpcdist.bench.checkpoints.rounds import Loads, Saves
 from hpcdist.bench.checkpoints.state import UNIT, State
 from hpcdist.bench.checkpoints.ways import Way, ways
-from hpcdist.errors import AgreedError, LaunchError
+from hpcdist.bench.saved import measure_sizes
+from hpcdist.doctor.mounts import mount_of
 from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import on_root
-from hpcdist.mpi.world import topology_of, world
-from hpcdist.util.display import Progress
+from hpcdist.mpi.world import run_on_world, topology_of
 from hpcdist.util.sampling import now
 from hpcdist.util.sizes import format_bytes
 
@@ -42,33 +41,23 @@ def main(json: Path | None, **options: Any) -> None:
 
     It exits with 1 if anything came back wrong.
     """
-    try:
-        comm = world()
-    except LaunchError as error:
-        raise click.ClickException(str(error)) from None
-    try:
-        code = run(comm, Settings(**options), json)
-    except AgreedError as error:
-        if comm.rank == 0:
-            click.echo(f"Error: {error}", err=True)
-        code = 1
-    sys.exit(code)
+    run_on_world(lambda comm: run(comm, Settings(**options), json))
 
 
 def run(comm: MPI.Intracomm, asked: Settings, json: Path | None) -> int:
     """Measure all sizes; returns the exit code. Collective; rank 0 prints and writes."""
     config = {"sizes": asked.sizes, "rounds": asked.rounds, "seconds": asked.seconds}
     report = Report(["python", "-m", "hpcdist.bench.checkpoints", *sys.argv[1:]], now(), config)
-    report.machine = {**machine.describe(comm, topology_of(comm)), "file_system": file_system(asked.scratch)}
-    with _folder(comm, asked.scratch) as scratch, Progress(comm.rank, len(asked.sizes)) as progress:
+    report.machine = {**machine.describe(comm, topology_of(comm)), "file_system": mount_of(asked.scratch).kind}
+    with _folder(comm, asked.scratch) as scratch:
         Point(comm, WARM_UP // UNIT * UNIT, asked, scratch, Report([], "", {})).measure(0)
         end = monotonic() + asked.seconds
-        for number, nbytes in enumerate(asked.sizes):
-            progress.show(number, f"{comm.size} ranks, {format_bytes(nbytes)}")
+
+        def measure(nbytes: int, sizes_left: int) -> None:
             left = comm.bcast(max(0.0, end - monotonic()))
-            Point(comm, nbytes, asked, scratch, report).measure(left / (len(asked.sizes) - number))
-            if comm.rank == 0 and json:
-                report.write_json(json)
+            Point(comm, nbytes, asked, scratch, report).measure(left / sizes_left)
+
+        measure_sizes(comm, asked.sizes, report, json, measure)
     if comm.rank == 0:
         click.echo("\n".join(table.blocks(report)))
     return int(bool(report.wrong))
@@ -142,9 +131,3 @@ def _folder(comm: MPI.Intracomm, scratch: Path) -> Iterator[Path]:
     finally:
         if comm.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def file_system(folder: Path) -> str:
-    """The type of the file system that a folder is on, as the kernel calls it."""
-    mounts = [mount for mount in psutil.disk_partitions(all=True) if folder.resolve().is_relative_to(mount.mountpoint)]
-    return max(mounts, key=lambda mount: len(mount.mountpoint)).fstype if mounts else "unknown"

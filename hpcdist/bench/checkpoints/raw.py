@@ -9,36 +9,28 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcdist.util.atomic_files import opened
+
 BLOCK = 64 << 20  # bytes written or read by one call
 
 
 def write(path: Path, arrays: Mapping[str, NDArray], part: int, parts: int) -> None:
     """Write one of `parts` equal parts of the arrays into a new file, durably."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
+    with opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
         for values in arrays.values():
-            _write(descriptor, np.array_split(values, parts)[part])
+            left = np.array_split(values, parts)[part].view(np.uint8).data
+            while left:
+                left = left[os.write(descriptor, left[:BLOCK]) :]
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write(descriptor: int, values: NDArray) -> None:
-    left = values.view(np.uint8).data
-    while left:
-        left = left[os.write(descriptor, left[:BLOCK]) :]
 
 
 def read(path: Path, buffer: memoryview) -> int:
     """Read a file block by block into the same memory; returns its size."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        done = 0
+    done = 0
+    with opened(path) as descriptor:
         while got := os.readv(descriptor, [buffer]):
             done += got
-        return done
-    finally:
-        os.close(descriptor)
+    return done
 
 
 def size(folder: Path) -> tuple[int, int]:

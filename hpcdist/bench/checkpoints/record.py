@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
 
-from hpcdist.util import atomic_files
+from msgspec import field
+
+from hpcdist.bench import saved
 from hpcdist.util.sampling import Spread
-
-VERSION = 1
 
 
 def paired(limit: Sequence[float], ours: Sequence[float]) -> Spread:
@@ -19,8 +15,7 @@ def paired(limit: Sequence[float], ours: Sequence[float]) -> Spread:
     return Spread.of([a / b for a, b in zip(limit, ours, strict=True)])
 
 
-@dataclass(frozen=True)
-class Save:
+class Save(saved.Row, frozen=True):
     """One way to save one size on one number of ranks.
 
     Attributes:
@@ -55,8 +50,7 @@ class Save:
         return self.nbytes / self.total.median
 
 
-@dataclass(frozen=True)
-class Load:
+class Load(saved.Row, frozen=True):
     """One way to restore, into the memory of all ranks; raw files are read once, by all ranks together.
 
     Attributes:
@@ -80,41 +74,10 @@ class Load:
     cached: float
 
 
-@dataclass
-class Report:
-    """All results of one run, growing as they come; `missing` says in words what was left out or failed."""
+class Report(saved.Report):
+    """What saves and restores took; `missing` says in words what was left out or failed."""
 
-    command: Sequence[str]
-    start_time: str
-    config: dict[str, Any]
-    machine: dict[str, Any] = field(default_factory=dict)
     saves: list[Save] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)  # what did not come back as it was saved
-
-    def write_json(self, path: Path) -> None:
-        """Write all of it; the file is whole or absent."""
-        atomic_files.write_text(path, json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n")
-
-    @classmethod
-    def read(cls, path: Path) -> Report:
-        """What `write_json` wrote.
-
-        Raises: OSError if it cannot be read; ValueError if it is something else.
-        """
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            if saved.pop("version") != VERSION:
-                raise ValueError(f"{path} is of another version; this hpcdist reads {VERSION}")
-            rows = {
-                "saves": [Save(**_spreads(row)) for row in saved["saves"]],
-                "loads": [Load(**_spreads(row)) for row in saved["loads"]],
-            }
-            return cls(**{**saved, **rows})
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no report on checkpoints ({type(error).__name__}: {error})") from None
-
-
-def _spreads(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: Spread(**value) if isinstance(value, dict) else value for name, value in row.items()}

@@ -13,7 +13,6 @@ import numpy as np
 from mpi4py import MPI
 
 from hpcdist.bench.checkpoints import cache, raw
-from hpcdist.bench.checkpoints.meeting import slowest
 from hpcdist.bench.checkpoints.peer import Torch
 from hpcdist.bench.checkpoints.record import Load, Save, paired
 from hpcdist.bench.checkpoints.state import State
@@ -22,6 +21,7 @@ from hpcdist.checkpoint.fence import LOCK, OWNER
 from hpcdist.checkpoint.reader import committed, look
 from hpcdist.checkpoint.restoring import restore
 from hpcdist.mpi.collective_errors import on_root
+from hpcdist.mpi.world import meet
 from hpcdist.util.sampling import Spread, order
 
 LEAST = 3  # rounds, however long they take
@@ -35,6 +35,14 @@ def until(comm: MPI.Intracomm, most: int, seconds: float) -> Iterator[int]:
         yield number
         if comm.bcast(number + 1 >= LEAST and time.monotonic() > end):
             return
+
+
+def slowest(comm: MPI.Intracomm, *seconds: float) -> list[float]:
+    """Times of the slowest rank. Collective."""
+    meet(comm)
+    times = np.array(seconds)
+    comm.Allreduce(MPI.IN_PLACE, times, MPI.MAX)
+    return times.tolist()
 
 
 class Saves:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 
+from hpcdist.bench.cells import rows
 from hpcdist.bench.checkpoints.record import Load, Report, Save
 from hpcdist.bench.checkpoints.rounds import LEAST
 from hpcdist.bench.checkpoints.ways import MEANING, RAW, present
-from hpcdist.util.sampling import Spread
+from hpcdist.util.sampling import Spread, digits
 from hpcdist.util.sizes import format_bytes
 
 EXPLANATION = f"""\
@@ -34,18 +35,15 @@ EXPLANATION = f"""\
 
 def text(report: Report, figure: str | None = None) -> str:
     """The whole report; `figure` is the file that it shows."""
-    return "\n".join([*_head(report), *([f"![share of raw files over size]({figure})", ""] if figure else []),
-                      EXPLANATION, *_ways(report), *blocks(report)]) + "\n"  # fmt: skip
+    picture = [f"![share of raw files over size]({figure})", ""] if figure else []
+    ways = rows(["way", "what it does"], [[f"`{name}`", MEANING[name]] for name in present(report.saves)])
+    return "\n".join([*_head(report), *picture, EXPLANATION, *ways, *blocks(report)]) + "\n"
 
 
 def _head(report: Report) -> Iterator[str]:
-    yield "# Saving and restoring checkpoints"
-    yield ""
-    yield f"    {shlex.join(report.command)}"
-    yield ""
+    yield from ["# Saving and restoring checkpoints", "", f"    {shlex.join(report.command)}", ""]
     if report.machine:
-        yield f"{report.start_time}. {_machine(report)}"
-        yield ""
+        yield from [f"{report.start_time}. {_machine(report)}", ""]
 
 
 def _machine(report: Report) -> str:
@@ -53,11 +51,6 @@ def _machine(report: Report) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     cores = f"{machine['cores_per_host']} cores of {machine['cpu']}"
     return f"{', '.join(machine['hosts'])}: {cores}; {machine['file_system']}; {machine['mpi']}; {versions}."
-
-
-def _ways(report: Report) -> Iterator[str]:
-    yield from _rows(["way", "what it does"], [[f"`{name}`", MEANING[name]] for name in present(report.saves)])
-    yield ""
 
 
 def blocks(report: Report) -> Iterator[str]:
@@ -93,9 +86,8 @@ def _saves(saves: Sequence[Save]) -> Iterator[str]:
     sizes = list(dict.fromkeys(save.nbytes for save in saves))
     for title, cell in FIGURES:
         yield from [f"## {saves[0].ranks} ranks: {title[0].lower()}{title[1:]}", ""]
-        rows = [_size(nbytes, {s.way: s for s in saves if s.nbytes == nbytes}, ways, cell) for nbytes in sizes]
-        yield from _rows(["state", "shards", "rounds", *ways], rows)
-        yield ""
+        lines = [_size(nbytes, {s.way: s for s in saves if s.nbytes == nbytes}, ways, cell) for nbytes in sizes]
+        yield from rows(["state", "shards", "rounds", *ways], lines)
 
 
 def _size(nbytes: int, found: dict[str, Save], ways: Sequence[str], cell: Callable[[Save], str]) -> list[str]:
@@ -107,8 +99,7 @@ def _size(nbytes: int, found: dict[str, Save], ways: Sequence[str], cell: Callab
 def _loads(loads: Sequence[Load]) -> Iterator[str]:
     yield from ["## Restoring", ""]
     head = ["saved by", "restored on", "state", "way", "rounds", "time [ms]", "MB/s", "share of raw files", "cached"]
-    yield from _rows(head, [_load(load) for load in loads])
-    yield ""
+    yield from rows(head, [_load(load) for load in loads])
 
 
 def _load(load: Load) -> list[str]:
@@ -125,22 +116,11 @@ def _load(load: Load) -> list[str]:
     ]
 
 
-def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table of Markdown."""
-    yield f"| {' | '.join(head)} |"
-    yield "|---" * len(head) + "|"
-    yield from (f"| {' | '.join(row)} |" for row in rows)
-
-
 def milliseconds(seconds: Spread) -> str:
     """Median and range."""
-    return f"{_number(1e3 * seconds.median)} ({_number(1e3 * seconds.low)}-{_number(1e3 * seconds.high)})"
+    return f"{digits(1e3 * seconds.median)} ({digits(1e3 * seconds.low)}-{digits(1e3 * seconds.high)})"
 
 
 def percent(share: Spread) -> str:
     """Median and range."""
     return f"{100 * share.median:.0f} % ({100 * share.low:.0f}-{100 * share.high:.0f})"
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -73,7 +73,7 @@ def _ways(comm: MPI.Intracomm, state: State, torch: Torch | None, ours: Callable
     }
     if h5py.get_config().mpi:
         found[COLLECTIVE] = ours(layout="collective", background=False)
-    found[PLAIN] = lambda folder: _plain(comm, state, folder)
+    found[PLAIN] = lambda folder: timed(comm, lambda: _dump(state, folder / "state.h5") if comm.rank == 0 else None)
     if torch:
         found[TORCH] = lambda folder: Times(**torch.ask({"do": "save", "path": str(folder)}))
         found[TORCH_ASYNC] = lambda folder: Times(**torch.ask({"do": "save_in_background", "path": str(folder)}))
@@ -109,10 +109,6 @@ class Ours:
     ) -> None:
         if self.store and error is None:  # closing is collective, and an exception may be this rank's alone
             self.store.close()
-
-
-def _plain(comm: MPI.Intracomm, state: State, folder: Path) -> Times:
-    return timed(comm, lambda: _dump(state, folder / "state.h5") if comm.rank == 0 else None)
 
 
 def _dump(state: State, path: Path) -> None:

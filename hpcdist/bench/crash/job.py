@@ -6,14 +6,13 @@ import csv
 import os
 import re
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpcdist.bench.jobs import HPCDIST
 from hpcdist.checkpoint.layout import digest
 from hpcdist.checkpoint.reader import Checkpoint, committed, look, read
 
-COMMAND = (sys.executable, "-c", "from hpcdist.cli.main import main; main()")
 TRAIN = ("train", "--epochs", "40", "--batch", "128", "--seed", "5", "--model", "mlp")
 STEPS, EVERY = 480, 8
 KEEP = 3
@@ -45,19 +44,7 @@ class Job:
     def start(self, out: Path, keep: int = KEEP) -> subprocess.Popen[bytes]:
         """Start, or resume, a run in the directory `out`; what it says is appended to output.txt there."""
         options = ["--checkpoint-every", str(EVERY), "--checkpoint-writers", str(self.writers), "--keep", str(keep)]
-        train = [*COMMAND, *TRAIN, *options, "--out", str(out), "--resume", "auto"]
-        out.mkdir(exist_ok=True)
-        with open(out / "output.txt", "ab") as output:
-            return subprocess.Popen(
-                [*COMMAND, "run", "-n", str(self.ranks), "--", *train],
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-
-    def _environment(self) -> dict[str, str]:
+        train = [*HPCDIST, *TRAIN, *options, "--out", str(out), "--resume", "auto"]
         own = {
             "XDG_CACHE_HOME": str(self.folder),
             "TMPDIR": str(self.folder),
@@ -65,7 +52,16 @@ class Job:
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",  # what a start has said must be there when it is killed
         }
-        return {**os.environ, **own}
+        out.mkdir(exist_ok=True)
+        with open(out / "output.txt", "ab") as output:
+            return subprocess.Popen(
+                [*HPCDIST, "run", "-n", str(self.ranks), "--", *train],
+                env={**os.environ, **own},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
 
     def finish(self, out: Path, keep: int = KEEP) -> None:
         """Start, or resume, a run, and wait until it is complete.

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec import field
 
+from hpcdist.bench import saved
+from hpcdist.bench.cells import rows
 from hpcdist.bench.crash.stage import STAGES
 from hpcdist.bench.crash.victims import LAUNCHER, VICTIMS
 from hpcdist.util import atomic_files
 
-VERSION = 1
 
-
-@dataclass
-class Trial:
+class Trial(msgspec.Struct):
     """One kill.
 
     Attributes:
@@ -72,19 +70,14 @@ class Trial:
         return [f"trial {self.number}, {self.victim}: {what}" for what in found]
 
 
-@dataclass
-class Report:
-    """All trials, growing as they come.
+class Report(saved.Report):
+    """All trials.
 
     Attributes:
         complete: Runs that were brought to their end, with the log and the checkpoints of the uninterrupted run.
         wrong: What went wrong with whole runs.
     """
 
-    command: Sequence[str]
-    start_time: str
-    config: dict[str, Any]
-    machine: dict[str, Any] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
     complete: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -96,8 +89,7 @@ class Report:
 
     def write(self, folder: Path) -> None:
         """Write crash.json and crash.md; each is whole or absent."""
-        outer = {"version": VERSION, **asdict(self), "problems": self.problems()}
-        atomic_files.write_text(folder / "crash.json", json.dumps(outer, indent=1) + "\n")
+        self.write_json(folder / "crash.json", problems=self.problems())
         atomic_files.write_text(folder / "crash.md", text(self))
 
 
@@ -114,22 +106,19 @@ def _lines(report: Report) -> Iterator[str]:
     yield from ["# Killed at random, and resumed", "", f"    {shlex.join(report.command)}", ""]
     if report.machine:
         machine = report.machine
-        yield (
+        yield from [
             f"{report.start_time}, {report.seconds:.0f} s. {', '.join(machine['hosts'])}: {machine['cores_per_host']} "
-            f"cores of {machine['cpu']}, {machine['mpi']}."
-        )
-        yield ""
-    yield (
+            f"cores of {machine['cpu']}, {machine['mpi']}.",
+            "",
+        ]
+    yield from [
         f"{config['ranks']} ranks train with a checkpoint every {config['every']} steps, which {config['writers']} of "
         "them write in the background. They are killed with SIGKILL, resumed, and killed again. After each kill all "
-        "committed checkpoints are read and compared with those of a run that nobody killed."
-    )
-    yield ""
-    yield f"| {' | '.join(HEAD)} |"
-    yield "|---" * len(HEAD) + "|"
-    for name in (*VICTIMS, "all"):
-        yield f"| {' | '.join(_row(name, [t for t in report.trials if name in (t.victim, 'all')]))} |"
-    yield ""
+        "committed checkpoints are read and compared with those of a run that nobody killed.",
+        "",
+    ]
+    names = (*VICTIMS, "all")
+    yield from rows(HEAD, [_row(name, [t for t in report.trials if name in (t.victim, "all")]) for name in names])
     yield (
         f"{report.complete} runs were complete in the end, with the log of the uninterrupted run in every row and its "
         "checkpoints in every bit."

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
@@ -16,6 +17,8 @@ from hpcdist.bench.crash.job import EVERY, PATIENCE, STEPS, JobError, Reference,
 from hpcdist.bench.crash.record import Trial
 from hpcdist.bench.crash.stage import DRAFTS, leftovers, stage
 from hpcdist.checkpoint.reader import DamagedCheckpoint, committed, look
+
+T = TypeVar("T")
 
 START, STEP, DRAFT, COMMIT = "starting", "a step", "a draft", "a commit"  # what is waited for
 WEIGHTS = {START: 1, STEP: 3, DRAFT: 5, COMMIT: 2}
@@ -65,8 +68,8 @@ class Attempt:
             JobError: the run failed before.
         """
         self._reach(choice)
-        self._until(lambda: bool(victims.ranks(self.launcher)))
-        self.members = victims.ranks(self.launcher)  # now, as what comes next must be followed by the kill at once
+        # now, as what comes next must be followed by the kill at once
+        self.members = self._until(lambda: victims.ranks(self.launcher))
         writer = self._moment(choice)
         victims.kill(choice.victim, self.launcher, self.members, writer, chance)
         self.process.wait(PATIENCE)
@@ -83,36 +86,28 @@ class Attempt:
 
     def _moment(self, choice: Choice) -> psutil.Process | None:
         """Wait for what the kill is to follow; returns the writer if that is to be killed."""
-        if choice.victim == victims.WRITER:
-            return self._writer()
         directory = self.out / "checkpoints"
+        if choice.victim == victims.WRITER:
+            return self._until(lambda: victims.writing(self.members, directory))
         if choice.trigger == DRAFT:
             self._until(lambda: any(directory.glob(DRAFTS)))
         elif choice.trigger == COMMIT:
             before = set(committed(directory))
-            self._until(lambda: bool(set(committed(directory)) - before))
+            self._until(lambda: set(committed(directory)) - before)
         if choice.trigger != START:
             time.sleep(choice.delay)
         return None
 
-    def _writer(self) -> psutil.Process | None:
-        found: list[psutil.Process] = []
-
-        def caught() -> bool:
-            found.extend(filter(None, [victims.writing(self.members, self.out / "checkpoints")]))
-            return bool(found)
-
-        self._until(caught)
-        return found[0]
-
-    def _until(self, happened: Callable[[], bool]) -> None:
+    def _until(self, look: Callable[[], T]) -> T:
+        """Look until something is there, and return it."""
         deadline = time.monotonic() + PATIENCE
-        while not happened():
+        while not (found := look()):
             if self.process.poll() == 0:
                 raise Missed
             if self.process.returncode is not None or time.monotonic() > deadline:
                 raise JobError(f"a run failed before it was killed:\n{said(self.out)}")
             time.sleep(GLANCE)
+        return found
 
     def stop(self) -> None:
         """Kill what is left of the job if its launcher lives: it failed to go on, or we are to end ourselves."""

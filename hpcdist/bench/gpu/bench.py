@@ -63,7 +63,9 @@ class DeviceBench(Bench):
         names = [LIBRARY, *asked.algorithms]
         self.row = ROW if nbytes >= LARGE else 1  # copies in a row
         more = math.ceil(TURN / (2 * nbytes)) - 1 if nbytes >= LARGE else 0
-        self._more = on_all(comm, lambda: [_pair(accelerator, point) for _ in range(more)])
+        self._more = on_all(
+            comm, lambda: [[accelerator.empty(point.count, point.dtype) for _ in range(2)] for _ in range(more)]
+        )
         super().__init__(comm, point, names, placements=("in_place",), accelerator=accelerator, paths=paths)
         self.sharers = sharers
         if nccl:
@@ -73,7 +75,7 @@ class DeviceBench(Bench):
     def add_copies(self, accelerator: Accelerator) -> None:
         """Put the two copies before the others."""
         copy = _copies(accelerator, [(self.target, self.source), *self._more], self.row)
-        alone = copy if self.comm.rank == 0 else _nothing
+        alone = copy if self.comm.rank == 0 else lambda: None
         self.copies = [Case(ONE, "in_place", alone, path=""), Case(ALL, "in_place", copy, path="")]
         self.cases[:0] = self.copies
 
@@ -124,11 +126,6 @@ def _ratio(times: Times, theirs: tuple[str, str], ours: tuple[str, str]) -> floa
     return float(np.median(times[theirs] / times[ours]))
 
 
-def _pair(accelerator: Accelerator, point: Point) -> tuple[Any, Any]:
-    """Two buffers more to copy between."""
-    return accelerator.empty(point.count, point.dtype), accelerator.empty(point.count, point.dtype)
-
-
 def _copies(accelerator: Accelerator, pairs: Sequence[Sequence[Any]], row: int) -> Callable[[], None]:
     """A call that copies the second of the next `row` pairs to the first, and waits for the last."""
     stream, turns = accelerator.stream(), cycle(pairs)
@@ -139,7 +136,3 @@ def _copies(accelerator: Accelerator, pairs: Sequence[Sequence[Any]], row: int) 
         stream.record().wait()
 
     return call
-
-
-def _nothing() -> None:
-    """What the other ranks do while one copies."""

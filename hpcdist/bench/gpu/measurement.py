@@ -12,13 +12,13 @@ from hpcdist.bench.gpu import mps, nccl, table
 from hpcdist.bench.gpu.bench import DeviceBench
 from hpcdist.bench.gpu.options import Settings
 from hpcdist.bench.gpu.record import Report
+from hpcdist.bench.saved import measure_sizes
 from hpcdist.device import Accelerator
 from hpcdist.errors import AgreedError
 from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import agree
 from hpcdist.mpi.world import topology_of
 from hpcdist.sweep import paths as routes
-from hpcdist.util.display import Progress
 from hpcdist.util.sampling import now
 from hpcdist.util.sizes import format_bytes
 
@@ -52,17 +52,12 @@ class Measurement:
 
     def run(self) -> int:
         """Measure; returns the exit code."""
-        with Progress(self.comm.rank, len(self.asked.sizes)) as progress:
-            for number, nbytes in enumerate(self.asked.sizes):
-                progress.show(number, f"{self.comm.size} ranks, {format_bytes(nbytes)}")
-                self._size(nbytes)
-                if self.comm.rank == 0 and self.json:
-                    self.report.write_json(self.json)
+        measure_sizes(self.comm, self.asked.sizes, self.report, self.json, self._size)
         if self.comm.rank == 0:
             click.echo("\n".join(table.blocks(self.report)))
         return int(bool(self.report.wrong))
 
-    def _size(self, nbytes: int) -> None:
+    def _size(self, nbytes: int, sizes_left: int) -> None:
         try:
             bench = DeviceBench(
                 self.comm, self.accelerator, nbytes, self.asked, self.paths, self.nccl, max(self.sharers)

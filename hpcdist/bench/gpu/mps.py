@@ -15,7 +15,7 @@ VARIABLE = "CUDA_MPS_PIPE_DIRECTORY"
 
 def state(environment: Mapping[str, str] = os.environ) -> str:
     """What can be seen of it from here, in words."""
-    processes = [process.info["pid"] for process in psutil.process_iter(["pid", "name"]) if _is_daemon(process)]
+    processes = [each.info["pid"] for each in psutil.process_iter(["pid", "name"]) if each.info["name"] == DAEMON]
     control = Path(environment.get(VARIABLE) or FOLDER) / "control"
     if processes and control.exists():
         return f"runs: {DAEMON} is process {processes[0]}, its pipe is {control}"
@@ -26,7 +26,3 @@ def state(environment: Mapping[str, str] = os.environ) -> str:
     if control.exists():
         return f"unknown: there is {control}, but no {DAEMON} that can be seen; it may be outside of this container"
     return "does not run: ranks that share a GPU take turns on it"
-
-
-def _is_daemon(process: psutil.Process) -> bool:
-    return bool(process.info["name"]) and process.info["name"] == DAEMON

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from hpcdist.algorithms import ALLREDUCE, SHARED
-from hpcdist.bench.links.options import Listed, algorithm, float32s, with_options
+from hpcdist.bench import jobs
+from hpcdist.bench.links.options import algorithm, float32s
 from hpcdist.device.paths import ASKABLE, AUTO, AWARE, DIRECT, STAGED
+from hpcdist.util.parameters import Listed, options
 
 SIZES = "4KiB,16KiB,64KiB,256KiB,1MiB,4MiB,16MiB,64MiB,256MiB"
 ALGORITHMS = ",".join((*(name for name in ALLREDUCE if name != "hierarchical"), SHARED))  # there is but one node
@@ -25,31 +26,20 @@ def _path(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What to measure and for how long; one field per option."""
+class Settings(jobs.Settings):
+    """What to measure and for how long."""
 
-    sizes: tuple[int, ...]
     algorithms: tuple[str, ...]
     paths: tuple[str, ...]
     rounds: int
     seconds: float
-
-    def flags(self) -> list[str]:
-        """The settings as a command line says them."""
-        return [
-            "--sizes", ",".join(map(str, self.sizes)),
-            "--algorithms", ",".join(self.algorithms),
-            "--paths", ",".join(self.paths),
-            "--rounds", str(self.rounds),
-            "--seconds", str(self.seconds),
-        ]  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
 
-_OPTIONS: Sequence[Callable] = (
+settings = options(
     click.option("--sizes", type=Listed("sizes", float32s), default=SIZES, show_default=True, help="Of the buffer."),
     click.option(
         "--algorithms",
@@ -74,8 +64,3 @@ _OPTIONS: Sequence[Callable] = (
         help=f"About so long for a case at a size; {LEAST} rounds are always done.",
     ),
 )
-
-
-def settings(command: Callable) -> Callable:
-    """Give a click command the options that make `Settings`."""
-    return with_options(command, _OPTIONS)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hpcdist.bench.gpu.options import Settings, settings
-from hpcdist.errors import AgreedError, LaunchError
 from hpcdist.sweep.command import device_or_why
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 
 @click.command()
@@ -24,20 +25,13 @@ def main(json: Path | None, **options: Any) -> None:
     accelerator, no_device = device_or_why("cuda")  # chosen before MPI starts
     from hpcdist.bench.gpu.measurement import Measurement  # here, as they start MPI
     from hpcdist.mpi.collective_errors import agree
-    from hpcdist.mpi.world import world
+    from hpcdist.mpi.world import run_on_world
 
-    try:
-        comm = world()
-    except LaunchError as error:
-        raise click.ClickException(str(error)) from None
-    try:
+    def work(comm: MPI.Intracomm) -> int:
         agree(comm, accelerator is not None, f"nothing was measured: {no_device}")
-        code = Measurement(comm, accelerator, Settings(**options), json).run() if accelerator else 1
-    except AgreedError as error:
-        if comm.rank == 0:
-            click.echo(f"Error: {error}", err=True)
-        code = 1
-    sys.exit(code)
+        return Measurement(comm, accelerator, Settings(**options), json).run() if accelerator else 1
+
+    run_on_world(work)
 
 
 if __name__ == "__main__":

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
+from msgspec import field
 from numpy.typing import NDArray
 
-from hpcdist.util import atomic_files
-
-VERSION = 1
+from hpcdist.bench import saved
 
 
-@dataclass(frozen=True)
-class Limit:
+class Limit(saved.Row, frozen=True):
     """Copies within the devices' memory: medians over rounds; bandwidths in decimal GB/s, of bytes read and written.
 
     Attributes:
@@ -48,8 +42,7 @@ class Limit:
         return cls(ranks, nbytes, alone, ranks * together, float(np.median(floor)) * 1e6)
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(saved.Row, frozen=True):
     """One algorithm on one path, sums of float32 in place.
 
     Attributes:
@@ -86,17 +79,12 @@ class Record:
     wrong: int
 
 
-@dataclass
-class Report:
-    """All results of one run, growing as they come.
+class Report(saved.Report):
+    """Limits and results.
 
     `missing` says in words what was left out or failed: each text with the numbers of ranks of which it holds.
     """
 
-    command: Sequence[str]
-    start_time: str
-    config: dict[str, Any]
-    machine: dict[str, Any] = field(default_factory=dict)
     limits: list[Limit] = field(default_factory=list)
     results: list[Record] = field(default_factory=list)
     missing: dict[str, list[int]] = field(default_factory=dict)
@@ -109,25 +97,3 @@ class Report:
     def wrong(self) -> list[Record]:
         """Results with wrong elements."""
         return [record for record in self.results if record.wrong]
-
-    def write_json(self, path: Path) -> None:
-        """Write all of it; the file is whole or absent."""
-        atomic_files.write_text(path, json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n")
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """What `write_json` wrote.
-
-        Raises: OSError if it cannot be read; ValueError if it is something else.
-        """
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            if saved.pop("version") != VERSION:
-                raise ValueError(f"{path} is of another version; this hpcdist reads {VERSION}")
-            rows = {
-                "limits": [Limit(**row) for row in saved["limits"]],
-                "results": [Record(**row) for row in saved["results"]],
-            }
-            return cls(**{**saved, **rows})
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no report on GPUs ({type(error).__name__}: {error})") from None

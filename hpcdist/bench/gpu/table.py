@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 
+from hpcdist.bench.cells import rows
 from hpcdist.bench.gpu.bench import LARGE, ROW, TURN
 from hpcdist.bench.gpu.options import LEAST
 from hpcdist.bench.gpu.record import Limit, Record, Report
 from hpcdist.device.paths import DIRECT, STAGED
 from hpcdist.sweep.record import LIBRARY, of_library
+from hpcdist.util.sampling import digits
 from hpcdist.util.sizes import format_bytes
 
 EXPLANATION = f"""\
@@ -38,14 +40,9 @@ def text(report: Report) -> str:
 
 
 def _head(report: Report) -> Iterator[str]:
-    yield "# All-reduce of device buffers on one machine"
-    yield ""
-    yield f"    {shlex.join(report.command)}"
-    yield ""
-    yield f"{report.start_time}."
-    if report.machine:
-        yield f"{_machine(report)}"
-    yield ""
+    title = "# All-reduce of device buffers on one machine"
+    yield from [title, "", f"    {shlex.join(report.command)}", "", f"{report.start_time}."]
+    yield from [_machine(report), ""] if report.machine else [""]
 
 
 def _machine(report: Report) -> str:
@@ -77,7 +74,7 @@ def _ranks(ranks: int, limits: Sequence[Limit], records: Sequence[Record]) -> It
     """All tables of a number of ranks."""
     title = _counted([ranks])
     yield from _limits(title, limits)
-    yield from _table(f"{title}: time [us]", records, limits, lambda r: _number(r.time_us_p50))
+    yield from _table(f"{title}: time [us]", records, limits, lambda r: digits(r.time_us_p50))
     if ranks == 1:
         return
     yield from _table(f"{title}: share of the floor", records, limits, _share)
@@ -97,12 +94,12 @@ def _counted(ranks: Sequence[int]) -> str:
 
 def _limits(title: str, limits: Sequence[Limit]) -> Iterator[str]:
     yield from [f"## {title}: device copy", ""]
-    rows = [
-        ["by one rank [GB/s]", *(_number(limit.one_GBps) for limit in limits)],
-        ["by all ranks at once [GB/s]", *(_number(limit.all_GBps) for limit in limits)],
-        ["floor [us]", *(_number(limit.floor_us) for limit in limits)],
+    lines = [
+        ["by one rank [GB/s]", *(digits(limit.one_GBps) for limit in limits)],
+        ["by all ranks at once [GB/s]", *(digits(limit.all_GBps) for limit in limits)],
+        ["floor [us]", *(digits(limit.floor_us) for limit in limits)],
     ]
-    yield from _rows(["", *(format_bytes(limit.nbytes) for limit in limits)], rows)
+    yield from rows(["", *(format_bytes(limit.nbytes) for limit in limits)], lines)
 
 
 def _table(
@@ -110,9 +107,7 @@ def _table(
 ) -> Iterator[str]:
     """A row for each algorithm and path, a column for each size."""
     yield from [f"## {title}", ""]
-    yield from _rows(
-        _columns(limits), [_row(name, records, limits, cell) for name in dict.fromkeys(map(_key, records))]
-    )
+    yield from rows(_columns(limits), [_row(name, records, limits, cell) for name in dict.fromkeys(map(_key, records))])
 
 
 def _beside_staged(title: str, records: Sequence[Record], limits: Sequence[Limit]) -> Iterator[str]:
@@ -120,9 +115,9 @@ def _beside_staged(title: str, records: Sequence[Record], limits: Sequence[Limit
     ours = [record for record in records if not of_library(record.algorithm)]
     yield from [f"## {title}: how many times as fast as the same algorithm staged", ""]
     compared = [record for record in ours if record.to_staged is not None]
-    rows = [_row(key, compared, limits, lambda r: _times(r.to_staged)) for key in dict.fromkeys(map(_key, compared))]
+    lines = [_row(key, compared, limits, lambda r: _times(r.to_staged)) for key in dict.fromkeys(map(_key, compared))]
     fastest = [_fastest(ours, limit.nbytes) for limit in limits]
-    yield from _rows(_columns(limits), [*rows, ["fastest", DIRECT, *fastest]])
+    yield from rows(_columns(limits), [*lines, ["fastest", DIRECT, *fastest]])
 
 
 def _fastest(records: Sequence[Record], nbytes: int) -> str:
@@ -153,14 +148,6 @@ def _name(record: Record) -> str:
     return f"{record.algorithm} {record.path}"
 
 
-def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table of Markdown, and an empty line."""
-    yield f"| {' | '.join(head)} |"
-    yield "|---" * len(head) + "|"
-    yield from (f"| {' | '.join(row)} |" for row in rows)
-    yield ""
-
-
 def _share(record: Record) -> str:
     if record.share is None or record.share_p10 is None or record.share_p90 is None:
         return "-"
@@ -169,7 +156,3 @@ def _share(record: Record) -> str:
 
 def _times(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio:.2f}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

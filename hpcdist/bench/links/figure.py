@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from hpcdist.bench.links.record import RAW, Record, cases
 from hpcdist.bench.links.table import rate_text
-from hpcdist.sweep.figure import COLOURS, MARKERS, save
+from hpcdist.sweep.figure import COLOURS, MARKERS, over_sizes, panels, save
 from hpcdist.sweep.record import FIGURES, LIBRARY
-from hpcdist.util.sizes import format_bytes
 
 SMALLEST = 1024  # bytes; smaller buffers make no use of a link, and are left to the table
 LABELS = 5  # sizes that there is room to name below a panel
@@ -31,13 +29,8 @@ def draw(records: Sequence[Record], library: str) -> Figure:
     records = [record for record in records if record.nbytes >= SMALLEST] or records
     numbers = sorted({record.ranks for record in records})
     names = cases(records)
-    columns = min(2, len(numbers))
-    rows = -(-len(numbers) // columns)
-    figure = Figure(figsize=(2.4 + 4.1 * columns, 0.9 + 3.1 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for axes in grid.flat[len(numbers) :]:
-        axes.remove()
+    grid = panels(len(numbers), (4.1, 3.1), (2.4, 0.9), sharex=True, sharey=True)
+    figure = grid[0, 0].figure
     for axes, ranks in zip(grid.flat, numbers, strict=False):
         _panel(axes, ranks, [record for record in records if record.ranks == ranks], names)
     _axes(figure.axes, records)
@@ -78,17 +71,12 @@ def _axes(panels: Sequence[Axes], records: Sequence[Record]) -> None:
     ticks = _ticks(sorted({record.nbytes for record in records}))
     top = min(TOP, max(1.05, 1.05 * max(record.share for record in records)))
     for axes in panels:
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(ticks, [format_bytes(size) for size in ticks])
-        axes.minorticks_off()
+        over_sizes(axes, ticks)
         axes.set_ylim(0, top)
         axes.set_yticks([0.2 * i for i in range(6)])
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.tick_params(labelbottom=True)
-        axes.grid(visible=True, color="0.9")
         axes.axhline(1, color="0.6", linewidth=0.8, zorder=1)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
 
 
 def _ticks(sizes: Sequence[int]) -> list[int]:

@@ -39,11 +39,6 @@ class Link:
     rate: int
     bucket: int = 0
 
-    @property
-    def filling(self) -> float:
-        """Seconds until an empty bucket is full."""
-        return self.bucket * 8 / self.rate
-
 
 class LinkBench(Bench):
     """Cases in place on one point, ready to be checked; `add_raw` adds raw TCP, which has no result to check.
@@ -75,7 +70,7 @@ class LinkBench(Bench):
     def sample(self, case: Case) -> float:
         """One operation [s] on this rank, after the buckets have been emptied."""
         self.comm.Barrier()  # nobody is still busy with the sample before
-        sleep(self.link.filling)
+        sleep(self.link.bucket * 8 / self.link.rate)  # until an empty bucket is full
         self.comm.Barrier()
         self.neighbours.exchange(2 * self.link.bucket)
         emptied = perf_counter()

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import click
 
 from hpcdist.algorithms import ALLREDUCE, allreduce
+from hpcdist.bench import jobs
+from hpcdist.util.parameters import Listed, options
 from hpcdist.util.sizes import BYTES, parse_bytes
 
 SIZES = "8,1KiB,64KiB,256KiB,1MiB,4MiB,16MiB"
 # Where every rank has a host of its own, hierarchical is the algorithm that it runs between hosts.
 ALGORITHMS = ",".join(name for name in ALLREDUCE if name != "hierarchical")
 LEAST = 5  # rounds of each size, however long they take
-
-
-class Listed(click.ParamType):
-    """Values separated by commas, each once; `read` makes one of its text, or raises ValueError."""
-
-    def __init__(self, name: str, read: Callable[[str], Any]):
-        self.name, self.read = name, read
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        """Split and read; a default may be a tuple already."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(dict.fromkeys(self.read(text.strip()) for text in value.split(",")))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 def float32s(text: str) -> int:
@@ -48,27 +32,16 @@ def algorithm(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What to measure and for how long; one field per option."""
+class Settings(jobs.Settings):
+    """What to measure and for how long."""
 
-    sizes: tuple[int, ...]
     algorithms: tuple[str, ...]
     segment_bytes: int
     rounds: int
     seconds: float
 
-    def flags(self) -> list[str]:
-        """The settings as a command line says them."""
-        return [
-            "--sizes", ",".join(map(str, self.sizes)),
-            "--algorithms", ",".join(self.algorithms),
-            "--segment-bytes", str(self.segment_bytes),
-            "--rounds", str(self.rounds),
-            "--seconds", str(self.seconds),
-        ]  # fmt: skip
 
-
-_OPTIONS: Sequence[Callable] = (
+settings = options(
     click.option("--sizes", type=Listed("sizes", float32s), default=SIZES, show_default=True, help="Of the buffer."),
     click.option(
         "--algorithms",
@@ -87,15 +60,3 @@ _OPTIONS: Sequence[Callable] = (
         help=f"About so long for a number of ranks; {LEAST} rounds of each size are always done.",
     ),
 )
-
-
-def settings(command: Callable) -> Callable:
-    """Give a click command the options that make `Settings`."""
-    return with_options(command, _OPTIONS)
-
-
-def with_options(command: Callable, options: Sequence[Callable]) -> Callable:
-    """Give a click command some options, in this order."""
-    for option in reversed(options):
-        command = option(command)
-    return command

@@ -17,14 +17,13 @@ from hpcdist.bench.links.measure import Link, LinkBench, records, rounds
 from hpcdist.bench.links.options import Settings, settings
 from hpcdist.bench.links.raw import Neighbours
 from hpcdist.bench.links.record import Record, Report
-from hpcdist.errors import AgreedError, LaunchError
+from hpcdist.bench.saved import measure_sizes
 from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import agree
-from hpcdist.mpi.world import topology_of, world
+from hpcdist.mpi.world import run_on_world, topology_of
 from hpcdist.simulate import cost
 from hpcdist.sweep import model as prices
 from hpcdist.sweep.measure import Point
-from hpcdist.util.display import Progress
 from hpcdist.util.sampling import now
 from hpcdist.util.sizes import BYTES
 
@@ -40,17 +39,7 @@ def main(rate: int, bucket: int, interface: str, json: Path | None, **options: A
 
     It exits with 1 if any element is wrong.
     """
-    try:
-        comm = world()
-    except LaunchError as error:
-        raise click.ClickException(str(error)) from None
-    try:
-        code = run(comm, Link(rate, bucket), Settings(**options), interface, json)
-    except AgreedError as error:
-        if comm.rank == 0:
-            click.echo(f"Error: {error}", err=True)
-        code = 1
-    sys.exit(code)
+    run_on_world(lambda comm: run(comm, Link(rate, bucket), Settings(**options), interface, json))
 
 
 def run(comm: MPI.Intracomm, link: Link, asked: Settings, interface: str, json: Path | None) -> int:
@@ -66,25 +55,21 @@ def run(comm: MPI.Intracomm, link: Link, asked: Settings, interface: str, json: 
     slowdown = fitted.pair_beta / fitted.beta if fitted.pair_beta and fitted.beta else 1.0
     model = replace(fitted, beta=8 / link.rate, pair_beta=slowdown * 8 / link.rate)
     report = Report(sys.argv, now(), {**asdict(link), **asdict(asked)})
-    report.machine = {**machine.describe(comm, topology), "tcp": congestion_control()}
+    congestion_control = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+    report.machine = {**machine.describe(comm, topology), "tcp": congestion_control}
     report.models.append({"rate": link.rate, "ranks": comm.size, **model.as_dict()})
-    with Neighbours(comm, interface) as neighbours, Progress(comm.rank, len(asked.sizes)) as progress:
+    with Neighbours(comm, interface) as neighbours:
         end = monotonic() + asked.seconds
-        for number, nbytes in enumerate(asked.sizes):
+
+        def measure(nbytes: int, sizes_left: int) -> None:
             point = Point(nbytes // 4, np.dtype(np.float32), "sum")
-            progress.show(number, f"{comm.size} ranks, {point}")
             with LinkBench(comm, point, asked, neighbours, link) as bench:
-                report.results += _measure(bench, asked, model, end, len(asked.sizes) - number)
-            if comm.rank == 0 and json:
-                report.write_json(json)
+                report.results += _measure(bench, asked, model, end, sizes_left)
+
+        measure_sizes(comm, asked.sizes, report, json, measure)
     if comm.rank == 0:
         click.echo("\n".join(table.blocks(report.results)))
     return int(bool(report.wrong))
-
-
-def congestion_control() -> str:
-    """How TCP decides how much to send; on links that are full it matters."""
-    return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
 
 
 def _measure(bench: LinkBench, asked: Settings, model: cost.Model, end: float, sizes_left: int) -> list[Record]:

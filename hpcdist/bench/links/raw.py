@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import select
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import psutil
 from mpi4py import MPI
@@ -18,7 +18,7 @@ BLOCK = 1 << 20  # bytes handed to the kernel at once
 PATIENCE = 60.0  # seconds without a byte
 
 
-class Neighbours:
+class Neighbours(ExitStack):
     """A connection to the right neighbour and one from the left; a context that closes them. Making it is collective.
 
     Args:
@@ -29,23 +29,18 @@ class Neighbours:
     """
 
     def __init__(self, comm: MPI.Intracomm, interface: str):
-        address = ipv4_address(interface)
+        super().__init__()
+        own = psutil.net_if_addrs().get(interface, [])
+        address = next((each.address for each in own if each.family == socket.AF_INET), None)
         agree(comm, address is not None, f"there is no interface {interface} with an IPv4 address; see --interface")
         with socket.create_server((address, 0)) as server:
             addresses = comm.allgather(server.getsockname())
-            self.right = socket.create_connection(addresses[(comm.rank + 1) % comm.size])
-            self.left, _ = server.accept()
+            self.right = self.enter_context(socket.create_connection(addresses[(comm.rank + 1) % comm.size]))
+            self.left = self.enter_context(server.accept()[0])
         for connection in (self.right, self.left):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.setblocking(False)
         self.out, self.into = memoryview(bytes(BLOCK)), memoryview(bytearray(BLOCK))
-
-    def __enter__(self) -> Neighbours:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.right.close()
-        self.left.close()
 
     def exchange(self, nbytes: int) -> None:
         """Send `nbytes` to the right while as many come from the left; returns when all have come.
@@ -84,9 +79,3 @@ class Neighbours:
         with suppress(BlockingIOError):
             return self.right.send(self.out[: min(nbytes, BLOCK)])
         return 0
-
-
-def ipv4_address(interface: str) -> str | None:
-    """The interface's address, or None if it has none."""
-    addresses = psutil.net_if_addrs().get(interface, [])
-    return next((each.address for each in addresses if each.family == socket.AF_INET), None)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import field
+from msgspec.structs import asdict
 from numpy.typing import NDArray
 
+from hpcdist.bench import saved
 from hpcdist.util import atomic_files
 
-VERSION = 1
 RAW = "raw TCP"
 WHOLE = "ring, whole messages"  # the ring once more, without segments
 
@@ -36,8 +34,7 @@ def paired(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
     return float(np.median(ours[:rounds] / theirs[:rounds]))
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(saved.Row, frozen=True):
     """One case at one rate, number of ranks and size.
 
     Times are microseconds per operation, each sample that of the slowest rank; `busbw` is decimal GB/s of the median.
@@ -67,14 +64,9 @@ class Record:
     wrong: int | None
 
 
-@dataclass
-class Report:
-    """All results of one run, growing as they come; `missing` says in words what failed or was not done."""
+class Report(saved.Report):
+    """Results on one network; `missing` says in words what failed or was not done."""
 
-    command: Sequence[str]
-    start_time: str
-    config: dict[str, Any]
-    machine: dict[str, Any] = field(default_factory=dict)
     models: list[dict[str, Any]] = field(default_factory=list)  # for each rate and number of ranks
     results: list[Record] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -84,31 +76,9 @@ class Report:
         """Results with wrong elements."""
         return [record for record in self.results if record.wrong]
 
-    def write_json(self, path: Path) -> None:
-        """Write all of it; the file is whole or absent."""
-        atomic_files.write_text(path, json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n")
-
     def write_csv(self, path: Path) -> None:
         """Write one row per record below a line of names; the file is whole or absent."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [column.name for column in fields(Record)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(asdict, self.results))
-        atomic_files.write_text(path, text.getvalue())
-
-    @classmethod
-    def read(cls, path: Path) -> Report:
-        """What `write_json` wrote.
-
-        Raises: OSError if it cannot be read; ValueError if it is something else.
-        """
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            if saved.pop("version") != VERSION:
-                raise ValueError(f"{path} is of another version; this hpcdist reads {VERSION}")
-            return cls(**{**saved, "results": [Record(**row) for row in saved["results"]]})
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no report of a network ({type(error).__name__}: {error})") from None
+        atomic_files.write_csv(path, Record.__struct_fields__, map(asdict, self.results))
 
 
 def cases(records: Iterable[Record]) -> list[str]:

@@ -9,27 +9,27 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from hpcdist.bench.jobs import HPCDIST
 from hpcdist.bench.links import table
-from hpcdist.bench.links.options import Listed, Settings, settings
+from hpcdist.bench.links.options import Settings, settings
 from hpcdist.bench.links.record import Report
-from hpcdist.cluster import hosts, plan, state
+from hpcdist.bench.start import cluster
+from hpcdist.cluster import plan, state
 from hpcdist.cluster.namespaces import NamespaceError
 from hpcdist.cluster.state import StateError
 from hpcdist.util import atomic_files
+from hpcdist.util.parameters import Listed
 from hpcdist.util.sampling import now
 from hpcdist.util.signals import endings_as_exceptions
 from hpcdist.util.sizes import format_bytes
 
 BUCKET = 256 * 1024  # bytes, as plan.SHAPE says to tc
-HPCDIST = (sys.executable, "-c", "from hpcdist.cli.main import main; main()")
 
 
 def _number(text: str) -> int:
@@ -114,7 +114,7 @@ class Measurement:
     def _at(self, rate: int, folder: Path) -> None:
         """All numbers of ranks at one rate."""
         try:
-            with _cluster(self.name, plan.network(max(self.numbers), rate)):
+            with cluster(self.name, plan.network(max(self.numbers), rate), plan.format_rate(rate)):
                 for ranks in self.numbers:
                     self._job(rate, ranks, folder / f"{rate}-{ranks}.json")
                     self._write()
@@ -172,13 +172,3 @@ class Measurement:
                 stem = self.out / f"network-{plan.format_rate(rate)}"
                 for file in figure.write(stem, records, self.report.machine["mpi"]):
                     click.echo(f"wrote {file}", err=True)
-
-
-@contextmanager
-def _cluster(name: str, network: plan.Network) -> Iterator[None]:
-    """A cluster that is taken down whatever comes."""
-    hosts.up(name, network)
-    try:
-        yield
-    finally:
-        hosts.down(name)

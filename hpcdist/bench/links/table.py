@@ -80,19 +80,19 @@ def _ratios(records: Sequence[Record]) -> Iterator[str]:
         return
     largest = max(record.nbytes for record in records)
     kinds: tuple[tuple[str, str, Callable[[Record], float | None]], ...] = (
-        (f"time / that of {LIBRARY}", LIBRARY, lambda record: record.to_library),
-        (f"time / that of {RAW}", RAW, lambda record: record.to_raw),
-        ("time / predicted from the link's rate", "", _to_predicted),
+        (f"time / that of {LIBRARY}", LIBRARY, lambda r: r.to_library),
+        (f"time / that of {RAW}", RAW, lambda r: r.to_raw),
+        (
+            "time / predicted from the link's rate",
+            "",
+            lambda r: r.time_us_p50 / r.predicted_us if r.predicted_us else None,
+        ),
     )
     for title, other, ratio in kinds:
         shown = [r for r in records if r.nbytes == largest and r.case != other and ratio(r) is not None]
         yield f"{format_bytes(largest)}, {title}"
         yield from _ratio_table(shown, ratio)
         yield ""
-
-
-def _to_predicted(record: Record) -> float | None:
-    return record.time_us_p50 / record.predicted_us if record.predicted_us else None
 
 
 def _ratio_table(records: Sequence[Record], ratio: Callable[[Record], float | None]) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,10 +12,11 @@ from numpy.typing import NDArray
 
 from hpcdist.checkpoint import layout
 from hpcdist.checkpoint.host import in_host
-from hpcdist.checkpoint.layout import Manifest, Piece, digest
-from hpcdist.checkpoint.part import Part, Shapes
+from hpcdist.checkpoint.layout import Manifest, Piece, Shapes, digest, piece_nbytes, row_nbytes, rows_of
+from hpcdist.checkpoint.part import Part
 from hpcdist.checkpoint.reader import DamagedCheckpoint
-from hpcdist.checkpoint.shares import Share, shares
+from hpcdist.checkpoint.shares import Share
+from hpcdist.util.atomic_files import opened
 
 Bytes = NDArray[np.uint8]
 
@@ -35,30 +35,16 @@ def share_name(number: int, count: int) -> str:
     return f"share-{number:04d}-of-{count:04d}"
 
 
-def row_nbytes(shape: tuple[int, ...], dtype: str) -> int:
-    """Bytes of a row."""
-    return math.prod(shape[1:]) * np.dtype(dtype).itemsize
-
-
-def shares_of(shapes: Shapes, count: int) -> list[Share]:
-    """Equal shares of the state."""
-    return shares(
-        {name: shape for name, (shape, _) in shapes.items()},
-        {name: row_nbytes(*found) for name, found in shapes.items()},
-        count,
-    )
-
-
 def nbytes_of(share: Share, shapes: Shapes) -> int:
     """Bytes of a share."""
-    return sum((end - first) * row_nbytes(*shapes[name]) for name, (first, end) in share.items())
+    return sum((end - first) * row_nbytes(shapes[name]) for name, (first, end) in share.items())
 
 
 def cut(share: Share, shapes: Shapes) -> Iterator[Cut]:
     """The pieces of a share; an array without rows is one empty piece."""
     at = 0
     for name, (first, end) in share.items():
-        nbytes = row_nbytes(*shapes[name])
+        nbytes = row_nbytes(shapes[name])
         most = max(1, layout.PIECE // max(1, nbytes))
         for start in range(first, end, most) or [first]:
             stop = min(end, start + most)
@@ -81,11 +67,6 @@ def describe(memory: Bytes, file: str, share: Share, shapes: Shapes) -> Part:
     return Part({file: memory.nbytes}, pieces)
 
 
-def rows_of(values: NDArray, start: int, stop: int) -> NDArray:
-    """Rows of an array as a view; one without axes is one row."""
-    return values[start:stop] if values.ndim else values
-
-
 def raw(values: NDArray) -> Bytes:
     """The bytes of a contiguous array, as a view."""
     return values.reshape(-1).view(np.uint8)
@@ -104,23 +85,17 @@ def read(path: Path, manifest: Manifest, share: str, memory_of: Callable[[str, P
         DamagedCheckpoint: the file is not as it was written.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        with opened(path) as descriptor:
+            found = os.fstat(descriptor).st_size
+            if found != manifest.files[share]:
+                raise DamagedCheckpoint(path, f"it has {found} bytes, {manifest.files[share]} were written")
+            for name, piece, offset in _places(manifest, share):
+                memory = memory_of(name, piece)
+                if memory is not None and (_read_at(descriptor, offset, memory) or digest(memory) != piece.digest):
+                    which = f"rows {piece.start} to {piece.stop - 1} of {name}"
+                    raise DamagedCheckpoint(path, f"{which} do not fit their digest {piece.digest}")
     except OSError as error:
         raise DamagedCheckpoint(path, str(error.strerror)) from error
-    try:
-        found = os.fstat(descriptor).st_size
-        if found != manifest.files[share]:
-            raise DamagedCheckpoint(path, f"it has {found} bytes, {manifest.files[share]} were written")
-        for name, piece, offset in _places(manifest, share):
-            memory = memory_of(name, piece)
-            if memory is not None and (_read_at(descriptor, offset, memory) or digest(memory) != piece.digest):
-                raise DamagedCheckpoint(
-                    path, f"rows {piece.start} to {piece.stop - 1} of {name} do not fit their digest {piece.digest}"
-                )
-    except OSError as error:
-        raise DamagedCheckpoint(path, str(error.strerror)) from error
-    finally:
-        os.close(descriptor)
 
 
 def _places(manifest: Manifest, share: str) -> Iterator[tuple[str, Piece, int]]:
@@ -130,7 +105,7 @@ def _places(manifest: Manifest, share: str) -> Iterator[tuple[str, Piece, int]]:
         for piece in entry.pieces:
             if piece.file == share:
                 yield name, piece, at
-                at += (piece.stop - piece.start) * row_nbytes(entry.shape, entry.dtype)
+                at += piece_nbytes(entry, piece)
 
 
 def _read_at(descriptor: int, offset: int, memory: Bytes) -> int:

@@ -16,15 +16,15 @@ from typing import Any
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from hpcdist.checkpoint.layout import Manifest
-from hpcdist.checkpoint.part import Part, Shapes, assemble, shapes_of
+from hpcdist.checkpoint.layout import Manifest, Shapes, shapes_of
+from hpcdist.checkpoint.part import Part, assemble
 from hpcdist.checkpoint.partner import recovery as recovering
-from hpcdist.checkpoint.partner.contents import Bytes, describe, fill, nbytes_of, share_name, shares_of
+from hpcdist.checkpoint.partner.contents import Bytes, describe, fill, nbytes_of, share_name
 from hpcdist.checkpoint.partner.exchange import exchange
 from hpcdist.checkpoint.partner.memory import COPY, KEY, SHARED_MEMORY, TOKEN, NodeMemory, generation, reserve
 from hpcdist.checkpoint.partner.placement import Place
 from hpcdist.checkpoint.partner.recovery import Recovery, Search
-from hpcdist.checkpoint.shares import Share
+from hpcdist.checkpoint.shares import Share, shares
 from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.mpi.collective_errors import agree, on_all, raise_together
 from hpcdist.transport.mpi import MpiTransport
@@ -162,8 +162,7 @@ class PartnerCopies:
                 f"rank {other} keeps another step, or arrays of other names, shapes or dtypes, than rank 0"
             )
         facts = self._transport.from_rank_0(json.loads(json.dumps(facts)), "hear what rank 0 keeps")
-        shares = shares_of(shapes, self._transport.size)
-        return Order(generation(step, self.token), step, facts, shapes, shares)
+        return Order(generation(step, self.token), step, facts, shapes, shares(shapes, self._transport.size))
 
     def _problem_of(self, step: int, arrays: Mapping[str, NDArray], facts: dict[str, Any]) -> str | None:
         if not isinstance(step, int) or step < 0:
@@ -252,7 +251,7 @@ class PartnerCopies:
         found = search.newest()
         self.notes = search.notes
         if self._place.leads and self._old is None:
-            self._useless = self._node.names() - ({generation(found.step, found.token)} if found else set())
+            self._useless = self._node.names() - ({generation(found.step, found.manifest.token)} if found else set())
         return found
 
     def restore(self, recovery: Recovery, into: Mapping[str, NDArray]) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from hpcdist.checkpoint.layout import MANIFEST, Manifest, digest, directory_name
 from hpcdist.checkpoint.reader import DamagedCheckpoint
+from hpcdist.util.atomic_files import opened
 from hpcdist.util.cgroups import available_memory
 from hpcdist.util.sizes import format_bytes
 
@@ -41,11 +42,6 @@ def key_of(directory: Path, history: str = "") -> str:
 def generation(step: int, token: str) -> str:
     """Name of the directory with the copies that the run with this token made after `step` steps."""
     return f"{directory_name(step)}.{token}"
-
-
-def step_of(name: str) -> int:
-    """The step in the name of a generation."""
-    return int(name.removeprefix("step-").partition(".")[0])
 
 
 class NodeMemory:
@@ -170,14 +166,13 @@ def reserve(path: Path, nbytes: int) -> NDArray[np.uint8]:
     Raises:
         OSError: there is not as much.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
+    with opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600) as descriptor:
         if not nbytes:
             return np.empty(0, np.uint8)
-        os.posix_fallocate(descriptor, 0, nbytes)
-        return np.frombuffer(mmap.mmap(descriptor, nbytes), np.uint8)
-    except OSError as error:
-        why = f"{error.strerror}; no room for {format_bytes(nbytes)} of partner copies, those before are as they were"
-        raise OSError(error.errno or errno.EIO, why, str(path)) from error
-    finally:
-        os.close(descriptor)
+        try:
+            os.posix_fallocate(descriptor, 0, nbytes)
+            return np.frombuffer(mmap.mmap(descriptor, nbytes), np.uint8)
+        except OSError as error:
+            room = f"{error.strerror}; no room for {format_bytes(nbytes)} of partner copies"
+            why = f"{room}, those before are as they were"
+            raise OSError(error.errno or errno.EIO, why, str(path)) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +12,12 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcdist.checkpoint.host import Landing, writable
-from hpcdist.checkpoint.layout import Entry, Manifest, Piece
-from hpcdist.checkpoint.partner.contents import Bytes, raw, read, row_nbytes
+from hpcdist.checkpoint.layout import Manifest, Piece, piece_nbytes, step_of
+from hpcdist.checkpoint.partner.contents import Bytes, raw, read
 from hpcdist.checkpoint.partner.exchange import segments
-from hpcdist.checkpoint.partner.memory import COPY, NodeMemory, step_of
+from hpcdist.checkpoint.partner.memory import COPY, NodeMemory
 from hpcdist.checkpoint.partner.placement import Place
-from hpcdist.checkpoint.reader import DamagedCheckpoint
+from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint
 from hpcdist.errors import ArgumentError
 from hpcdist.mpi.collective_errors import on_all, raise_together
 from hpcdist.transport.mpi import MpiTransport
@@ -34,38 +33,21 @@ class Reader(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recovery:
+class Recovery(Checkpoint):
     """A state of which every share was found whole, the same on all ranks; its arrays are still where they were.
 
+    It lies at `path` on each node that has something of it, and the files of its manifest are the shares.
+
     Attributes:
-        path: Where it lies, on each node that has something of it.
-        manifest: What it holds; its files are the shares.
         readers: Who reads each share.
     """
 
-    path: Path
-    manifest: Manifest
     readers: Mapping[str, Reader]
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        return self.manifest.step
-
-    @property
-    def token(self) -> str:
-        """Token of the run that made the copies."""
-        return self.manifest.token
 
     @property
     def facts(self) -> dict[str, Any]:
         """Whatever else the writer wanted back."""
         return self.manifest.facts["facts"]
-
-    @property
-    def arrays(self) -> Mapping[str, Entry]:
-        """Shape and dtype of every array."""
-        return self.manifest.arrays
 
 
 @dataclass(frozen=True)
@@ -145,7 +127,8 @@ class Search:
 
     def _check_files(self, name: str, manifest: Manifest, files: Sequence[str]) -> dict[str, str | None]:
         """What is wrong with each file, None if nothing is."""
-        scratch = np.empty(max((_nbytes(manifest, *each) for each in _pieces(manifest)), default=0), np.uint8)
+        sizes = {(name, piece): piece_nbytes(manifest.arrays[name], piece) for name, piece in _pieces(manifest)}
+        scratch = np.empty(max(sizes.values(), default=0), np.uint8)
         found: dict[str, str | None] = {}
         for file in files:
             share = file.removesuffix(COPY)
@@ -153,7 +136,7 @@ class Search:
                 continue
             try:
                 path = self.node.path / name / file
-                read(path, manifest, share, lambda name, piece: scratch[: _nbytes(manifest, name, piece)])
+                read(path, manifest, share, lambda *which: scratch[: sizes[which]])
                 found[file] = None
             except DamagedCheckpoint as error:
                 found[file] = str(error)
@@ -198,11 +181,6 @@ def _pieces(manifest: Manifest) -> list[tuple[str, Piece]]:
     return [(name, piece) for name, entry in manifest.arrays.items() for piece in entry.pieces]
 
 
-def _nbytes(manifest: Manifest, name: str, piece: Piece) -> int:
-    entry = manifest.arrays[name]
-    return (piece.stop - piece.start) * row_nbytes(entry.shape, entry.dtype)
-
-
 def restore(transport: MpiTransport, recovery: Recovery, into: Mapping[str, NDArray]) -> None:
     """Read every share once and give it to all ranks; see `PartnerCopies.restore`. Collective."""
     problems = transport.exchange((_problem_of(recovery, into), sorted(into)), "restore the same arrays")
@@ -220,9 +198,9 @@ def restore(transport: MpiTransport, recovery: Recovery, into: Mapping[str, NDAr
 
 def _problem_of(recovery: Recovery, into: Mapping[str, NDArray]) -> str | None:
     for name, values in into.items():
-        entry = recovery.arrays.get(name)
+        entry = recovery.manifest.arrays.get(name)
         if entry is None:
-            return f"the partner copies have no array {name}; they have {', '.join(recovery.arrays)}"
+            return f"the partner copies have no array {name}; they have {', '.join(recovery.manifest.arrays)}"
         if (values.shape, values.dtype.str) != (entry.shape, entry.dtype):
             found = f"{values.dtype.str}{list(values.shape)}"
             return f"{name} is {entry.dtype}{list(entry.shape)} in the partner copies, and {found} here"

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -22,39 +19,24 @@ from hpcdist.checkpoint.tool import prune as pruning
 from hpcdist.checkpoint.tool import show as showing
 from hpcdist.checkpoint.tool.find import all_below, is_checkpoint, meant, whole
 from hpcdist.checkpoint.tool.owner import Owned
-from hpcdist.checkpoint.tool.progress import bar
+from hpcdist.checkpoint.tool.progress import Bar
 from hpcdist.checkpoint.tool.rows import state_nbytes
 from hpcdist.checkpoint.tool.verify import damages
+from hpcdist.util.parameters import reported
 from hpcdist.util.sizes import format_bytes
 
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 FORCE = click.option("--force", is_flag=True, help="Take the directory even from a run that may still go on.")
 
 
-def _reported(function: Callable) -> Callable:
-    """Turn what may go wrong into one line and exit code 1; a bad value into exit code 2."""
-
-    @functools.wraps(function)
-    def wrapped(*arguments: Any, **options: Any) -> Any:
-        try:
-            return function(*arguments, **options)
-        except BrokenPipeError:
-            raise  # whoever read the output has seen enough; click ends quietly
-        except DamagedCheckpoint as error:
-            raise click.ClickException(_what_happened(error)) from None
-        except (FencedOut, Owned, pruning.NoneWhole, OSError) as error:
-            raise click.ClickException(str(error)) from None
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
-
-    return wrapped
-
-
-def _what_happened(error: DamagedCheckpoint) -> str:
-    """The damage, unless the checkpoint is gone because a run that goes on keeps newer ones."""
-    if error.path.exists():
+def _what_happened(error: Exception) -> str:
+    """The error, unless a checkpoint is gone because a run that goes on keeps newer ones."""
+    if not isinstance(error, DamagedCheckpoint) or error.path.exists():
         return str(error)
     return f"{error.path} was removed while it was read, as a run that goes on keeps only its newest; try again"
+
+
+_reported = reported(DamagedCheckpoint, FencedOut, Owned, pruning.NoneWhole, OSError, words=_what_happened)
 
 
 @click.group()
@@ -134,8 +116,8 @@ def _verify(path: Path) -> bool:
         click.echo(f"{path}: {error.why}")
         return True
     count = 0
-    with bar(path.name, state_nbytes(found)) as shown:
-        for problem in damages(found, shown.advance):
+    with Bar(path.name, state_nbytes(found)) as shown:
+        for problem in damages(found, shown.told):
             if not path.exists():
                 raise DamagedCheckpoint(path, problem)
             shown.say(f"{path}: {problem}")
@@ -158,8 +140,8 @@ def compare(one: Path, other: Path, facts: bool) -> None:
     """
     a, b = whole(_taken(one)), whole(_taken(other))
     count = 0
-    with bar("comparing", state_nbytes(a) + state_nbytes(b)) as shown:
-        for difference in comparison.state_differences(a, b, shown.advance):
+    with Bar("comparing", state_nbytes(a) + state_nbytes(b)) as shown:
+        for difference in comparison.state_differences(a, b, shown.told):
             shown.say(difference)
             count += 1
     for difference in comparison.fact_differences(a.facts, b.facts):
@@ -188,8 +170,8 @@ def convert(source: Path, directory: Path, layout: str, writers: int | None, com
         raise ValueError(f"--layout single is one file, --writers {writers} are {writers}")
     found = whole(_taken(source))
     count = 1 if layout == "single" else writers or 0
-    with bar("converting", 2 * state_nbytes(found)) as shown:  # read, and read back
-        path = conversion.convert(found, directory, count, compression, force, shown.advance)
+    with Bar("converting", 2 * state_nbytes(found)) as shown:  # read, and read back
+        path = conversion.convert(found, directory, count, compression, force, shown.told)
     click.echo(f"{path}: written and read back, {_size(found)}")
 
 
@@ -236,8 +218,8 @@ def export(path: Path, file: Path, only: str) -> None:
     found = whole(_taken(path))
     names = exporting.matching(found, only)
     nbytes = exporting.nbytes_of(found, names)
-    with bar("exporting", nbytes) as shown:
-        exporting.export(found, names, file, shown.advance)
+    with Bar("exporting", nbytes) as shown:
+        exporting.export(found, names, file, shown.told)
     click.echo(f"{file}: {', '.join(names)}, {format_bytes(nbytes)}, of step {found.step}")
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcdist.checkpoint.layout import Entry
+from hpcdist.checkpoint.layout import Entry, piece_nbytes
 from hpcdist.checkpoint.reader import Checkpoint, Contents
-from hpcdist.checkpoint.tool.facts import flat
 from hpcdist.checkpoint.tool.progress import Advance
-from hpcdist.checkpoint.tool.rows import empty_rows, in_step, piece_nbytes
+from hpcdist.checkpoint.tool.rows import in_step
+from hpcdist.checkpoint.tool.show import flat
 
 
 def state_differences(one: Checkpoint, other: Checkpoint, advance: Advance) -> Iterator[str]:
@@ -36,15 +36,10 @@ def _array(mine: Contents, theirs: Contents, name: str, advance: Advance) -> Ite
         return
     yield f"{name}: {kinds[0]} and {kinds[1]}"
     for contents in (mine, theirs):
-        if name in contents.entries:
-            _check(contents, name, contents.entries[name], advance)
-
-
-def _check(contents: Contents, name: str, entry: Entry, advance: Advance) -> None:
-    """Read an array that there is nothing to compare with, for damage."""
-    for piece in entry.pieces:
-        contents.read(name, piece, empty_rows(entry, piece.stop - piece.start))
-        advance(piece_nbytes(entry, piece))
+        if entry := contents.entries.get(name):  # there is nothing to compare it with
+            for piece in entry.pieces:
+                contents.check(name, piece)
+                advance(piece_nbytes(entry, piece))
 
 
 def _values(mine: Contents, theirs: Contents, name: str, entry: Entry, advance: Advance) -> Iterator[str]:

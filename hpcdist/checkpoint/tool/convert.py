@@ -8,13 +8,13 @@ from pathlib import Path
 
 from hpcdist.checkpoint.fence import Fence
 from hpcdist.checkpoint.index import write_index
-from hpcdist.checkpoint.layout import STATE, Manifest, directory_name, shard_name
-from hpcdist.checkpoint.part import Part, assemble, shapes_of, write_part
+from hpcdist.checkpoint.layout import STATE, Kind, Manifest, Shapes, directory_name, shard_name
+from hpcdist.checkpoint.part import Part, assemble, write_part
 from hpcdist.checkpoint.reader import Checkpoint, Contents
-from hpcdist.checkpoint.shares import LEAST, PER_NODE, Share, row_nbytes, shares
+from hpcdist.checkpoint.shares import LEAST, PER_NODE, Share, shares
 from hpcdist.checkpoint.tool.owner import refuse_if_owned
 from hpcdist.checkpoint.tool.progress import Advance
-from hpcdist.checkpoint.tool.rows import read_rows, stand_in, state_nbytes
+from hpcdist.checkpoint.tool.rows import read_rows, state_nbytes
 from hpcdist.checkpoint.tool.verify import damages
 from hpcdist.checkpoint.writer import begin, commit
 
@@ -43,10 +43,11 @@ def convert(source: Checkpoint, directory: Path, writers: int, compression: str,
         raise FileExistsError(f"{final} exists already; a committed checkpoint is never written over")
     if not force:
         refuse_if_owned(directory)
+    parts = shares(_shapes(source), writers or max(1, min(PER_NODE, state_nbytes(source) // LEAST)))
     fence = Fence(directory)
     draft = begin(fence, source.step)
     try:
-        manifest = _write(source, draft, fence.token, _shares(source, writers), compression, advance)
+        manifest = _write(source, draft, fence.token, parts, compression, advance)
         if problem := next(damages(Checkpoint(draft, manifest), advance), None):
             raise OSError(errno.EIO, f"it does not read back as it was written: {problem}", str(draft))
         return commit(fence, draft, manifest)
@@ -55,11 +56,8 @@ def convert(source: Checkpoint, directory: Path, writers: int, compression: str,
         raise
 
 
-def _shares(source: Checkpoint, writers: int) -> list[Share]:
-    arrays = {name: stand_in(entry) for name, entry in source.manifest.arrays.items()}
-    count = writers or max(1, min(PER_NODE, state_nbytes(source) // LEAST))
-    shapes = {name: values.shape for name, values in arrays.items()}
-    return shares(shapes, {name: row_nbytes(values) for name, values in arrays.items()}, count)
+def _shapes(source: Checkpoint) -> Shapes:
+    return {name: Kind(entry.shape, entry.dtype) for name, entry in source.manifest.arrays.items()}
 
 
 def _write(
@@ -72,8 +70,7 @@ def _write(
             _write_part(contents, draft, name, share, compression, advance)
             for name, share in zip(names, parts, strict=True)
         ]
-    shapes = shapes_of({name: stand_in(entry) for name, entry in source.manifest.arrays.items()})
-    manifest = assemble(source.step, token, source.facts, shapes, written)
+    manifest = assemble(source.step, token, source.facts, _shapes(source), written)
     if STATE not in manifest.files:
         manifest.files[STATE] = write_index(draft, manifest.arrays)
     return manifest

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcdist.checkpoint import hdf5
+from hpcdist.checkpoint.layout import rows
 from hpcdist.checkpoint.reader import Checkpoint, Contents
 from hpcdist.checkpoint.tool.progress import Advance
 from hpcdist.checkpoint.tool.rows import entry_nbytes, read_rows, stand_in
@@ -27,7 +28,7 @@ class Arrays(Mapping[str, NDArray]):
 
     def __getitem__(self, name: str) -> NDArray:
         entry = self._contents.entries[name]
-        values = read_rows(self._contents, name, 0, entry.rows)
+        values = read_rows(self._contents, name, 0, rows(entry))
         self._advance(values.nbytes)
         return values
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hpcdist.checkpoint.layout import COMMITTED, MANIFEST, Entry
+from hpcdist.checkpoint.layout import COMMITTED, MANIFEST, rows
 from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint, committed, look
 
 
@@ -68,15 +68,9 @@ def incomplete(checkpoint: Checkpoint) -> list[str]:
     """What is wrong with the pieces: rows that are in none or in several, or files that the manifest does not list."""
     manifest, found = checkpoint.manifest, []
     for name, entry in manifest.arrays.items():
-        if not _in_order(entry):
+        if not entry.complete:
             spans = ", ".join(f"{piece.start}..{piece.stop}" for piece in entry.pieces) or "none"
-            found.append(f"the pieces of {name} ({spans}) do not hold each of its {entry.rows} rows once")
+            found.append(f"the pieces of {name} ({spans}) do not hold each of its {rows(entry)} rows once")
         unlisted = {piece.file for piece in entry.pieces} - set(manifest.files)
         found += [f"{name} lies in {file}, which the manifest does not list" for file in sorted(unlisted)]
     return found
-
-
-def _in_order(entry: Entry) -> bool:
-    ends = [0, *(piece.stop for piece in entry.pieces)]
-    starts = [piece.start for piece in entry.pieces]
-    return bool(starts) and starts == ends[:-1] and ends[-1] == entry.rows and ends == sorted(ends)

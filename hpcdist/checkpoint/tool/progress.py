@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 
 import click
 from rich.console import Console
@@ -12,8 +12,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 Advance = Callable[[int], None]  # told of bytes done
 
 
-class Bar:
-    """A bar on stderr, if that is a terminal."""
+class Bar(Progress):
+    """A bar on stderr while its block runs, if that is a terminal.
+
+    Attributes:
+        told: Takes bytes that are done.
+    """
 
     def __init__(self, what: str, nbytes: int) -> None:
         console = Console(stderr=True)
@@ -24,36 +28,16 @@ class Bar:
             TransferSpeedColumn(),
             TimeRemainingColumn(),
         )
-        self._shown = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-        self._task = self._shown.add_task(what, total=nbytes)
+        super().__init__(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self.told: Advance = partial(self.advance, self.add_task(what, total=nbytes))
 
-    def advance(self, nbytes: int) -> None:
-        """Tell of bytes done."""
-        self._shown.update(self._task, advance=nbytes)
+    def stop(self) -> None:
+        """Take it away."""
+        if not self.disable:  # or some releases of rich would print an empty line
+            super().stop()
 
     def say(self, text: str) -> None:
         """Print a line on stdout, with the bar out of its way."""
-        self.hide()
+        self.stop()
         click.echo(text)
-        self.show()
-
-    def show(self) -> None:
-        """Begin to show it."""
-        if not self._shown.disable:
-            self._shown.start()
-
-    def hide(self) -> None:
-        """Take it away."""
-        if not self._shown.disable:
-            self._shown.stop()
-
-
-@contextmanager
-def bar(what: str, nbytes: int) -> Iterator[Bar]:
-    """Show a bar until the block ends."""
-    shown = Bar(what, nbytes)
-    shown.show()
-    try:
-        yield shown
-    finally:
-        shown.hide()
+        self.start()

@@ -9,7 +9,7 @@ from hpcdist.checkpoint import writer
 from hpcdist.checkpoint.fence import Fence
 from hpcdist.checkpoint.reader import Checkpoint, DamagedCheckpoint, committed, read_manifest
 from hpcdist.checkpoint.tool.owner import refuse_if_owned
-from hpcdist.checkpoint.tool.progress import bar
+from hpcdist.checkpoint.tool.progress import Bar
 from hpcdist.checkpoint.tool.rows import state_nbytes
 from hpcdist.checkpoint.tool.verify import damages
 
@@ -77,6 +77,6 @@ def read_whole(path: Path) -> None:
         DamagedCheckpoint: with the first damage.
     """
     checkpoint = Checkpoint(path, read_manifest(path))
-    with bar(f"reading {path.name}", state_nbytes(checkpoint)) as shown:
-        if problem := next(damages(checkpoint, shown.advance), None):
+    with Bar(f"reading {path.name}", state_nbytes(checkpoint)) as shown:
+        if problem := next(damages(checkpoint, shown.told), None):
             raise DamagedCheckpoint(path, problem)

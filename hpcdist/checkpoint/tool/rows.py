@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcdist.checkpoint.layout import Entry, Piece
+from hpcdist.checkpoint.layout import Entry
 from hpcdist.checkpoint.reader import Checkpoint, Contents
-from hpcdist.checkpoint.shares import row_nbytes
 
 
 def stand_in(entry: Entry) -> NDArray:
@@ -21,11 +20,6 @@ def stand_in(entry: Entry) -> NDArray:
 def entry_nbytes(entry: Entry) -> int:
     """Bytes of an array."""
     return math.prod(entry.shape) * np.dtype(entry.dtype).itemsize
-
-
-def piece_nbytes(entry: Entry, piece: Piece) -> int:
-    """Bytes of a piece of an array."""
-    return (piece.stop - piece.start) * row_nbytes(stand_in(entry))
 
 
 def state_nbytes(checkpoint: Checkpoint) -> int:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcdist.checkpoint.layout import STATE, Entry, Piece, digest
+from hpcdist.checkpoint.layout import STATE, Entry, Piece, digest, piece_nbytes
 from hpcdist.checkpoint.reader import Checkpoint, Contents, DamagedCheckpoint, check_size
 from hpcdist.checkpoint.tool.find import incomplete, misnamed
 from hpcdist.checkpoint.tool.progress import Advance
-from hpcdist.checkpoint.tool.rows import empty_rows, piece_nbytes
+from hpcdist.checkpoint.tool.rows import empty_rows
 
 UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, TypeError)  # what h5py raises for a torn file
 
@@ -66,19 +67,13 @@ def _piece(contents: Contents, view: View, name: str, entry: Entry, piece: Piece
     return view.problem(name, entry, piece, rows)
 
 
-class View:
+class View(ExitStack):
     """state.h5 as whoever knows only HDF5 sees it."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
         self._path = checkpoint.path / STATE
         self._file: h5py.File | None = None
-
-    def __enter__(self) -> View:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._file is not None:
-            self._file.close()
 
     def problem(self, name: str, entry: Entry, piece: Piece, rows: NDArray) -> str | None:
         """How a piece is shown wrongly, if it is; `rows` is overwritten."""
@@ -103,5 +98,5 @@ class View:
 
     def _data(self, name: str) -> h5py.Dataset:
         if self._file is None:
-            self._file = h5py.File(self._path, "r", locking=False)
+            self._file = self.enter_context(h5py.File(self._path, "r", locking=False))
         return self._file[name]

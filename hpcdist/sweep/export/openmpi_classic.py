@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hpcdist.sweep.export.table import AUTO, Format, Table
+from hpcdist.sweep.export.table import AUTO, Format, Table, spans
 from hpcdist.tuning.table import Bracket
 
 ALLREDUCE = 2
@@ -47,11 +47,9 @@ def _fenced(table: Table) -> Table:
 
 
 def _lines(brackets: Sequence[Bracket]) -> Iterator[str]:
-    start = 0
-    for bracket in brackets:
+    for start, bracket in spans(brackets):
         segment = bracket.segment_nbytes or 0
         yield f"{start} {ALGORITHMS[bracket.algorithm]} 0 {segment}  # from {start} bytes: {bracket.algorithm}"
-        start = (bracket.max_bytes or 0) + 1
 
 
 def use(path: Path) -> list[str]:

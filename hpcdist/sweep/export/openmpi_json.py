@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcdist.sweep.export import openmpi_classic
-from hpcdist.sweep.export.table import AUTO, Format, Table
+from hpcdist.sweep.export.table import AUTO, Format, Table, spans
 from hpcdist.tuning.table import Bracket
 
 VERSION = 3
@@ -28,13 +28,11 @@ def write(table: Table, base: Path | None = None) -> str:
 
 
 def _rules(brackets: Sequence[Bracket]) -> Iterator[dict[str, Any]]:
-    start = 0
-    for bracket in brackets:
+    for start, bracket in spans(brackets):
         last = "inf" if bracket.max_bytes is None else bracket.max_bytes
         if bracket.algorithm != AUTO:
             rule = {"msg_size_min": start, "msg_size_max": last, "alg": bracket.algorithm}
             yield rule | ({"seg_size": bracket.segment_nbytes} if bracket.segment_nbytes else {})
-        start = (bracket.max_bytes or 0) + 1
 
 
 FORMAT = Format("Open MPI", openmpi_classic.ALGORITHMS, write, openmpi_classic.use)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from hpcdist.sweep import tune
 from hpcdist.sweep.record import FIXED, LIBRARY, Record
@@ -49,10 +51,17 @@ def table(records: Sequence[Record], form: Format, nodes: int | None = None) -> 
     """
     fixed = named(records, form, nodes)
     counts = sorted({record.ranks for record in fixed})
+    found: Table = {}
     for ranks in counts:
-        _one_number_of_nodes(ranks, {record.nodes for record in fixed if record.ranks == ranks})
-    own: tune.Case = (FIXED + AUTO, None)
-    return {ranks: _short(tune.brackets([r for r in fixed if r.ranks == ranks], own)) for ranks in counts}
+        here = [record for record in fixed if record.ranks == ranks]
+        if len(several := sorted({record.nodes for record in here})) > 1:
+            raise ValueError(
+                f"{ranks} ranks were measured on {' and on '.join(map(str, several))} nodes, which no such file can "
+                "tell apart; choose with --nodes"
+            )
+        brackets = tune.brackets(here, before=(FIXED + AUTO, None))
+        found[ranks] = tuple(replace(each, algorithm=each.algorithm.removeprefix(FIXED)) for each in brackets)
+    return found
 
 
 def named(records: Sequence[Record], form: Format, nodes: int | None) -> list[Record]:
@@ -79,29 +88,23 @@ def named(records: Sequence[Record], form: Format, nodes: int | None) -> list[Re
     return here
 
 
-def _one_number_of_nodes(ranks: int, nodes: set[int]) -> None:
-    if len(nodes) > 1:
-        raise ValueError(
-            f"{ranks} ranks were measured on {' and on '.join(map(str, sorted(nodes)))} nodes, which no such file can "
-            "tell apart; choose with --nodes"
-        )
-
-
-def _short(brackets: Sequence[Bracket]) -> tuple[Bracket, ...]:
-    return tuple(Bracket(b.max_bytes, b.algorithm.removeprefix(FIXED), b.segment_nbytes) for b in brackets)
+def spans(brackets: Sequence[Bracket]) -> Iterator[tuple[int, Bracket]]:
+    """(the first size in bytes that it holds for, bracket)."""
+    start = 0
+    for bracket in brackets:
+        yield start, bracket
+        start = 0 if bracket.max_bytes is None else bracket.max_bytes + 1
 
 
 def translated(brackets: Sequence[Bracket], names: Mapping[str, str | int]) -> list[tuple[int, int | None, str | int]]:
     """(first byte, last byte or None, name in the file); neighbours that come to share a name are one."""
     found: list[tuple[int, int | None, str | int]] = []
-    start = 0
-    for bracket in brackets:
+    for start, bracket in spans(brackets):
         name = names[bracket.algorithm]
         if found and found[-1][2] == name:
             found[-1] = (found[-1][0], bracket.max_bytes, name)
         else:
             found.append((start, bracket.max_bytes, name))
-        start = 0 if bracket.max_bytes is None else bracket.max_bytes + 1
     return found
 
 
@@ -110,13 +113,11 @@ def summary(chosen: Table, records: Sequence[Record], nodes: int | None = None) 
     lines = []
     for ranks, brackets in chosen.items():
         here = [record for record in records if record.ranks == ranks and nodes in (None, record.nodes)]
-        low = 0
-        for bracket in brackets:
+        for low, bracket in spans(brackets):
             sizes = "any size" if bracket.max_bytes is None else f"up to {format_bytes(bracket.max_bytes)}"
             inside = [r for r in here if low <= r.nbytes <= bracket.bound]
             name = bracket.algorithm + (f"/{format_bytes(bracket.segment_nbytes)}" if bracket.segment_nbytes else "")
             lines.append(f"{ranks} ranks, {sizes}: {name}{_gain(inside, bracket)}")
-            low = 0 if bracket.max_bytes is None else bracket.max_bytes + 1
     return lines
 
 
