@@ -14,7 +14,7 @@ from hpcdist.bench.links.options import Listed
 from hpcdist.bench.peers import NAMES
 from hpcdist.bench.settings import Draft, Settings
 from hpcdist.cluster import plan
-from hpcdist.cluster.command import Rate
+from hpcdist.cluster.command import RATE
 from hpcdist.util.signals import endings_as_exceptions
 from hpcdist.util.sizes import BYTES, parse_bytes
 
@@ -176,7 +176,7 @@ def addresses_(settings: Settings, **options: Any) -> None:
 @click.option(
     "--hosts", type=Listed("numbers", _number_or_none), default="5,8", show_default=True, help="Virtual; 0 for none."
 )
-@click.option("--rate", type=Rate(), default="200mbit", show_default=True, help="Of their links.")
+@click.option("--rate", type=RATE, default="200mbit", show_default=True, help="Of their links.")
 @_rounds(11, f"Of a size; fewer of those that take more than their part of the time, but {addresses.LEAST_ROUNDS}.")
 @_seconds(commits.SECONDS, "About so long for each number of ranks or hosts, and again for sizes that are slower.")
 @click.option("--name", default="bench", show_default=True, help="Of the cluster that is made, and ended.")
