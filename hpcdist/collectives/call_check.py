@@ -1,4 +1,8 @@
-"""The check before a one-line call: do all ranks make the same one?"""
+"""The check before a one-line call: do all ranks make the same one?
+
+On one node it is a number beside the data of a small all-reduce through bounce buffers, which is compared before
+anything is reduced; otherwise a message exchange of its own.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ import numpy as np
 
 from hpcdist.algorithms import recursive_doubling
 from hpcdist.executor.bind import BoundProgram
+from hpcdist.executor.intranode import bounce_layout
+from hpcdist.executor.intranode.bounce_buffers import BouncedProgram
 from hpcdist.schedule.layout import Layout
 from hpcdist.schedule.lower import lower
 from hpcdist.transport.mpi import MpiTransport
@@ -15,7 +21,25 @@ from hpcdist.transport.mpi import MpiTransport
 NAME = "the check that all make the same call"  # what the watchdog says
 
 
-class SameCall:
+class ByFlags:
+    """An all-reduce of nothing, in the bounce buffer of all small one-line calls."""
+
+    def __init__(self, transport: MpiTransport, bounce: np.ndarray) -> None:
+        nothing = np.empty(0, np.float32)
+        schedule = bounce_layout.schedule(transport.size, 0)
+        self._nothing = BouncedProgram(schedule, transport, nothing, nothing, "sum", bounce, name=NAME)
+
+    def __call__(self, number: int) -> bool:
+        """Collective: whether all ranks have the same number."""
+        self._nothing.number(number)
+        return self._nothing.checked()
+
+    def free(self) -> None:
+        """Refer to no memory any more."""
+        self._nothing.free()
+
+
+class ByMessages:
     """An all-reduce of two numbers, bound once, as every call waits for it. Collective, since it takes a tag."""
 
     def __init__(self, transport: MpiTransport) -> None:

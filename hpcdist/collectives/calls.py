@@ -17,8 +17,9 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
-from hpcdist.collectives.decide import Table, decide, where
-from hpcdist.collectives.plan import Collective, Plan
+from hpcdist.collectives.decide import decide
+from hpcdist.collectives.facts import Table, gather
+from hpcdist.collectives.plan import Collective, Plan, own_bounce_buffer
 from hpcdist.collectives.plan_cache import forget_shared, run
 from hpcdist.collectives.signature import Signature, agree_on, problem_of, signature_of
 from hpcdist.device import accelerator_of
@@ -83,10 +84,9 @@ def plan(
         path=str(asked_for(path) if device else path),
     )
     problem = no_topology or problem_of(signature, transport, buffer, out)
-    lying = None if problem else where("allreduce", algorithm, buffer, out, device)
-    everywhere = agree_on(transport, signature, problem, lying)
-    decision = decide(transport, signature, selection, buffer, out, everywhere, transport.coming_tag)
-    return Collective(transport, decision).bind_together(buffer, out)
+    wanted = {} if problem else own_bounce_buffer(transport, signature, buffer, out)
+    facts, table, _ = gather(transport, signature, problem, buffer, out, selection, wanted)
+    return Collective(transport, decide(facts, table)).bind_together(buffer, out)
 
 
 def _node_numbers(topology: Any) -> tuple[tuple[int, ...] | None, str | None]:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcdist.collectives.decide import Decision, is_shared
-from hpcdist.collectives.signature import schedule_of
+from hpcdist.collectives.decide import Decision
+from hpcdist.collectives.facts import is_shared, places_of
+from hpcdist.collectives.signature import Signature, schedule_of
 from hpcdist.device import Accelerator, accelerator_of
 from hpcdist.device.buffers import address_of
 from hpcdist.device.paths import DIRECT, HOST, STAGED
 from hpcdist.errors import AgreedError
 from hpcdist.executor.bind import BoundProgram, boxes_for
-from hpcdist.executor.intranode.bounce_buffers import BouncedProgram, bounce_buffer, bounce_schedule
+from hpcdist.executor.intranode import bounce_layout
+from hpcdist.executor.intranode.bounce_buffers import BouncedProgram
 from hpcdist.executor.intranode.gpu_peer_memory import PeerMemoryProgram
 from hpcdist.executor.intranode.in_place import peers_in_place
 from hpcdist.executor.lifecycle import Bound
@@ -35,7 +37,7 @@ from hpcdist.transport.mpi import MpiTransport
 from hpcdist.transport.shared_memory import home_of, memory_of
 
 CACHED_BUFFERS = 4  # per cached plan
-COMMON_ROOM = -1  # the number of a bounce buffer, beside the tags
+COMMON, COMMON_SMALL = -1, -2  # numbers of the bounce buffers of all one-line calls, beside the tags of plans
 
 
 class Plan:
@@ -70,6 +72,9 @@ class Plan:
         self.accelerator = next(filter(None, map(accelerator_of, (buffer, out))), None)
         self.in_shared_memory = any(map(memory_of, (buffer, out)))
         self.bound = collective.bound(buffer, out)
+        self.checked: Callable[[], bool] | None = None  # runs it if all ranks mean this call, in one with the check
+        if isinstance(self.bound, BouncedProgram) and self.bound.compares:
+            self.checked = self.bound.checked
         self.executor = self.bound.executor
         self._helped = Helped(self.bound, self.topology, self.accelerator)
         self._closed = False
@@ -128,13 +133,14 @@ class Plan:
 class Collective:
     """An agreed collective of one communicator: everything of a plan but the addresses."""
 
-    def __init__(self, transport: MpiTransport, decision: Decision, own_room: bool = True) -> None:
+    def __init__(self, transport: MpiTransport, decision: Decision, call: int = 0) -> None:
         """Collective, since it takes a tag.
 
         Args:
             transport: the ranks.
             decision: what is to be done, and how.
-            own_room: whether it needs a bounce buffer of its own; not if all ranks meet before each of its runs.
+            call: of a one-line call, the number that all ranks compare before each run; so it needs no bounce buffer
+                of its own. 0 for a plan.
         """
         self.transport, self.decision, self.signature = transport, decision, decision.signature
         self.dtype = np.dtype(DTYPES[self.signature.dtype])
@@ -142,8 +148,7 @@ class Collective:
         self.schedule = self._schedule()
         self._programs: dict[bool, Program] = {}  # by whether they read their input
         self.tag = transport.take_tag()
-        self._room_number = self.tag if own_room else COMMON_ROOM
-        self.number = -1  # of a one-line call: what all ranks said
+        self.number = call
         self.key: tuple = ()  # by which it is kept
         self.plans: OrderedDict[tuple[int, int], Plan] = OrderedDict()
         self._inboxes: dict[str, NDArray] = {}  # by device
@@ -155,7 +160,7 @@ class Collective:
 
     def _schedule(self) -> Schedule:
         if self.decision.bounced:
-            return bounce_schedule(self.transport.size, self.signature.count * self.dtype.itemsize)
+            return bounce_layout.schedule(self.transport.size, self.signature.count * self.dtype.itemsize)
         return schedule_of(self.signature, self.transport.size, self.decision.topology)
 
     @cached_property
@@ -201,7 +206,9 @@ class Collective:
     @cached_property
     def bounce_buffer(self) -> NDArray[np.uint8]:
         """That of all bindings; collective at the first of them."""
-        return bounce_buffer(self.transport, self._room_number, self.signature.count * self.dtype.itemsize)
+        nbytes = self.signature.count * self.dtype.itemsize
+        wanted = bounce_buffers_for(nbytes) if self.number else {self.tag: bounce_layout.nbytes_for(nbytes)}
+        return home_of(self.transport).bounce_buffers(wanted)[-1]
 
     def forget_bounce_buffer(self) -> None:
         """Refer to it no longer, so that it may be given back."""
@@ -212,7 +219,9 @@ class Collective:
         op, tag, transport = self.signature.op, self.tag, self.transport
         result = buffer if out is None else out
         if self.decision.bounced:
-            return BouncedProgram(self.schedule, transport, buffer, result, op, tag, self.bounce_buffer)
+            bounced = BouncedProgram(self.schedule, transport, buffer, result, op, self.bounce_buffer)
+            bounced.number(self.number)
+            return bounced
         device = accelerator_of(buffer)
         if self.shared and device:
             return PeerMemoryProgram(self.program(out is not None), transport, buffer, result, op, tag)
@@ -244,7 +253,7 @@ class Collective:
         """
         plan, trouble = None, None
         try:
-            if self.shared and self.decision.path == HOST:
+            if self.shared and self.decision.path == HOST and not self.decision.bounced:
                 home_of(self.transport).flag(self.tag).fill(0)  # which the last plan of this tag left apart on nodes
             plan = Plan(self, buffer, out)
         except AgreedError:
@@ -293,6 +302,21 @@ class Collective:
             self._drop(key)
         if not any(self.transport.exchange(self.spoiled, "drop a plan")):
             self.transport.return_tag(self.tag)
+
+
+def own_bounce_buffer(
+    transport: MpiTransport, signature: Signature, buffer: NDArray, out: NDArray | None
+) -> dict[int, int]:
+    """Bytes of the bounce buffer that a plan would have, by its number; none if the call could use none."""
+    if places_of(signature.call, signature.algorithm, buffer, out) is None:
+        return {}
+    return {transport.coming_tag: bounce_layout.nbytes_for(buffer.nbytes)}
+
+
+def bounce_buffers_for(nbytes: int) -> dict[int, int]:
+    """Bytes of the bounce buffers that one-line calls need, by their numbers; the last one is for `nbytes`."""
+    small = {COMMON_SMALL: bounce_layout.nbytes_for(0)}
+    return small if nbytes <= bounce_layout.SMALL else {**small, COMMON: bounce_layout.nbytes_for(nbytes)}
 
 
 def addresses_of(buffer: NDArray, out: NDArray | None) -> tuple[int, int]:

@@ -142,7 +142,7 @@ def _argument_problems(signature: Signature, transport: MpiTransport) -> Iterato
         yield f"algorithm='auto' chooses among all-reduces; name one for {signature.call}"
 
 
-def _compare(signatures: Sequence[Signature]) -> None:
+def compare(signatures: Sequence[Signature]) -> None:
     """Raise if ranks made different calls; the same text everywhere, with the fields that differ."""
     if len(set(signatures)) == 1:
         return
@@ -151,12 +151,8 @@ def _compare(signatures: Sequence[Signature]) -> None:
     raise ArgumentError(f"the ranks do not make the same call. {text}. All must agree before data can move.")
 
 
-def agree_on(transport: MpiTransport, signature: Signature, problem: str | None, said: Any = None) -> list[Any]:
-    """Collective: raise on all ranks alike if one has a problem or they made different calls.
-
-    Returns: what each rank `said`, on which they may differ.
-    """
-    answers = transport.exchange((problem, signature, said), f"agree on {signature.call}")
+def agree_on(transport: MpiTransport, signature: Signature, problem: str | None) -> None:
+    """Collective: raise on all ranks alike if one has a problem or they made different calls."""
+    answers = transport.exchange((problem, signature), f"agree on {signature.call}")
     raise_together([answer[0] for answer in answers], ArgumentError)
-    _compare([answer[1] for answer in answers])
-    return [answer[2] for answer in answers]
+    compare([answer[1] for answer in answers])

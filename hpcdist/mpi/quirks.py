@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-
-from mpi4py import MPI
 
 from hpcdist.mpi.cvars import Control, setting, value_of
 
@@ -35,21 +33,21 @@ SENDS_BY_TCP = ("pml_ob1_unexpected_limit", "btl_tcp_eager_limit")  # what Open 
 SENDS_OTHERWISE = tuple(f"btl_{name}_eager_limit" for name in ("openib", "usnic", "ugni", "portals4"))
 
 
-def eager_limit(comm: MPI.Intracomm) -> int | None:
-    """Collective: bytes of the largest message that all ranks send to other hosts at once over Open MPI's TCP.
+def eager_limit(limits: Iterable[int]) -> int | None:
+    """Bytes of the largest message that all ranks send to other hosts at once over Open MPI's TCP.
 
     A larger one is announced, and sent when the receiver answers. Answers wait in their connection behind the data that
     go the same way, so two hosts that send each other large messages take turns: they move 15 MB/s each way where the
     link moves 25, and all of it in messages that are sent at once.
 
-    None where messages travel in another way, or the limit is too low to be of use.
+    None where messages travel in another way, or the limit is too low to be of use. `limits` are those of all ranks.
     """
-    least = comm.allreduce(_limit() - HEADER, MPI.MIN)
+    least = min(limits) - HEADER
     return least if least >= LEAST else None
 
 
 @cache
-def _limit() -> int:
+def own_limit() -> int:
     """Bytes with their header; 0 where messages do not travel over Open MPI's TCP."""
     by_tcp, otherwise = ([value_of(name) for name in names] for names in (SENDS_BY_TCP, SENDS_OTHERWISE))
     only_by_tcp = None not in by_tcp and set(otherwise) == {None}

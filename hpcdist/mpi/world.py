@@ -8,9 +8,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 from mpi4py import MPI
@@ -111,8 +111,28 @@ def meet(comm: MPI.Intracomm) -> None:
 
 def topology_of(comm: MPI.Intracomm) -> tuple[int, ...]:
     """Collective: the node of every rank; nodes are numbered by their lowest rank's order."""
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    leaders = comm.allgather(node.bcast(comm.rank))
+    node = node_of(comm)
+    leaders = comm.allgather(leader_of(comm, node))
     node.Free()
+    return numbered(leaders)
+
+
+def node_of(comm: MPI.Intracomm) -> MPI.Intracomm:
+    """Collective: the ranks of this node, in their order."""
+    node: Any = comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
+    return node
+
+
+def leader_of(comm: MPI.Intracomm, node: MPI.Intracomm) -> int:
+    """The first rank of this node."""
+    groups = node.Get_group(), comm.Get_group()
+    (leader,) = groups[0].Translate_ranks([0], groups[1])
+    for group in groups:
+        group.Free()
+    return leader
+
+
+def numbered(leaders: Sequence[int]) -> tuple[int, ...]:
+    """The node of every rank, from the first rank of each one's node."""
     number = {leader: i for i, leader in enumerate(dict.fromkeys(leaders))}
     return tuple(number[leader] for leader in leaders)

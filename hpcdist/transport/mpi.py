@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
@@ -13,8 +14,8 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcdist.device.buffers import address_of
-from hpcdist.mpi.quirks import eager_limit, told_to_yield
-from hpcdist.mpi.world import abort_on_error, topology_of
+from hpcdist.mpi.quirks import eager_limit, own_limit, told_to_yield
+from hpcdist.mpi.world import abort_on_error, leader_of, node_of, numbered
 from hpcdist.transport import Library, Native, TransferError
 from hpcdist.util import watchdog
 
@@ -33,13 +34,19 @@ class MpiTransport:
         abort_on_error()
         self.comm = comm.Dup()
         self.rank, self.size = comm.rank, comm.size
-        self.topology = topology_of(self.comm)
-        self.sent_at_once = eager_limit(self.comm) if len(set(self.topology)) > 1 else None
+        self.node = node_of(self.comm)
+        limit = own_limit() if self.node.size < self.size else 0
+        self.compiled: bool | None = None  # whether all ranks have compiled code, once they were asked
+        told = self.exchange((leader_of(self.comm, self.node), os.sched_getaffinity(0), limit), "say where they are")
+        leaders, cores, limits = zip(*told, strict=True)
+        self.topology = numbered(leaders)
+        self.sent_at_once = eager_limit(limits) if self.node.size < self.size else None
+        here = [core for core, leader in zip(cores, leaders, strict=True) if leader == leaders[self.rank]]
+        self.crowded = self.node.size > len(set().union(*here)) or told_to_yield()  # ranks of this node share cores
         # of one-line calls: the check before each, what all ranks agreed on, and this rank's plans at a glance
         self.same_call: Any = None
         self.cache: OrderedDict[Any, Any] = OrderedDict()
         self.seen: dict[Any, Any] = {}
-        self.compiled: bool | None = None  # whether all ranks have compiled code, once they were asked
         self.home: Any = None  # the memory that ranks of a node share, once it is asked for
         self.free_tags: list[int] = []
         self._next_tag = 0
@@ -184,11 +191,13 @@ def _free_transport(comm: MPI.Comm, keyval: int, transport: MpiTransport) -> Non
     """Called by MPI when the user frees the communicator."""
     if MPI.Is_finalized():
         return
-    if transport.home is not None and comm != MPI.COMM_WORLD:  # which is freed by the end of MPI, each rank for itself
-        _forget_plans(transport)
-        transport.home.free()
     if transport.same_call is not None:
         transport.same_call.free()
+    if comm != MPI.COMM_WORLD:  # which is freed by the end of MPI, each rank for itself
+        _forget_plans(transport)
+        if transport.home is not None:
+            transport.home.free()
+        transport.node.Free()
     transport.comm.Free()
 
 

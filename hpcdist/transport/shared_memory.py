@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from hpcdist.device.buffers import address_of
 from hpcdist.mpi.collective_errors import naming, raise_together
-from hpcdist.mpi.quirks import told_to_yield, without_ucx_complaint
+from hpcdist.mpi.quirks import without_ucx_complaint
 from hpcdist.transport.mpi import MpiTransport
 from hpcdist.util.cgroups import available_memory
 from hpcdist.util.sizes import format_bytes
@@ -84,17 +84,14 @@ class Memory:
 
 
 class Home:
-    """The shared memory of a communicator: its ranks by node, and its windows."""
+    """The shared memory of a communicator."""
 
     def __init__(self, transport: MpiTransport) -> None:
-        self.transport = transport
-        self.node: Any = transport.comm.Split_type(MPI.COMM_TYPE_SHARED, transport.rank)
+        self.transport, self.node = transport, transport.node
         self.group = transport.comm.Get_group()
         self.windows: list[Window] = []
-        cores: set[int] = set().union(*self.node.allgather(os.sched_getaffinity(0)))
-        self.crowded = self.node.size > len(cores) or told_to_yield()
         self._pages: list[NDArray[np.uint8]] = []  # of flags; each plan has one at its tag
-        self._bounce_buffers: dict[int, NDArray[np.uint8]] = {}  # bounce buffers, by their numbers
+        self._bounce_buffers: dict[int, NDArray[np.uint8]] = {}  # by their numbers
 
     def flag(self, tag: int) -> NDArray[np.uint8]:
         """Collective if no tag as high was asked for before: the cache line that holds this rank's flag of a plan."""
@@ -106,41 +103,55 @@ class Home:
             self._pages.append(fresh)
         return self._pages[page][slot * LINE : (slot + 1) * LINE]
 
-    def bounce_buffer(self, number: int, nbytes: int) -> NDArray[np.uint8]:
-        """Collective unless it is there already: this rank's bounce buffer of a number, of at least `nbytes`."""
-        if number not in self._bounce_buffers or self._bounce_buffers[number].nbytes < nbytes:
-            self._bounce_buffers[number] = self.allocate(nbytes, "a bounce buffer")
-        return self._bounce_buffers[number]
+    def bounce_buffers(self, wanted: Mapping[int, int]) -> list[NDArray[np.uint8]]:
+        """This rank's bounce buffers of these numbers, of at least so many bytes; collective unless they are there.
+
+        Each begins with zeros.
+        """
+        missing = {number: nbytes for number, nbytes in wanted.items() if not self._has(number, nbytes)}
+        if missing:
+            sizes = [_whole_pages(nbytes) for nbytes in missing.values()]
+            memory, first = self.allocate(sum(sizes), "a bounce buffer", has_room=True), 0
+            for number, nbytes in zip(missing, sizes, strict=True):
+                self._bounce_buffers[number] = memory[first : first + nbytes]
+                first += nbytes
+        return [self._bounce_buffers[number] for number in wanted]
+
+    def _has(self, number: int, nbytes: int) -> bool:
+        return number in self._bounce_buffers and self._bounce_buffers[number].nbytes >= nbytes
 
     def forget_bounce_buffers(self, numbers: Iterable[int]) -> None:
         """Refer no longer to these, which nobody uses."""
         for number in numbers:
             self._bounce_buffers.pop(number, None)
 
-    def no_bounce_buffer(self, number: int, nbytes: int) -> str | None:
-        """Collective: why there can be no bounce buffer of a number and size, with flags; the same on all ranks."""
-        is_there = number in self._bounce_buffers and self._bounce_buffers[number].nbytes >= nbytes
-        missing = (0 if is_there else nbytes) + (0 if self._pages else SLOTS * LINE)
-        return next(filter(None, self.shortages(missing, "a bounce buffer")), None) if missing else None
+    def no_bounce_buffers(self, wanted: Mapping[int, int]) -> str | None:
+        """What this node lacks for bounce buffers of these numbers and sizes; its first rank says so, others None."""
+        missing = sum(_whole_pages(nbytes) for number, nbytes in wanted.items() if not self._has(number, nbytes))
+        return self._shortage(missing, "a bounce buffer") if missing else None
 
-    def allocate(self, nbytes: int, what: str) -> NDArray[np.uint8]:
+    def allocate(self, nbytes: int, what: str, has_room: bool = False) -> NDArray[np.uint8]:
         """Collective: `nbytes` zeros on every rank, the same number on all; `what` says for whom, in errors.
+
+        Args:
+            nbytes: on every rank.
+            what: for whom, in errors.
+            has_room: whether all ranks know already that there is room.
 
         Raises: AgreedError, on all ranks alike, if a node has no room.
         """
-        self.collect()
-        part = -(-max(1, nbytes) // mmap.PAGESIZE) * mmap.PAGESIZE  # no page has two owners
-        raise_together(self.shortages(part, what))
+        if self.windows:
+            self.collect()
+        part = _whole_pages(nbytes)  # no page has two owners
+        if not has_room:
+            raise_together(self.transport.exchange(self._shortage(part, what), "look for room in shared memory"))
         window, memory = self._window(part, what)
-        window.token = self.transport.from_rank_0(secrets.randbits(62), "number an allocation")
         self.windows.append(window)
         return np.asarray(memory)[:nbytes]
 
-    def shortages(self, nbytes: int, what: str) -> list[str | None]:
-        """Collective: what each node's first rank finds lacking for `nbytes` of every rank; None of the others."""
-        head = self.node.rank == 0
-        lacking = shortage(nbytes, self.node.size, directory(), what) if head else None
-        return self.transport.exchange(lacking, "look for room in shared memory")
+    def _shortage(self, nbytes: int, what: str) -> str | None:
+        """What is lacking for `nbytes` of every rank of the node; the first one looks."""
+        return shortage(nbytes, self.node.size, directory(), what) if self.node.rank == 0 else None
 
     def _window(self, part: int, what: str) -> tuple[Window, Memory]:
         """Collective: a window of `part` bytes on each rank, or AgreedError on all."""
@@ -150,13 +161,17 @@ class Home:
             memory = Memory(window)
             if not _populate(memory):
                 lacking = f"the room for {what} was taken by others at the same moment"
+            else:
+                np.asarray(memory)[: mmap.PAGESIZE].fill(0)
         except (MPI.Exception, OSError, MemoryError) as error:
             lacking = f"MPI made no shared memory for {what}: {type(error).__name__}: {error}"
-        problems = self.transport.exchange(lacking, "have their memory")
+        answers = self.transport.exchange((lacking, secrets.randbits(62)), "have their memory")
+        problems = [answer[0] for answer in answers]
         if any(problems) and self.node.allreduce(window is not None, MPI.LAND) and window:
             window.free()
         raise_together(problems)
-        return window, memory  # type: ignore[return-value]  # they are None only where there is a problem
+        window.token = answers[0][1]  # type: ignore[union-attr]  # it is None only where there is a problem
+        return window, memory  # type: ignore[return-value]
 
     def collect(self) -> int:
         """Collective on the node: free the windows that no rank refers to; returns how many bytes of this rank's."""
@@ -175,7 +190,7 @@ class Home:
         self._pages.clear()
         self._bounce_buffers.clear()
         self.collect()
-        self.node.Free()
+        self.group.Free()
 
     def position(self, transport: MpiTransport) -> list[tuple[int, int]] | None:
         """(node, index in the node) of every rank of another transport; None if one has no part of this memory."""
@@ -260,6 +275,10 @@ def obstacle(
 
 
 # --- room ---
+
+
+def _whole_pages(nbytes: int) -> int:
+    return -(-max(1, nbytes) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def directory() -> Path:

@@ -21,8 +21,23 @@ ENVIRONMENT = "HPCDIST_SELECTION"
 NOT_BY_PRICE = frozenset({"circulant", "double_binary_trees"})
 
 
+def loaded(table: Selection | str | os.PathLike[str] | None) -> Selection | None:
+    """A table, or the one of a path; for None the one that HPCDIST_SELECTION names, and None if it names none.
+
+    Raises:
+        OSError, ValueError: if the table cannot be read; see `Selection.load`.
+        TypeError: if it is neither a table nor a path.
+    """
+    if not isinstance(table, Selection | str | os.PathLike | None):
+        raise TypeError(f"a selection is a Selection, the path of its file, or None; {table!r:.60} is none of these")
+    if isinstance(table, Selection):
+        return table
+    path = table or os.environ.get(ENVIRONMENT)
+    return Selection.load(path) if path else None
+
+
 def resolve(
-    table: Selection | str | os.PathLike[str] | None,
+    selection: Selection | None,
     size: int,
     topology: Sequence[int],
     dtype: str,
@@ -31,10 +46,10 @@ def resolve(
     path: str = HOST,
     bounced: bool = False,
 ) -> Choice:
-    """What "auto" means in one case; the same on all ranks that read the same table.
+    """What "auto" means in one case; the same on all ranks that have the same table.
 
     Args:
-        table: a table or the path of one; None looks at HPCDIST_SELECTION.
+        selection: the table; None for the default prices.
         size: number of ranks.
         topology: node number of each rank.
         dtype: name of the elements' type.
@@ -42,17 +57,9 @@ def resolve(
         memory: where it lies, "host" or the kind of device.
         path: how it travels, of `PATHS`.
         bounced: whether it could pass through bounce buffers in shared memory (algorithm "shared").
-
-    Raises:
-        OSError, ValueError: if the table cannot be read; see `Selection.load`.
-        TypeError: if it is neither a table nor a path.
     """
-    if not isinstance(table, Selection | str | os.PathLike | None):
-        raise TypeError(f"a selection is a Selection, the path of its file, or None; {table!r:.60} is none of these")
-    table = table or os.environ.get(ENVIRONMENT)
-    if not table:
+    if selection is None:
         return _without_rule(size, topology, nbytes, cost.DEFAULT, bounced)
-    selection = table if isinstance(table, Selection) else Selection.load(table)
     nodes = len(set(topology))
     choice = selection.choose(size, nodes, dtype, nbytes, memory, path)
     if choice and (choice.algorithm.partition(":")[0] != SHARED or bounced or path == DIRECT):

@@ -140,7 +140,7 @@ def test_without_numba_python_does_it_unless_that_was_ruled_out(comm, monkeypatc
     [
         (hpcdist.plan, False, "the buffers cannot be bound"),
         (hpcdist.allreduce, True, "the buffers cannot be bound"),
-        (hpcdist.allreduce, False, f"RuntimeError: {SWITCH}=1, but there is no compiled code"),
+        (hpcdist.allreduce, False, f"{SWITCH}=1, but there is no compiled code"),
     ],
 )
 def test_a_rank_that_cannot_bind_stops_all(comm, monkeypatch, call, known, said):

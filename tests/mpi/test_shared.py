@@ -14,7 +14,7 @@ from mpi4py import MPI
 
 import hpcdist
 from hpcdist import algorithms
-from hpcdist.collectives.decide_algorithm import LEAST_WITHOUT_FLAGS
+from hpcdist.collectives.decide import LEAST_WITHOUT_FLAGS
 from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.kernels.jit import SWITCH
 from hpcdist.kernels.reduce import DTYPES, OPS

@@ -1,11 +1,11 @@
 """The segments that are chosen, for networks that are not here."""
 
-from types import SimpleNamespace
-
 import pytest
 from mpi4py import MPI
 
 from hpcdist.collectives.decide import LARGEST_AT_ONCE, LARGEST_MESSAGE, SEGMENTS, _segments
+from hpcdist.collectives.facts import Facts
+from hpcdist.collectives.signature import Signature
 from hpcdist.device.paths import AWARE, DIRECT, HOST, STAGED
 from hpcdist.transport.mpi import transport_of
 
@@ -15,7 +15,8 @@ ONE, TWO = (0, 0, 0), (0, 0, 1)
 
 def chosen(topology=TWO, path=HOST, nbytes=MIB, asked=None, sent_at_once=60 * KIB):
     """(between nodes, inside one) of ranks like these."""
-    return _segments(SimpleNamespace(topology=topology, sent_at_once=sent_at_once), path, nbytes, asked)
+    signature = Signature("allreduce", nbytes // 4, "float32", "sum", "ring")
+    return _segments(Facts(signature, topology, topology, sent_at_once), path, asked)
 
 
 @pytest.mark.parametrize("path", [HOST, STAGED, AWARE, DIRECT])

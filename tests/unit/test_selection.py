@@ -6,7 +6,7 @@ import pytest
 
 from hpcdist.algorithms import ALLREDUCE, allreduce
 from hpcdist.simulate import cost
-from hpcdist.tuning.auto import ENVIRONMENT, NOT_BY_PRICE, choose_by_price, resolve
+from hpcdist.tuning.auto import ENVIRONMENT, NOT_BY_PRICE, choose_by_price, loaded, resolve
 from hpcdist.tuning.table import Bracket, Rule, Selection
 
 MODEL = cost.Model(1e-6, 1e-10, 1e-11)
@@ -80,12 +80,12 @@ def test_a_table_comes_by_argument_path_or_environment(given, written, monkeypat
     if given == "environment":
         monkeypatch.setenv(ENVIRONMENT, str(written))
     table = {"argument": TABLE, "path": written, "environment": None}[given]
-    assert resolve(table, 4, (0, 0, 1, 1), "float32", 9).algorithm == "tree"
+    assert resolve(loaded(table), 4, (0, 0, 1, 1), "float32", 9).algorithm == "tree"
 
 
 def test_an_argument_goes_before_the_environment(written, monkeypatch):
     monkeypatch.setenv(ENVIRONMENT, "/nowhere")
-    assert resolve(written, 4, (0, 0, 1, 1), "float32", 9).algorithm == "tree"
+    assert resolve(loaded(written), 4, (0, 0, 1, 1), "float32", 9).algorithm == "tree"
 
 
 def test_without_a_rule_the_table_s_own_model_decides():
@@ -204,12 +204,12 @@ def test_what_is_nested_too_deeply_or_no_text_is_refused(tmp_path, text):
 @pytest.mark.parametrize("table", [5, 0, b"a.json", ["a.json"]])
 def test_what_is_neither_table_nor_path_is_refused(table):
     with pytest.raises(TypeError, match="a selection is a Selection, the path of its file, or None"):
-        resolve(table, 4, (0, 0, 1, 1), "float32", 8)
+        loaded(table)
 
 
 def test_a_table_that_is_not_there_is_an_error_and_no_default():
     with pytest.raises(FileNotFoundError):
-        resolve("/nowhere/table.json", 4, (0, 0, 1, 1), "float32", 8)
+        loaded("/nowhere/table.json")
 
 
 DEVICE_RULES = (

@@ -11,10 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcdist.device.buffers import address_of
-from hpcdist.executor.lifecycle import Bound
+from hpcdist.executor.intranode import bounce_layout
+from hpcdist.executor.lifecycle import BLOCKED, IDLE, Bound
 from hpcdist.schedule.ir import Schedule
 from hpcdist.transport.mpi import MpiTransport, give_mpi_a_turn
-from hpcdist.transport.shared_memory import home_of, views
+from hpcdist.transport.shared_memory import views
+
+AT = 1  # as in `barrier_flags`, which needs Numba, and codes as in `bounce_kernel`
+PENDING, DONE = 0, 1
 
 
 class BouncedProgram(Bound):
@@ -29,10 +33,10 @@ class BouncedProgram(Bound):
         buffer: NDArray,
         out: NDArray,
         op: str,
-        tag: int,
         bounce: NDArray[np.uint8],
+        name: str = "",
     ) -> None:
-        """Bind; collective the first time for a tag.
+        """Bind; no collective call.
 
         Args:
             schedule: of the kernel.
@@ -40,32 +44,58 @@ class BouncedProgram(Bound):
             buffer: what is reduced; left as it is unless it is `out`.
             out: where the result goes.
             op: how to combine.
-            tag: of the flags.
-            bounce: this rank's bounce buffer, see `bounce_buffer`; that of the same number on all ranks. Programs that
-                share it never run at the same time, and there is a barrier of all ranks between them.
+            bounce: this rank's bounce buffer, which begins with zeros at first; all ranks give that of one number. All
+                programs that share it run in the same order on all ranks, one at a time.
+            name: what is said to wait; the schedule's if empty.
 
         Raises: ValueError for a schedule that is not the kernel's.
         """
         from hpcdist.executor.intranode import bounce_kernel  # where there are flags, there is Numba
         from hpcdist.transport import barrier_flags
 
-        if schedule != bounce_kernel.schedule(transport.size, out.nbytes):  # equal by its very steps
+        if schedule != bounce_layout.schedule(transport.size, out.nbytes):  # equal by its very steps
             raise ValueError(f"bounce buffers run one_shot and two_shot only, not this {schedule.name}.")
-        self.tag, self.op, self.dtype = tag, op, out.dtype
+        self.op, self.dtype = op, out.dtype
         self._schedule, self._transport, self._kernel = schedule, transport, bounce_kernel
-        home = home_of(transport)
-        flag = home.flag(tag)  # which is collective, so before anything can go wrong on this rank alone
+        self._name = name or schedule.name
         self._pair = None if buffer.flags.aligned and out.flags.aligned else (buffer.reshape(-1), out.reshape(-1))
         if self._pair:
             buffer = out = np.empty(out.size, out.dtype)
-        flags, bounces = ([*map(address_of, views(transport, mine, range(transport.size)))] for mine in (flag, bounce))
+        flags = [*map(address_of, views(transport, bounce, range(transport.size)))]
+        slots = [flag + bounce_layout.HEAD for flag in flags]
         work = bounce_kernel.reduction(out.dtype, transport.size, op)
-        self._job = bounce_kernel.job(transport.rank, flags, bounces, work, buffer, out, home.crowded)
-        self._keep: tuple[object, ...] = (work, buffer, out, flag, bounce)
+        self._job = bounce_kernel.job(transport.rank, flags, slots, work, buffer, out, transport.crowded)
+        self._keep: tuple[object, ...] = (work, buffer, out, bounce)
         self._run_kernel, self._advance = bounce_kernel.run, bounce_kernel.advance
-        self._late, self._many_looks = barrier_flags.late, barrier_flags.MANY_LOOKS
+        self._many_looks = barrier_flags.MANY_LOOKS
         self._inner = out
         super().__init__()
+
+    @property
+    def compares(self) -> bool:
+        """Whether a run can tell that all ranks have come to the same call; see `checked`."""
+        return len(self._schedule.steps) == 1 and not self._pair
+
+    def number(self, call: int) -> None:
+        """Say which call its runs are."""
+        self._job[self._kernel.CALL] = call
+
+    def checked(self) -> bool:
+        """Run, if all ranks have come to a call of the same number; else do nothing. Whether they have."""
+        if self._state != IDLE:
+            self._refuse()
+        self._run += 1
+        self._state = BLOCKED
+        try:
+            code = self._run_kernel(self._job, self._many_looks)
+            while code == PENDING:
+                give_mpi_a_turn()
+                code = self._advance(self._job, self._many_looks)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        self._state = IDLE
+        return code == DONE
 
     def _begin(self) -> None:
         if self._pair:
@@ -106,25 +136,11 @@ class BouncedProgram(Bound):
 
     def _waits_for(self) -> str:
         """The first rank whose flag was not seen raised."""
-        rank = self._late(self._job, range(self._transport.size))
+        rank = min(int(self._job[AT]), self._transport.size - 1)
         return f"rank {rank} to have {self._kernel.awaited(self._job)}"
 
     def describe(self) -> str:
         """Which run waits for which rank."""
-        where = f"rank {self._transport.rank} of {self._transport.size} in {self._schedule.name} ({self.op}"
+        where = f"rank {self._transport.rank} of {self._transport.size} in {self._name} ({self.op}"
         where += f", {self.dtype}, run {self._run})"
         return f"{where}: waits for {self._waits_for()}" if self.running else f"{where} is between two runs"
-
-
-def bounce_buffer(transport: MpiTransport, number: int, nbytes: int) -> NDArray[np.uint8]:
-    """Collective, unless it is there already: the bounce buffer of a number, for an array of `nbytes`."""
-    from hpcdist.executor.intranode.bounce_kernel import nbytes_for
-
-    return home_of(transport).bounce_buffer(number, nbytes_for(nbytes))
-
-
-def bounce_schedule(size: int, nbytes: int) -> Schedule:
-    """What runs through bounce buffers, for an array of `nbytes`."""
-    from hpcdist.executor.intranode import bounce_kernel
-
-    return bounce_kernel.schedule(size, nbytes)

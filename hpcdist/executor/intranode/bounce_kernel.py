@@ -24,13 +24,11 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numpy.typing import NDArray
 
-from hpcdist.algorithms.shared import one_shot, two_shot
 from hpcdist.device.buffers import address_of
+from hpcdist.executor.intranode.bounce_layout import NUMBER, SLOTS, SMALL, length_of, pieces_of
 from hpcdist.kernels.copy_loops import copy_entry, stream_entry
 from hpcdist.kernels.in_order import ADDRESSES, COUNT, Reduction
 from hpcdist.kernels.native import call, compiled, intrinsic, words_at
-from hpcdist.schedule.ir import Schedule
-from hpcdist.schedule.layout import Layout
 from hpcdist.transport import barrier_flags
 from hpcdist.transport.barrier_flags import (
     FLAGS,
@@ -50,51 +48,15 @@ from hpcdist.transport.barrier_flags import (
 MET, PIECES, LENGTH, NBYTES, ITEMSIZE, SOURCE, TARGET, WHOLE = range(OWN, OWN + 8)
 BEFORE, COST, TIME = OWN + 8, OWN + 9, OWN + 15  # pieces of earlier runs; see `_note`; seconds and nanoseconds
 COPY, STREAM = OWN + 17, OWN + 18  # addresses of functions of `kernels.copy_loops`
+CALL = OWN + 19  # the number of the call, which all ranks compare before a small reduction
 
 EVERY, AT_FIRST = 1021, 127  # pieces, and those of a plan's first EVERY; primes, so that trials come anywhere in a run
 TRIALS = 6  # of them for each way; the first half is not timed, since it finds the caches as the other way left them
 IN, REDUCE_PART, OUT = range(3)  # what is timed
-SLOTS = 3
 MEETING, COMPLETE = range(2)  # stages
+PENDING, DONE, DIFFERENT = range(3)  # what a run answers; nothing is done if a rank is in a different call
 MONOTONIC = 1  # the clock, of Linux
 NEVER = 1 << 40  # nanoseconds
-SMALL = 4096  # bytes of an array that every rank reduces for itself
-PIECE = 1 << 18  # bytes of a piece of others, so that all of it stays in the second cache
-LINE = 128  # bytes: slots begin with a cache line
-
-
-def length_of(nbytes: int) -> int:
-    """Bytes of a piece of an array of `nbytes`."""
-    return max(LINE, -(-min(nbytes, PIECE) // LINE) * LINE)
-
-
-def nbytes_for(nbytes: int) -> int:
-    """Bytes of a bounce buffer for an array of `nbytes`."""
-    return SLOTS * length_of(nbytes)
-
-
-def pieces_of(nbytes: int) -> int:
-    """Into how many pieces an array of `nbytes` is cut."""
-    return max(1, -(-nbytes // length_of(nbytes)))
-
-
-def schedule(size: int, nbytes: int) -> Schedule:
-    """What runs here on arrays of `nbytes`."""
-    return one_shot(size) if nbytes <= SMALL else two_shot(size, pieces_of(nbytes))
-
-
-def layout(size: int, nbytes: int, itemsize: int) -> Layout:
-    """Where the chunks of that schedule lie."""
-    count, chunks = nbytes // itemsize, schedule(size, nbytes).chunks
-    if chunks == 1:
-        return Layout(1, count)
-    length = length_of(nbytes) // itemsize
-    starts = (
-        first + min(length, count - first) * rank // size
-        for first in range(0, max(1, count), length)
-        for rank in range(size)
-    )
-    return Layout(chunks, count, starts=tuple(starts))
 
 
 def reduction(dtype: np.dtype, size: int, op: str) -> Reduction:
@@ -104,15 +66,17 @@ def reduction(dtype: np.dtype, size: int, op: str) -> Reduction:
 
 def job(
     me: int,
-    lines: Sequence[int],
-    rooms: Sequence[int],
+    flags: Sequence[int],
+    slots: Sequence[int],
     work: Reduction,
     source: NDArray,
     target: NDArray,
     crowded: bool,
+    number: int = 0,
 ) -> NDArray[np.int64]:
-    """A job of rank `me`: addresses of flags and of bounce buffers, the own array and where its result goes."""
-    fields = barrier_flags.job(me, lines, crowded, rooms)
+    """A job of rank `me`: addresses of flags and of slots, the own array, where its result goes, and the call."""
+    fields = barrier_flags.job(me, flags, crowded, slots)
+    fields[CALL] = number
     fields[[REDUCE, ROW]] = work.code, work.row
     fields[[COPY, STREAM]] = copy_entry.address, stream_entry.address
     fields[[SOURCE, TARGET]] = address_of(source), address_of(target)
@@ -206,6 +170,32 @@ def _nbytes(job: NDArray, piece: int) -> int:
 
 
 @njit
+def _call_at(slot: int) -> NDArray:
+    """The number of the call before a small array."""
+    return carray(words_at(slot), 1)
+
+
+@njit
+def _is_same_call(job: NDArray) -> bool:
+    """Whether all ranks have come to the same one."""
+    for rank in range(job[SIZE]):  # noqa: SIM110  # Numba knows no generators
+        if _call_at(_slot(job, rank, 0))[0] != job[CALL]:
+            return False
+    return True
+
+
+@njit
+def _reduce_whole(job: NDArray) -> None:
+    """Reduce a small array, all of it."""
+    row, size = carray(words_at(job[ROW]), ADDRESSES + job[SIZE] + 1), job[SIZE]
+    row[COUNT] = job[NBYTES] // job[ITEMSIZE]
+    for rank in range(size):
+        row[ADDRESSES + rank] = _slot(job, rank, 0) + NUMBER
+    row[ADDRESSES + size] = job[TARGET]
+    call(job[REDUCE], (job[ROW],))
+
+
+@njit
 def _start(job: NDArray, piece: int, rank: int) -> int:
     """The byte of a piece at which the part of a rank begins."""
     return _nbytes(job, piece) // job[ITEMSIZE] * rank // job[SIZE] * job[ITEMSIZE]
@@ -270,40 +260,44 @@ def begin(job: NDArray) -> None:
     job[STAGE], job[MET] = MEETING, 0
     set_goal(job)  # from which the slot follows
     if job[WHOLE]:
-        call(job[COPY], (_slot(job, job[ME], 0), job[SOURCE], job[NBYTES]))
+        slot = _slot(job, job[ME], 0)
+        _call_at(slot)[0] = job[CALL]
+        call(job[COPY], (slot + NUMBER, job[SOURCE], job[NBYTES]))
     else:
         _copy_in(job, 0)
         _fence()
     raise_flag(job)
 
 
-@compiled("boolean(int64[::1], int64)")
-def advance(job: NDArray, looks: int) -> bool:
+@compiled("int64(int64[::1], int64)")
+def advance(job: NDArray, looks: int) -> int:
     """Go on as far as `looks` allow; whether all is done."""
     while job[STAGE] == MEETING:
         if not all_there(job, looks):
-            return False
+            return PENDING
         met = job[MET]
         if job[WHOLE]:
-            _reduce(job, 0, 0, job[NBYTES])
+            same = _is_same_call(job)
+            if same:
+                _reduce_whole(job)
             _end(job)
-            return True
+            return DONE if same else DIFFERENT
         if met > 0:
             _copy_out(job, met - 1)
         if met == job[PIECES]:
             _end(job)
-            return True
+            return DONE
         if met + 1 < job[PIECES]:
             _copy_in(job, met + 1)
         _reduce_part(job, met)
         _fence()
         job[MET] += 1
         raise_flag(job)
-    return True
+    return DONE
 
 
-@compiled("boolean(int64[::1], int64)")
-def run(job: NDArray, looks: int) -> bool:
+@compiled("int64(int64[::1], int64)")
+def run(job: NDArray, looks: int) -> int:
     """`begin` and `advance` in one call, which a small reduction is worth."""
     begin(job)
     return advance(job, looks)

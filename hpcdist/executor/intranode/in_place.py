@@ -39,7 +39,7 @@ def peers_in_place(
 
             flags = [*map(address_of, views(transport, flag, ranks))]
             return FlagBarrier(
-                barrier_flags.job(ranks.index(transport.rank), flags, home.crowded), ranks, what, give_mpi_a_turn
+                barrier_flags.job(ranks.index(transport.rank), flags, transport.crowded), ranks, what, give_mpi_a_turn
             )
         memories = {id(memory): memory for memory in map(memory_of, (result, source)) if memory}
         return MessageBarrier(transport, ranks, tag, [memory.window.sync for memory in memories.values()], what)

@@ -1,0 +1,100 @@
+"""A first call on a communicator is cheap: how many collective operations of MPI it takes."""
+
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+import hpcdist
+
+pytestmark = pytest.mark.mpi(min_size=2)
+
+COMM = MPI.COMM_WORLD
+MOST = 8
+COLLECTIVE = (
+    "Allgather allgather Allreduce allreduce Bcast bcast Barrier barrier Ibarrier Dup Split Split_type Create "
+    "Gather gather Scatter scatter Reduce reduce Alltoall alltoall Allgatherv Alltoallv Scan Free"
+).split()
+
+
+class Counted(MPI.Intracomm):
+    """A communicator whose descendants, too, count their collective calls; Free is not counted."""
+
+    calls: list[str] = []
+
+
+def _counting(name):
+    original = getattr(MPI.Intracomm, name)
+
+    def counting(self, *arguments, **how):
+        if name != "Free":
+            Counted.calls.append(name)
+        made = original(self, *arguments, **how)
+        return Counted(made) if type(made) is MPI.Intracomm else made
+
+    return counting
+
+
+for each in COLLECTIVE:
+    if hasattr(MPI.Intracomm, each):
+        setattr(Counted, each, _counting(each))
+
+
+@pytest.fixture
+def comm(monkeypatch):
+    allocate = MPI.Win.Allocate_shared
+
+    class CountedWindow(MPI.Win):
+        @classmethod
+        def Allocate_shared(cls, *arguments, **how):  # noqa: N802
+            Counted.calls.append("Allocate_shared")
+            return allocate(*arguments, **how)
+
+    from hpcdist.transport import shared_memory
+
+    class Fake:
+        """MPI, as it is seen by the module that makes windows."""
+
+        Win = CountedWindow
+
+        def __getattr__(self, name):
+            return getattr(MPI, name)
+
+    monkeypatch.setattr(shared_memory, "MPI", Fake())
+    duplicate = Counted(COMM.Dup())
+    Counted.calls.clear()
+    yield duplicate
+    duplicate.Free()
+
+
+CALLS = {
+    "a small one-line call": lambda comm: hpcdist.allreduce(comm, np.zeros(1)),
+    "a large one-line call": lambda comm: hpcdist.allreduce(comm, np.zeros(1 << 20)),
+    "a call of a named algorithm": lambda comm: hpcdist.allreduce(comm, np.zeros(1000), algorithm="ring"),
+    "a broadcast": lambda comm: hpcdist.bcast(comm, np.zeros(1000)),
+    "a plan": lambda comm: hpcdist.plan(comm, np.zeros(1000))(),
+    "a plan of messages": lambda comm: hpcdist.plan(comm, np.zeros(1000), algorithm="tree")(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_first_call_takes_few_collective_operations(comm, call):
+    call(comm)
+    assert {"Dup", "Split_type"} <= set(Counted.calls)
+    assert len(Counted.calls) <= MOST, Counted.calls
+
+
+def test_the_next_call_takes_none(comm):
+    buffer = np.zeros(10)
+    hpcdist.allreduce(comm, buffer)
+    Counted.calls.clear()
+    hpcdist.allreduce(comm, buffer)
+    hpcdist.allreduce(comm, np.zeros(10))
+    assert Counted.calls == []
+
+
+def test_a_plan_of_arrays_that_are_shared_takes_few_more(comm):
+    array = hpcdist.empty(10_000, "float32", comm)
+    Counted.calls.clear()
+    hpcdist.plan(comm, array)()
+    assert len(Counted.calls) <= MOST, Counted.calls
