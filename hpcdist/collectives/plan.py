@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -63,6 +62,7 @@ class Plan:
         """Bind, on this rank alone; `Collective` makes plans."""
         self.collective, self.key = collective, addresses_of(buffer, out)
         self.sight: Any = None  # by which a one-line call finds it at a glance
+        self.last_call = 0  # of one-line calls, the number of the last that ran it
         decision = collective.decision
         self.algorithm = decision.signature.algorithm
         self.segment_nbytes = decision.segment_nbytes
@@ -150,7 +150,8 @@ class Collective:
         self.tag = transport.take_tag()
         self.number = call
         self.key: tuple = ()  # by which it is kept
-        self.plans: OrderedDict[tuple[int, int], Plan] = OrderedDict()
+        self.plans: dict[tuple[int, int], Plan] = {}
+        self.last_call = 0  # of one-line calls, the number of the last that ran it
         self._inboxes: dict[str, NDArray] = {}  # by device
         self.spoiled = False  # a run was left before its end, whose messages or flags may still come
 
@@ -277,10 +278,9 @@ class Collective:
         """The plan for these addresses, which only this rank knows."""
         key = addresses_of(buffer, out)
         if key in self.plans:
-            self.plans.move_to_end(key)
             return self.plans[key]
         if len(self.plans) == CACHED_BUFFERS:
-            self._drop(next(iter(self.plans)))
+            self._drop(min(self.plans, key=lambda each: self.plans[each].last_call))
         self.plans[key] = Plan(self, buffer, out)
         return self.plans[key]
 

@@ -29,6 +29,7 @@ from hpcdist.tuning.table import Selection
 CACHED_PLANS = 64  # per communicator
 ORDINARY = (None, None)  # the places of arrays that are none of `empty`
 DIFFERENT = "at different places"  # those of the arrays of all ranks, if not alike; each rank alone cannot see that
+_ARRAY, _address = np.ndarray, MPI.Get_address  # found sooner than by name
 INTERRUPTED = "an earlier call like this one was interrupted, so that the ranks are out of step; let the job end"
 
 
@@ -44,13 +45,18 @@ def run(
     """Collective: run a cached plan, after a check that all ranks mean the same one."""
     transport = transport_of(comm)
     sight = _at_a_glance(call, buffer, out, op, algorithm, root)
-    plan: Plan | None = transport.seen.get(sight)
+    try:
+        plan: Plan | None = transport.seen.get(sight)
+    except TypeError:  # what cannot be hashed was never good
+        sight = plan = None
     if plan is not None and _run_if_same(transport, plan):
         return
     asked = _Asked(call, buffer, out, op, algorithm, root)
     found = _known(transport, asked) if plan is None else None
     if found is None or not _run_if_same(transport, found):
         found = _agreed(transport, asked)
+        transport.calls += 1
+        found.collective.last_call = found.last_call = transport.calls
         try:
             found.bound()
         except BaseException:
@@ -63,8 +69,8 @@ def run(
 def _run_if_same(transport: MpiTransport, plan: Plan) -> bool:
     """Collective: run it, if all ranks have come to the same call; whether they have."""
     collective = plan.collective
-    transport.cache.move_to_end(collective.key)
-    collective.plans.move_to_end(plan.key)
+    transport.calls += 1
+    collective.last_call = plan.last_call = transport.calls
     try:
         if plan.checked is not None:
             return plan.checked()
@@ -95,16 +101,14 @@ def _at_a_glance(call: str, buffer: Any, out: Any, op: Any, algorithm: Any, root
 
     Arguments that were good once are good again: what could make them bad is part of it.
     """
-    if type(buffer) is not np.ndarray or not buffer.flags.carray or type(op) is not str or type(algorithm) is not str:
+    if type(buffer) is not _ARRAY or not buffer.flags.carray or type(root) is not int:
         return None
-    if type(root) is not int:
-        return None
-    what = call, op, algorithm, root, buffer.dtype, buffer.shape, MPI.Get_address(buffer)
+    what = call, op, algorithm, root, buffer.dtype, buffer.shape, _address(buffer)
     if out is None:
         return what
-    if type(out) is not np.ndarray or not out.flags.carray:
+    if type(out) is not _ARRAY or not out.flags.carray:
         return None
-    return *what, out.dtype, out.shape, MPI.Get_address(out)
+    return *what, out.dtype, out.shape, _address(out)
 
 
 class _Asked(NamedTuple):
@@ -177,7 +181,8 @@ def _made(
 ) -> Collective:
     """Collective: a new one, in the cache, with a plan for these arrays; and at first the check of all calls."""
     if len(transport.cache) == CACHED_PLANS:
-        transport.cache.popitem(last=False)[1].free()
+        oldest = min(transport.cache.values(), key=lambda collective: collective.last_call)  # alike on all ranks
+        transport.cache.pop(oldest.key).free()
     decision = decide(facts, table)
     if transport.same_call is None:
         transport.same_call = _check(transport, facts, facts.nbytes if decision.bounced else 0)

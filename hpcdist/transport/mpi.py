@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -45,8 +44,9 @@ class MpiTransport:
         self.crowded = self.node.size > len(set().union(*here)) or told_to_yield()  # ranks of this node share cores
         # of one-line calls: the check before each, what all ranks agreed on, and this rank's plans at a glance
         self.same_call: Any = None
-        self.cache: OrderedDict[Any, Any] = OrderedDict()
+        self.cache: dict[Any, Any] = {}
         self.seen: dict[Any, Any] = {}
+        self.calls = 0  # so far
         self.home: Any = None  # the memory that ranks of a node share, once it is asked for
         self.free_tags: list[int] = []
         self._next_tag = 0
@@ -189,6 +189,7 @@ def _bytes_of(memory: NDArray) -> list[Any]:
 
 def _free_transport(comm: MPI.Comm, keyval: int, transport: MpiTransport) -> None:
     """Called by MPI when the user frees the communicator."""
+    _BY_HANDLE.pop(_handleof(comm), None)
     if MPI.Is_finalized():
         return
     if transport.same_call is not None:
@@ -210,13 +211,17 @@ def _forget_plans(transport: MpiTransport) -> None:
     transport.seen.clear()
 
 
+_handleof: Callable[[Any], int] = MPI._handleof
+_BY_HANDLE: dict[int, MpiTransport] = {}  # which is found in a third of the time that an attribute takes
 _KEYVAL = MPI.Comm.Create_keyval(delete_fn=_free_transport)
 
 
 def transport_of(comm: MPI.Intracomm) -> MpiTransport:
     """Collective the first time: the transport of a communicator, made once and kept with it."""
-    known: Any = comm.Get_attr(_KEYVAL) if isinstance(comm, MPI.Intracomm) and comm else None
-    return _made_for(comm) if known is None else known
+    try:
+        return _BY_HANDLE[_handleof(comm)]
+    except (KeyError, TypeError):
+        return _made_for(comm)
 
 
 def _made_for(comm: Any) -> MpiTransport:
@@ -229,5 +234,6 @@ def _made_for(comm: Any) -> MpiTransport:
         f"rank {comm.rank} of {comm.size} waits for all ranks to use a communicator for the first time"
     ):
         transport = MpiTransport(comm)
-    comm.Set_attr(_KEYVAL, transport)
+    comm.Set_attr(_KEYVAL, transport)  # so that it goes with the communicator
+    _BY_HANDLE[_handleof(comm)] = transport
     return transport
