@@ -221,5 +221,5 @@ class Reduction:
         self._do = _ENTRIES[dtype.name].ctypes
 
     def __call__(self) -> None:
-        """Do it."""
+        """Do what the row says."""
         self._do(self.row)

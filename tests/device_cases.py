@@ -13,7 +13,7 @@ import hpcdist
 from hpcdist import algorithms
 from hpcdist.collectives.decide import SEGMENTS
 from hpcdist.device import awareness, paths
-from hpcdist.device.paths import AUTO, AWARE, DIRECT, STAGED
+from hpcdist.device.paths import AUTO, AWARE, PEER, STAGED
 from hpcdist.errors import AgreedError
 from hpcdist.kernels.reduce import DTYPES, OPS
 from hpcdist.mpi.library import libraries
@@ -76,7 +76,7 @@ def test_a_plan_says_which_path_it_takes_and_why(comm, memory):
 
 def test_auto_is_direct_and_shared_on_one_node(comm, memory, auto):
     plan = reduced(comm, memory, memory.zeros(1000, "int64"))
-    assert (plan.path, plan.why_path) == (DIRECT, "the ranks of one node, which can open each other's device memory")
+    assert (plan.path, plan.why_path) == (PEER, "the ranks of one node, which can open each other's device memory")
     assert plan.algorithm == ("shared" if SIZE > 1 else plan.algorithm)
 
 
@@ -105,7 +105,7 @@ def test_memory_that_cannot_be_opened_though_it_seemed_so_is_staged(comm, memory
     if RANK == LAST:
         monkeypatch.setattr(memory.accelerator, "opened", fails)
     plan = reduced(comm, memory, memory.zeros(1000, "int64"))
-    assert plan.path == (STAGED if SIZE > 1 else DIRECT)
+    assert plan.path == (STAGED if SIZE > 1 else PEER)
     if SIZE > 1:
         assert f"rank {LAST}: cannot open the memory of rank 0: no peer access" in plan.why_path
         assert same_everywhere(plan.why_path)
@@ -115,10 +115,10 @@ def test_memory_that_cannot_be_opened_though_it_seemed_so_is_staged(comm, memory
 def test_direct_and_aware_are_refused_for_memory_that_cannot_be_opened(memory):
     buffer = memory.pooled(12, "float64") if RANK == LAST else memory.zeros(12)
     assert_same_error(
-        lambda: hpcdist.plan(COMM, buffer, path=DIRECT), f"path='direct' is not possible: rank {LAST}: it", "'staged'"
+        lambda: hpcdist.plan(COMM, buffer, path=PEER), f"path='peer' is not possible: rank {LAST}: it", "'staged'"
     )
     good = memory.zeros(12)
-    assert_same_error(lambda: hpcdist.plan(COMM, good, buffer, path=DIRECT), f"not possible: rank {LAST}: ")
+    assert_same_error(lambda: hpcdist.plan(COMM, good, buffer, path=PEER), f"not possible: rank {LAST}: ")
     if memory.path == AWARE:
         assert_same_error(lambda: hpcdist.plan(COMM, buffer, path=AWARE), f"not possible: rank {LAST}: it", "'staged'")
 
@@ -185,12 +185,12 @@ def test_segments_are_those_of_the_path(comm, memory):
 
 @pytest.mark.every_size
 def test_a_table_is_asked_for_this_memory_and_path(comm, memory):
-    if memory.path == DIRECT:
+    if memory.path == PEER:
         pytest.skip("is shared, whatever a table says")
     rules = [
         Rule(SIZE, 1, "int64", (Bracket(None, name, nbytes),), memory=kind, path=path)
         for name, nbytes, kind, path in (
-            ("direct", 1024, memory.accelerator.kind, DIRECT),
+            ("direct", 1024, memory.accelerator.kind, PEER),
             ("tree", 4096, memory.accelerator.kind, memory.path),
             ("ring", 2048, "host", "host"),
         )
@@ -204,7 +204,7 @@ def test_a_table_is_asked_for_this_memory_and_path(comm, memory):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_shared_reduces_in_the_order_of_the_ranks(comm, memory, dtype):
-    if memory.path != DIRECT:
+    if memory.path != PEER:
         pytest.skip("works in the memory of others")
     for count in sorted({0, 1, SIZE - 1, SIZE + 1, 5003}):
         for op in OPS if WHOLE or count == SIZE + 1 else OPS[(count + len(dtype)) % 5 :][:1]:

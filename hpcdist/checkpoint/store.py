@@ -30,7 +30,7 @@ from hpcdist.checkpoint.writer import begin, claim, set_aside
 from hpcdist.device import accelerator_of
 from hpcdist.errors import AgreedError
 from hpcdist.mpi.collective_errors import on_all, on_root
-from hpcdist.mpi.world import meet, topology_of
+from hpcdist.mpi.world import sleeping_barrier, topology_of
 
 STORABLE = "biufc"  # kinds of dtypes that every HDF5 library knows
 
@@ -223,7 +223,7 @@ class Store:
         saving, began = self._saving, time.perf_counter()
         try:
             saving.wait_written()
-            meet(self.comm)
+            sleeping_barrier(self.comm)
             on_all(self.comm, saving.check)
             path, total = on_root(self.comm, saving.outcome)
         except AgreedError:

@@ -55,7 +55,7 @@ def plan(
             it is. In place if None.
         algorithm: a name from `hpcdist.algorithms.ALLREDUCE`, "hierarchical:INNER+OUTER", "shared" where all
             ranks are on one node, "shared" or "shared:OUTER" for arrays of `empty` and for device memory on the path
-            "direct", or "auto".
+            "peer", or "auto".
         op: "sum", "max", "min", "prod" or "avg" (the sum divided by the number of ranks; integers toward zero).
         segment_nbytes: bytes of the pieces in which a message travels while others are reduced, between nodes if there
             are several; 0 for whole messages, None for the table's or the default, which between nodes is what Open MPI
@@ -64,8 +64,8 @@ def plan(
         selection: the table that "auto" reads, or its path; None for HPCDIST_SELECTION, and without that the price
             model.
         path: how buffers in device memory travel: "staged" through host memory, "aware" by an MPI that takes device
-            memory, "direct" by ranks of one node that open each other's memory; or "auto", which is HPCDIST_PATH if
-            that is set, and else the first of direct, aware and staged that is known to work.
+            memory, "peer" by ranks of one node that open each other's memory; or "auto", which is HPCDIST_PATH if
+            that is set, and else the first of peer, aware and staged that is known to work.
 
     Raises, on all ranks alike:
         ArgumentError: if a rank's argument cannot be used or the ranks do not agree.

@@ -9,7 +9,7 @@ from hpcdist import algorithms
 from hpcdist.collectives.facts import NOT_ONE_NODE, Facts, is_shared
 from hpcdist.collectives.signature import Signature
 from hpcdist.device import paths
-from hpcdist.device.paths import AUTO, AWARE, DIRECT, HOST, STAGED
+from hpcdist.device.paths import AUTO, AWARE, HOST, PEER, STAGED
 from hpcdist.errors import ArgumentError
 from hpcdist.executor.intranode.bounce_layout import SMALL
 from hpcdist.transport.shared_memory import NOBODY
@@ -21,7 +21,7 @@ from hpcdist.util.sizes import format_bytes
 # Staged data crosses three links one after the other, which overlap by segments only, and the first and the last
 # segment are alone on theirs: so they are small, though large enough that a copy takes much longer than to submit it.
 # Direct data crosses one link, the fastest there is, and each segment costs two messages of MPI beside it.
-SEGMENTS = {HOST: 1 << 22, STAGED: 1 << 20, AWARE: 1 << 22, DIRECT: 1 << 24}
+SEGMENTS = {HOST: 1 << 22, STAGED: 1 << 20, AWARE: 1 << 22, PEER: 1 << 24}
 # Bytes of the largest buffer in pieces that are sent at once: each is copied twice more, for which Open MPI keeps
 # memory, and where cores are slower than links (two cores, 10 Gbit/s) larger buffers take up to 1.5 times as long so.
 LARGEST_AT_ONCE = 1 << 24
@@ -99,7 +99,7 @@ def decide(facts: Facts, table: Selection | None) -> Decision:
 def _sharing(facts: Facts, path: str, why_path: str) -> Sharing:
     """How ranks can share memory: in the arrays, or through bounce buffers, with which little data is faster."""
     if path != HOST:
-        return Sharing(None if path == DIRECT else f"the path of the data is {path}: {why_path}")
+        return Sharing(None if path == PEER else f"the path of the data is {path}: {why_path}")
     in_place, bounced = facts.not_in_place, facts.not_bounced
     if in_place is None and (bounced or facts.nbytes > SMALL):
         return Sharing(None)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hpcdist import algorithms
 from hpcdist.collectives.signature import Signature, compare
 from hpcdist.device import Accelerator, accelerator_of, awareness, paths
-from hpcdist.device.paths import AUTO, DIRECT
+from hpcdist.device.paths import AUTO, PEER
 from hpcdist.errors import ArgumentError
 from hpcdist.executor.intranode.capability import agree_on_compiled, compiled_here
 from hpcdist.kernels.reduce import DTYPES
@@ -216,7 +216,7 @@ def _of_device(
     """Collective: what decides about the path."""
     nodes = len(set(transport.topology))
     unshareable, unopened = who_says([each.unshareable for each in answers]) or None, None
-    if nodes == 1 and not unshareable and answers[0].signature.path in (AUTO, DIRECT):
+    if nodes == 1 and not unshareable and answers[0].signature.path in (AUTO, PEER):
         unopened = _try_to_open(transport, device, [buffer] if out is None else [out, buffer])
     aware = awareness.least(each.aware for each in answers if each.aware)
     return paths.Facts(nodes, unshareable, unopened, aware.aware, aware.source)

@@ -14,7 +14,7 @@ from hpcdist.collectives.facts import is_shared, places_of
 from hpcdist.collectives.signature import Signature, schedule_of
 from hpcdist.device import Accelerator, accelerator_of
 from hpcdist.device.buffers import address_of
-from hpcdist.device.paths import DIRECT, HOST, STAGED
+from hpcdist.device.paths import HOST, PEER, STAGED
 from hpcdist.errors import AgreedError
 from hpcdist.executor.bind import BoundProgram, boxes_for
 from hpcdist.executor.intranode import bounce_layout
@@ -54,7 +54,7 @@ class Plan:
         executor: who runs it: "python", "compiled" or "gpu_streams", and inside a node also "bounce_buffers" or
             "gpu_peer_memory".
         in_shared_memory: whether an array of this rank is one of `empty`.
-        path: how the data travels: "host" for NumPy arrays, else "staged", "aware" or "direct".
+        path: how the data travels: "host" for NumPy arrays, else "staged", "aware" or "peer".
         why_path: why on this path.
     """
 
@@ -243,7 +243,7 @@ class Collective:
 
     def carrier(self, device: Accelerator | None) -> Transport:
         """How messages travel."""
-        if device and self.decision.path == DIRECT:
+        if device and self.decision.path == PEER:
             return IpcTransport(self.transport, device)
         return self.transport
 

@@ -1,4 +1,4 @@
-"""GPUs by CuPy: arrays, streams and events are CuPy's, and memory that this room allocates comes from cudaMalloc."""
+"""GPUs by CuPy: arrays, streams and events are CuPy's, and memory that is allocated here comes from cudaMalloc."""
 
 from __future__ import annotations
 

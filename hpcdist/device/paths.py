@@ -1,6 +1,6 @@
 """How data in device memory travels: the paths there are, and which of them is taken and why, in words.
 
-staged: through page-locked host memory, in segments; works with every MPI. aware: MPI is handed device memory. direct:
+staged: through page-locked host memory, in segments; works with every MPI. aware: MPI is handed device memory. peer:
 the ranks of one node read each other's device memory. The decision is a function of what all ranks together know, so
 that all of them take the same path; they are asked in `hpcdist.collectives.decide`.
 """
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from hpcdist.errors import ArgumentError
 
-AUTO, HOST, STAGED, AWARE, DIRECT = "auto", "host", "staged", "aware", "direct"
-ASKABLE = (AUTO, STAGED, AWARE, DIRECT)
+AUTO, HOST, STAGED, AWARE, PEER = "auto", "host", "staged", "aware", "peer"
+ASKABLE = (AUTO, STAGED, AWARE, PEER)
 ENVIRONMENT = "HPCDIST_PATH"
 
 IN_HOST_MEMORY = "the buffers are in host memory"
@@ -44,14 +44,14 @@ def asked_for(path: str) -> str:
 
 
 def decide(asked: str, facts: Facts) -> tuple[str, str]:
-    """(path, why): the one that was asked for, or the first of direct, aware and staged that nothing forbids.
+    """(path, why): the one that was asked for, or the first of peer, aware and staged that nothing forbids.
 
     Raises: ArgumentError if the path that was asked for is not possible.
     """
     if asked not in ASKABLE:
         who = f" ({ENVIRONMENT})" if os.environ.get(ENVIRONMENT) == asked else ""
         raise ArgumentError(f"there is no path {asked!r}{who}; choose from {', '.join(ASKABLE)}")
-    forbidden = {DIRECT: against_direct(facts), AWARE: against_aware(facts), STAGED: None}
+    forbidden = {PEER: against_peer(facts), AWARE: against_aware(facts), STAGED: None}
     if asked == AUTO:
         path = next(path for path, reason in forbidden.items() if reason is None)
         return path, _why(path, facts, forbidden)
@@ -60,7 +60,7 @@ def decide(asked: str, facts: Facts) -> tuple[str, str]:
     return asked, f"{ENVIRONMENT}={asked}" if os.environ.get(ENVIRONMENT) == asked else "it was asked for"
 
 
-def against_direct(facts: Facts) -> str | None:
+def against_peer(facts: Facts) -> str | None:
     """Why the ranks cannot read each other's device memory, or None if they can."""
     if facts.nodes > 1:
         return f"the ranks are on {facts.nodes} nodes"
@@ -81,11 +81,11 @@ def against_aware(facts: Facts) -> str | None:
 
 
 def _why(path: str, facts: Facts, forbidden: dict[str, str | None]) -> str:
-    if path == DIRECT:
+    if path == PEER:
         return "the ranks of one node, which can open each other's device memory"
     taken = f"this MPI takes device memory ({facts.source})"
     said = taken if path == AWARE else f"staged through host memory: {forbidden[AWARE]}"
-    return said if forbidden[AWARE] == forbidden[DIRECT] else f"{said}; not direct: {forbidden[DIRECT]}"
+    return said if forbidden[AWARE] == forbidden[PEER] else f"{said}; not by memory of peers: {forbidden[PEER]}"
 
 
 def _instead(path: str, facts: Facts) -> str:

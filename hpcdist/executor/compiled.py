@@ -43,8 +43,8 @@ WAITS = 2  # request, bytes due (-1 for a send)
 COPIES = 3  # bytes, source, target
 COMBINES = 4  # count, left, right, out, the steps of these three, loop, data
 REDUCES = 5  # function, row: see `kernels.in_order`
-ARRIVES = 6  # job: see `barrier_flags`
-MEETS = 7  # job
+BARRIER_STARTS = 6  # job: see `barrier_flags`
+BARRIER_WAITS = 7  # job
 ROW = 10
 
 # What the function returns, beside MPI's error codes, which are positive.
@@ -108,9 +108,9 @@ def _advance(table: int, block: int) -> int:
             copy(row[3], row[2], row[1])
         elif row[0] == REDUCES:
             call(row[1], (row[2],))
-        elif row[0] == ARRIVES:
+        elif row[0] == BARRIER_STARTS:
             raise_flag(job_at(row[1]))
-        elif row[0] == MEETS:
+        elif row[0] == BARRIER_WAITS:
             code = DONE if all_there(job_at(row[1]), MANY_LOOKS if block else 1) else PENDING
         else:
             call(row[8], (address + 8 * 2, address + 8 * 1, address + 8 * 5, row[9]))
@@ -175,7 +175,7 @@ class CompiledRunner:
             found = ", ".join(f"{array.dtype}[{array.size}]" for array in made.arrays)
             raise ValueError(f"the arrays of {made.operation} must be of one size and dtype, not {found}")
         if isinstance(made.request, FlagBarrier):
-            words = [MEETS if made.act is Act.WAIT else ARRIVES, address_of(made.request.job)]
+            words = [BARRIER_WAITS if made.act is Act.WAIT else BARRIER_STARTS, address_of(made.request.job)]
         elif made.request and made.act is Act.WAIT:
             words = [WAITS, _native(made).address, _native(made).due]
         elif made.request:

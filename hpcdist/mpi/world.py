@@ -102,7 +102,7 @@ def exit_with_launcher(every: float = 0.5) -> None:
     threading.Thread(target=look, name="hpcdist launcher watch", daemon=True).start()
 
 
-def meet(comm: MPI.Intracomm) -> None:
+def sleeping_barrier(comm: MPI.Intracomm) -> None:
     """Wait for all ranks as a barrier does, but leave the core to those that are still at work. Collective."""
     request = comm.Ibarrier()
     while not request.Test():  # not watched, as nobody can say how long a disk may take

@@ -181,7 +181,7 @@ class Schedule:
     alike: bool = False
 
     @property
-    def line(self) -> int:
+    def all_chunks(self) -> int:
         """How many chunk numbers there are: those of the buffer, then those of the input."""
         return self.chunks + self.input_chunks
 

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass
 class _Hazards:
-    """Which operations last wrote, and have since read, each part of a line of elements."""
+    """Which operations last wrote, and have since read, each part of a rank's memory."""
 
     cuts: list[int] = field(default_factory=lambda: [0])
     writer: list[int | None] = field(default_factory=lambda: [None])

@@ -27,8 +27,8 @@ def verify(schedule: Schedule) -> None:
     Raises: ScheduleError with the schedule printed and the guilty step marked.
     """
     check_form(schedule)
-    exact = schedule.size**2 * schedule.line <= EXACT_CELLS and schedule.line < ONE
-    wrong = _wrong_cells(schedule, (_Tokens.exact if exact else _Tokens.random)(schedule.size, schedule.line))
+    exact = schedule.size**2 * schedule.all_chunks <= EXACT_CELLS and schedule.all_chunks < ONE
+    wrong = _wrong_cells(schedule, (_Tokens.exact if exact else _Tokens.random)(schedule.size, schedule.all_chunks))
     if len(wrong):
         _blame(schedule, *wrong[0].tolist())
 
@@ -65,14 +65,14 @@ def check_form(schedule: Schedule) -> None:
 def _outside(schedule: Schedule, chunk: Ints, count: Ints) -> NDArray[np.bool_]:
     """Ranges that leave the buffer, or reach from the buffer into the input."""
     end = chunk + count
-    return (chunk < 0) | (end > schedule.line) | ((chunk < schedule.chunks) & (end > schedule.chunks))
+    return (chunk < 0) | (end > schedule.all_chunks) | ((chunk < schedule.chunks) & (end > schedule.chunks))
 
 
 def _clash(schedule: Schedule, rows: Rows) -> tuple[int, int] | None:
     """A (rank, chunk) that one step writes more than once, other than by adding; None if there is none."""
     if rows.reduce.all():
         return None
-    start = rows.dst * schedule.line + rows.dst_chunk
+    start = rows.dst * schedule.all_chunks + rows.dst_chunk
     order = np.argsort(start, kind="stable")
     start, end, reduce = start[order], (start + rows.count)[order], rows.reduce[order]
     reach = np.maximum.accumulate(end)
@@ -80,28 +80,28 @@ def _clash(schedule: Schedule, rows: Rows) -> tuple[int, int] | None:
     meets = start[1:] < np.where(reduce[1:], reach_of_copies[:-1], reach[:-1])
     if not meets.any():
         return None
-    rank, chunk = divmod(int(start[1:][meets][0]), schedule.line)
+    rank, chunk = divmod(int(start[1:][meets][0]), schedule.all_chunks)
     return rank, chunk
 
 
 @dataclass(frozen=True)
 class _Tokens:
-    """Rank r contributes unit[r] * mark[c] to chunk c, a vector of k numbers; unit: [size, k], mark: [line, 1]."""
+    """Rank r contributes unit[r] * mark[c] to chunk c, a vector of k numbers; unit: [size, k], mark: [chunks, 1]."""
 
     unit: NDArray
     mark: NDArray
     rubbish: int
 
     @classmethod
-    def exact(cls, size: int, line: int) -> _Tokens:
+    def exact(cls, size: int, chunks: int) -> _Tokens:
         """A counter for each source, of tokens in its upper half; if that is 1, the lower half is the token's chunk."""
-        return cls(np.eye(size, dtype=np.uint32), (np.arange(line, dtype=np.uint32) + ONE)[:, None], ONE * 0x7FFF)
+        return cls(np.eye(size, dtype=np.uint32), (np.arange(chunks, dtype=np.uint32) + ONE)[:, None], ONE * 0x7FFF)
 
     @classmethod
-    def random(cls, size: int, line: int) -> _Tokens:
+    def random(cls, size: int, chunks: int) -> _Tokens:
         """Two sums are equal by chance only if they are not made of the same tokens."""
-        odd = np.random.default_rng(0).integers(1 << 63, size=(size + line + 1, 1), dtype=np.uint64) * 2 + 1
-        return cls(odd[:size], odd[size : size + line], int(odd[-1, 0]))
+        odd = np.random.default_rng(0).integers(1 << 63, size=(size + chunks + 1, 1), dtype=np.uint64) * 2 + 1
+        return cls(odd[:size], odd[size : size + chunks], int(odd[-1, 0]))
 
 
 def _wrong_cells(schedule: Schedule, tokens: _Tokens) -> Ints:
@@ -114,11 +114,11 @@ def _wrong_cells(schedule: Schedule, tokens: _Tokens) -> Ints:
 
 
 def _before(schedule: Schedule, tokens: _Tokens) -> NDArray:
-    """What every rank holds at first: [rank, chunk of the line, k]. A cell nobody filled holds rubbish."""
-    size, line, chunks = schedule.size, schedule.line, schedule.chunks
+    """What every rank holds at first: [rank, chunk, k]. A cell nobody filled holds rubbish."""
+    size, everything, chunks = schedule.size, schedule.all_chunks, schedule.chunks
     kind, owner = schedule.contract.kind, schedule.contract.owner
     unit, mark = tokens.unit, tokens.mark
-    held = np.full((size, line, unit.shape[1]), tokens.rubbish, unit.dtype)
+    held = np.full((size, everything, unit.shape[1]), tokens.rubbish, unit.dtype)
     if kind in ("allreduce", "reduce_scatter"):
         held[:, :chunks] = unit[:, None] * mark[:chunks]
     elif kind == "allgather":

@@ -68,7 +68,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
     default=AUTO,
     show_default=True,
     metavar="LIST",
-    help="How device buffers travel, each measured: staged,aware,direct; auto is what a plan takes by itself.",
+    help="How device buffers travel, each measured: staged,aware,peer; auto is what a plan takes by itself.",
 )
 @click.option(
     "--library/--no-library",
@@ -160,7 +160,7 @@ def sweep(**options: Any) -> None:
 
     Device buffers take several paths; what an MPI or a machine cannot do is left out, with a note that says why:
 
-        hpcdist run -n 4 -- hpcdist sweep --device cuda --path staged,aware,direct
+        hpcdist run -n 4 -- hpcdist sweep --device cuda --path staged,aware,peer
 
     It exits with 1 if any element is wrong, and with 130 after Ctrl-C, which keeps what was measured.
 

@@ -11,7 +11,7 @@ from mpi4py import MPI
 from hpcdist.algorithms import SHARED
 from hpcdist.collectives import calls
 from hpcdist.device import Accelerator
-from hpcdist.device.paths import AUTO, AWARE, DIRECT, HOST, STAGED
+from hpcdist.device.paths import AUTO, AWARE, HOST, PEER, STAGED
 from hpcdist.errors import ArgumentError
 from hpcdist.mpi.collective_errors import agree
 from hpcdist.sweep.record import of_library
@@ -40,7 +40,7 @@ class Paths:
         if of_library(algorithm) and HOST not in taken:
             return (STAGED, AWARE) if AWARE in taken else (STAGED,)
         if algorithm.partition(":")[0] == SHARED:
-            fitting = (DIRECT,) if self.not_shared else (DIRECT, HOST)
+            fitting = (PEER,) if self.not_shared else (PEER, HOST)
             return tuple(asked for asked, found in self.taken.items() if found in fitting)
         return tuple(self.taken)
 

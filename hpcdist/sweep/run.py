@@ -18,7 +18,7 @@ from mpi4py import MPI
 from hpcdist.algorithms import SHARED
 from hpcdist.collectives.decide import is_shared
 from hpcdist.device import Accelerator
-from hpcdist.device.paths import DIRECT, HOST
+from hpcdist.device.paths import HOST, PEER
 from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import agree
 from hpcdist.mpi.world import topology_of
@@ -204,7 +204,7 @@ class Sweep:
                 if why:
                     yield f"# note: {name} is left out where {why}"
             if not self.paths.of(name):
-                why = "it knows the path direct only" if self.accelerator else self.paths.not_shared
+                why = "it knows the path peer only" if self.accelerator else self.paths.not_shared
                 yield f"# note: {name} is left out: {why}"
         for path, why in self.paths.impossible.items():
             yield f"# note: path {path} is left out: {why}"
@@ -220,7 +220,7 @@ class Sweep:
                 yield f"# auto, {first}{last}: {choice.algorithm}, because {choice.why}"
 
     def _choice(self, table: Selection | None, point: Point, path: str) -> Choice:
-        if path == DIRECT and self.comm.size > 1:
+        if path == PEER and self.comm.size > 1:
             why = f"on the path {path} all ranks share the memory of the buffers, whatever a table says"
             return Choice(SHARED, None, why)
         memory = HOST if self.accelerator is None else self.accelerator.kind

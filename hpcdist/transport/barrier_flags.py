@@ -84,7 +84,7 @@ _yield = types.ExternalFunction("sched_yield", types.int32())
 
 @compiled("void(int64[::1])")
 def set_goal(job: NDArray) -> None:
-    """Let the next meeting be the goal: that to which the own flag will be raised next."""
+    """Let the next barrier be the goal: that to which the own flag will be raised next."""
     job[GOAL] = _load(job[FLAGS + job[ME]]) + 1
 
 

@@ -65,7 +65,7 @@ class IpcTransport:
         self.rank, self.size = transport.rank, transport.size
         self._transport, self._accelerator = transport, accelerator
         self._stream = accelerator.stream()
-        self._lines: defaultdict[tuple[int, int], _Line] = defaultdict(_Line)
+        self._pairs: defaultdict[tuple[int, int], _Pair] = defaultdict(_Pair)
 
     def send(self, memory: DeviceArray, peer: int, tag: int) -> _Send:
         """Bind a send."""
@@ -75,7 +75,7 @@ class IpcTransport:
     def receive(self, memory: DeviceArray, peer: int, tag: int) -> _Receive:
         """Bind a receive."""
         source = PeerMemory(self._accelerator, peer, memory)
-        return _Receive(self._transport, self._stream, self._lines[peer, tag], source, memory, peer, tag)
+        return _Receive(self._transport, self._stream, self._pairs[peer, tag], source, memory, peer, tag)
 
 
 class _Request:
@@ -123,20 +123,20 @@ class _Send(_Request):
 
 
 class _Receive(_Request):
-    """A copy out of the sender's memory; goes its way with the others of its line."""
+    """A copy out of the sender's memory; goes its way with the others of its pair."""
 
     def __init__(
         self,
         transport: MpiTransport,
         stream: Stream,
-        line: _Line,
+        pair: _Pair,
         source: PeerMemory,
         memory: DeviceArray,
         peer: int,
         tag: int,
     ) -> None:
         self._comm, self._to = transport.comm, (peer, transport.answering(tag))
-        self._stream, self._line, self._source, self._memory = stream, line, source, memory
+        self._stream, self._pair, self._source, self._memory = stream, pair, source, memory
         self._bytes, self._due = np.empty(TOKEN, np.uint8), np.array([memory.nbytes])
         self._token = transport.comm.Recv_init([self._bytes, MPI.BYTE], peer, tag)
         self._event: Event
@@ -146,12 +146,12 @@ class _Receive(_Request):
         """Wait for the token, behind those started before."""
         self._complete = False
         self._token.Start()
-        self._line.expected.append(self)
+        self._pair.expected.append(self)
 
     def test(self) -> bool:
         """Whether the data is here; TransferError if other data was offered."""
         if not self._complete:
-            self._line.advance()
+            self._pair.advance()
         return self._complete
 
     def offered(self) -> bool:
@@ -182,7 +182,7 @@ class _Receive(_Request):
         self._token.Free()
 
 
-class _Line:
+class _Pair:
     """The messages from one rank under one tag: tokens come and copies are answered in the order of the starts."""
 
     def __init__(self) -> None:

@@ -274,7 +274,7 @@ def obstacle(
     return None
 
 
-# --- room ---
+# --- how much there is ---
 
 
 def _whole_pages(nbytes: int) -> int:
@@ -286,7 +286,7 @@ def directory() -> Path:
     return Path(os.environ.get(BACKING, "/dev/shm"))
 
 
-def room(where: Path) -> tuple[int, int]:
+def free_memory(where: Path) -> tuple[int, int]:
     """(bytes free in a folder, bytes of memory available on this host); a folder that is missing limits nothing."""
     available = available_memory()
     if not where.is_dir():
@@ -307,7 +307,7 @@ def needed_for(part: int, ranks: int) -> int:
 
 def shortage(part: int, ranks: int, where: Path, what: str) -> str | None:
     """What is lacking for `ranks` parts of `part` bytes, in words; who writes where there is no room gets SIGBUS."""
-    free, available = room(where)
+    free, available = free_memory(where)
     needed = needed_for(part, ranks)
     if needed <= min(free, available):
         return None

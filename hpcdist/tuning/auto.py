@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import lru_cache
 
 from hpcdist.algorithms import ALLREDUCE, SHARED, allreduce, layered
-from hpcdist.device.paths import DIRECT, HOST
+from hpcdist.device.paths import HOST, PEER
 from hpcdist.schedule.ir import Schedule
 from hpcdist.simulate import cost
 from hpcdist.tuning.table import Choice, Selection, memory_in_words, nodes_in_words
@@ -62,7 +62,7 @@ def resolve(
         return _without_rule(size, topology, nbytes, cost.DEFAULT, bounced)
     nodes = len(set(topology))
     choice = selection.choose(size, nodes, dtype, nbytes, memory, path)
-    if choice and (choice.algorithm.partition(":")[0] != SHARED or bounced or path == DIRECT):
+    if choice and (choice.algorithm.partition(":")[0] != SHARED or bounced or path == PEER):
         return choice
     other = _without_rule(size, topology, nbytes, selection.model or cost.DEFAULT, bounced)
     case = f"{size} ranks on {nodes_in_words(nodes)} and {dtype}{memory_in_words(memory, path)}"

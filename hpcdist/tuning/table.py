@@ -12,7 +12,7 @@ environment variable HPCDIST_SELECTION, which names the file:
 
 A rule speaks of `size` ranks on `nodes` nodes; of its choices the first with nbytes <= max_bytes holds, and
 null is no bound. Its members "memory" ("host", or a kind of device such as "cuda") and "path" ("host", "staged",
-"aware" or "direct") say where the buffers lie and how they travel; without them it speaks of host memory. Where no
+"aware" or "peer") say where the buffers lie and how they travel; without them it speaks of host memory. Where no
 rule speaks, the algorithm with the lowest predicted time is taken, by the table's own model if it has one.
 """
 
@@ -30,13 +30,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from hpcdist.algorithms import allreduce
-from hpcdist.device.paths import AWARE, DIRECT, HOST, STAGED
+from hpcdist.device.paths import AWARE, HOST, PEER, STAGED
 from hpcdist.kernels.reduce import DTYPES
 from hpcdist.simulate import cost
 from hpcdist.util import atomic_files, typed_json
 from hpcdist.util.sizes import format_bytes
 
-PATHS = (HOST, STAGED, AWARE, DIRECT)
+PATHS = (HOST, STAGED, AWARE, PEER)
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -140,8 +140,8 @@ class Selection:
     def _why(self, rule: Rule, bracket: Bracket, dtype: str) -> str:
         sizes = "of any size" if bracket.max_bytes is None else f"up to {format_bytes(bracket.max_bytes)}"
         stand_in = "" if rule.dtype == dtype else f", of the same width as {dtype},"
-        where, lying = f"{rule.size} ranks on {nodes_in_words(rule.nodes)}", memory_in_words(rule.memory, rule.path)
-        return f"{self.path} says so for {where} and {rule.dtype}{stand_in} buffers {sizes}{lying}"
+        where, memory = f"{rule.size} ranks on {nodes_in_words(rule.nodes)}", memory_in_words(rule.memory, rule.path)
+        return f"{self.path} says so for {where} and {rule.dtype}{stand_in} buffers {sizes}{memory}"
 
 
 def nodes_in_words(number: int) -> str:

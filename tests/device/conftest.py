@@ -8,14 +8,14 @@ import pytest
 from memories import on_path
 from ranks import comm, pytest_collection_finish, pytest_configure, pytest_runtest_makereport
 
-from hpcdist.device.paths import AWARE, DIRECT, STAGED
+from hpcdist.device.paths import AWARE, PEER, STAGED
 
 __all__ = ["comm", "pytest_collection_finish", "pytest_configure", "pytest_runtest_makereport"]
 
 DEVICE = guarded.install()
 
 
-PATHS = [AWARE] if guarded.AWARE else [STAGED, DIRECT]
+PATHS = [AWARE] if guarded.AWARE else [STAGED, PEER]
 
 
 @pytest.fixture(params=PATHS)

@@ -13,7 +13,7 @@ from buffers import bits, check, distinct, special
 from mpi4py import MPI
 
 from hpcdist import algorithms
-from hpcdist.device.paths import AWARE, DIRECT, STAGED
+from hpcdist.device.paths import AWARE, PEER, STAGED
 from hpcdist.executor import gpu_streams
 from hpcdist.executor.bind import BoundProgram, boxes_for
 from hpcdist.executor.intranode.gpu_peer_memory import PeerMemoryProgram
@@ -31,7 +31,7 @@ COMM = MPI.COMM_WORLD
 RANK, SIZE = COMM.rank, COMM.size
 LAST = SIZE - 1
 DEVICE = guarded.install()
-PATHS = [AWARE] if guarded.AWARE else [STAGED, DIRECT]
+PATHS = [AWARE] if guarded.AWARE else [STAGED, PEER]
 COUNTS = sorted({0, 1, SIZE - 1, SIZE, SIZE + 1, 37, 101})
 TWO_NODES = [rank % 2 for rank in range(SIZE)]
 NODES = {
@@ -40,7 +40,7 @@ NODES = {
     "cyclic": [rank % 3 for rank in range(SIZE)],
     "a node each": list(range(SIZE)),
 }
-direct_only = pytest.mark.skipif(guarded.AWARE, reason="the path direct is tested where MPI takes no device memory")
+peer_only = pytest.mark.skipif(guarded.AWARE, reason="the path peer is tested where MPI takes no device memory")
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def bind(path, transport, schedule, buffer, segment=1 << 20, **how):
     source = how.get("source")
     layout = Layout.near_equal(schedule, buffer.size, 0 if source is None else source.size)
     program = lower(schedule, RANK, layout, segment, path == STAGED, average=how.get("op") == "avg")
-    carrier = IpcTransport(transport, DEVICE) if path == DIRECT else transport
+    carrier = IpcTransport(transport, DEVICE) if path == PEER else transport
     return BoundProgram(program, carrier, buffer, accelerator=DEVICE, **how)
 
 
@@ -359,7 +359,7 @@ def test_ranks_with_different_counts_hear_of_it(path):
     if pair == MPI.COMM_NULL:
         return
     program = bind(path, transport_of(pair), algorithms.bcast(2, 0), guarded.put(np.zeros(4 + RANK)))
-    if RANK == 0 and path != DIRECT:
+    if RANK == 0 and path != PEER:
         program()
         return
     said = "rank 0 sent 32 bytes where 40 were due" if RANK else "rank 1 does not take 32 bytes where 40 are due"
@@ -369,7 +369,7 @@ def test_ranks_with_different_counts_hear_of_it(path):
         program()
 
 
-@direct_only
+@peer_only
 @pytest.mark.mpi(min_size=2)
 def test_a_sender_hears_that_its_bytes_are_refused(transport):
     if RANK > 1:
@@ -382,7 +382,7 @@ def test_a_sender_hears_that_its_bytes_are_refused(transport):
         request.wait()
 
 
-@direct_only
+@peer_only
 @pytest.mark.mpi(min_size=2)
 def test_messages_of_a_pair_are_answered_in_their_order(transport):
     """The receiver asks for the second first; the sender overwrites the first when it is told that it may."""
@@ -471,7 +471,7 @@ def in_order(values, op):
     return total
 
 
-@direct_only
+@peer_only
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_shared_gives_the_ranks_in_order_bit_for_bit(transport, dtype):
     for index, count in enumerate([*COUNTS, 5003]):
@@ -490,7 +490,7 @@ def test_shared_gives_the_ranks_in_order_bit_for_bit(transport, dtype):
 
 
 @pytest.mark.paired(times=2)
-@direct_only
+@peer_only
 @pytest.mark.parametrize("topology", NODES.values(), ids=NODES)
 @pytest.mark.parametrize("algorithm", ["shared", "shared:tree", "ring", "recursive_doubling", "binary_blocks"])
 def test_any_schedule_runs_in_memory_of_peers(transport, topology, algorithm):
@@ -512,7 +512,7 @@ def test_any_schedule_runs_in_memory_of_peers(transport, topology, algorithm):
                 np.testing.assert_array_equal(bits(found), COMM.bcast(bits(found)))
 
 
-@direct_only
+@peer_only
 def test_shared_runs_back_to_back_see_no_value_of_another_run(transport):
     values = distinct(SIZE, 5000, "int64")
     buffer, total = guarded.put(np.zeros(5000, np.int64)), values.sum(axis=0)
@@ -525,7 +525,7 @@ def test_shared_runs_back_to_back_see_no_value_of_another_run(transport):
         np.testing.assert_array_equal(found.get(), total * run)
 
 
-@direct_only
+@peer_only
 def test_shared_runs_started_and_polled_end_as_blocking_ones(transport):
     values = distinct(SIZE, 4000, "int64").reshape(SIZE, 4, 1000)
     buffers = [guarded.put(np.zeros(1000, np.int64)) for _ in range(4)]
@@ -542,7 +542,7 @@ def test_shared_runs_started_and_polled_end_as_blocking_ones(transport):
     assert not programs[0].running
 
 
-@direct_only
+@peer_only
 @pytest.mark.mpi(min_size=2)
 def test_nothing_shared_is_complete_before_all_ranks_have_started(transport):
     buffer = guarded.put(np.full(100, RANK))
@@ -559,7 +559,7 @@ def test_nothing_shared_is_complete_before_all_ranks_have_started(transport):
     assert (after_run(buffer) == SIZE * LAST // 2).all()
 
 
-@direct_only
+@peer_only
 @pytest.mark.mpi(min_size=2)
 def test_a_rank_that_waits_for_a_device_lets_its_messages_go_on(transport):
     """The others get rank 0's large message only while MPI has its turn there."""
@@ -575,7 +575,7 @@ def test_a_rank_that_waits_for_a_device_lets_its_messages_go_on(transport):
     assert (after_run(buffer) == SIZE).all()
 
 
-@direct_only
+@peer_only
 def test_a_shared_plan_given_up_lets_go_of_its_memory_but_not_while_it_runs(transport):
     buffer, other = guarded.put(np.zeros(100)), guarded.put(np.zeros(100))
     kept = [weakref.ref(array.memory) for array in (buffer, other)]
@@ -593,7 +593,7 @@ def test_a_shared_plan_given_up_lets_go_of_its_memory_but_not_while_it_runs(tran
     COMM.Barrier()
 
 
-@direct_only
+@peer_only
 def test_a_shared_run_that_failed_keeps_its_memory_even_if_nobody_else_does(transport, monkeypatch):
     buffer = guarded.put(np.zeros(100))
     program, kept = shared_program(transport, buffer, buffer), weakref.ref(buffer.memory)
@@ -606,7 +606,7 @@ def test_a_shared_run_that_failed_keeps_its_memory_even_if_nobody_else_does(tran
     COMM.Barrier()
 
 
-@direct_only
+@peer_only
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("topology", [NODES["one node"], NODES["two nodes"]], ids=["one node", "two nodes"])
 def test_who_is_waited_for_in_shared_memory_is_told(transport, tmp_path, topology):

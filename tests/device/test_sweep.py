@@ -17,7 +17,7 @@ from hpcdist.bench.gpu.bench import ALL, ONE, DeviceBench
 from hpcdist.bench.gpu.measurement import Measurement
 from hpcdist.bench.gpu.options import LEAST, Settings
 from hpcdist.bench.gpu.record import Report
-from hpcdist.device.paths import AUTO, AWARE, DIRECT, STAGED
+from hpcdist.device.paths import AUTO, AWARE, PEER, STAGED
 from hpcdist.errors import AgreedError
 from hpcdist.kernels.reduce import DTYPES, OPS
 from hpcdist.sweep import inputs, measure, memory, paths
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.mpi
 
 WORLD = MPI.COMM_WORLD
 DEVICE = guarded.install()
-ALL_PATHS = (STAGED, AWARE, DIRECT)
-POSSIBLE = ALL_PATHS if guarded.AWARE else (STAGED, DIRECT)
+ALL_PATHS = (STAGED, AWARE, PEER)
+POSSIBLE = ALL_PATHS if guarded.AWARE else (STAGED, PEER)
 OF_LIBRARY = (STAGED, AWARE) if guarded.AWARE else (STAGED,)
 FLOAT32 = np.dtype(np.float32)
 
@@ -99,12 +99,12 @@ def test_every_algorithm_is_right_on_every_path(dtype, op):
             found = {(case.algorithm, case.path) for case in made.cases}
             ours = {(name, path) for name in ("ring", "tree") for path in POSSIBLE}
             theirs = {(LIBRARY, path) for path in OF_LIBRARY if LIBRARY in names}
-            assert found == ours | {(SHARED, DIRECT)} | theirs
+            assert found == ours | {(SHARED, PEER)} | theirs
             assert len(made.cases) == 2 * len(found)
 
 
 @pytest.mark.parametrize("placement", ["in_place", "out_of_place"])
-@pytest.mark.parametrize(("name", "path"), [("ring", STAGED), ("ring", DIRECT), (SHARED, DIRECT), (LIBRARY, STAGED)])
+@pytest.mark.parametrize(("name", "path"), [("ring", STAGED), ("ring", PEER), (SHARED, PEER), (LIBRARY, STAGED)])
 def test_a_wrong_element_on_one_rank_is_seen_by_all(name, path, placement):
     made, case = only([name], path, placement)
     after(case, lambda: made.target[3:5].fill(-0.5))
@@ -164,13 +164,13 @@ def test_a_large_buffer_is_filled_to_its_end():
 
 
 def test_a_path_that_auto_takes_is_measured_once():
-    with bench(["ring"], asked=(DIRECT, AUTO)) as made:
+    with bench(["ring"], asked=(PEER, AUTO)) as made:
         assert [(case.path, case.placement) for case in made.cases] == [
-            (DIRECT, "out_of_place"),
-            (DIRECT, "in_place"),
+            (PEER, "out_of_place"),
+            (PEER, "in_place"),
         ]
     with bench(["ring"], asked=(AUTO, STAGED)) as made:
-        assert [case.path for case in made.cases] == [DIRECT, DIRECT, STAGED, STAGED]
+        assert [case.path for case in made.cases] == [PEER, PEER, STAGED, STAGED]
 
 
 def test_what_cannot_be_taken_is_left_out_with_the_reason():
@@ -198,7 +198,7 @@ def test_what_does_not_fit_on_one_rank_is_an_error_on_all(monkeypatch):
 
 @pytest.mark.parametrize(
     ("asked", "buffers", "inboxes"),
-    [((DIRECT,), 5, 0), ((STAGED, DIRECT), 5, 2), ((AUTO,), 5, 0)],
+    [((PEER,), 5, 0), ((STAGED, PEER), 5, 2), ((AUTO,), 5, 0)],
 )
 def test_host_memory_is_needed_for_copies_and_staging(asked, buffers, inboxes):
     changes = {"algorithms": ("recursive_doubling", SHARED), "max_bytes": 1 << 20, "path": asked}
@@ -218,7 +218,7 @@ def test_a_sweep_writes_memory_and_path_of_every_row(folder, capsys):
     rows = document["results"]
     cases = {(row["algorithm"], row["path"]) for row in rows}
     ours = {("ring", path) for path in POSSIBLE}
-    assert cases == ours | {(SHARED, DIRECT)} | {(LIBRARY, path) for path in OF_LIBRARY}
+    assert cases == ours | {(SHARED, PEER)} | {(LIBRARY, path) for path in OF_LIBRARY}
     assert len(rows) == len(cases) * 2 * 3
     assert {row["memory"] for row in rows} == {"simulated"}
     assert all(row["wrong"] == 0 and row["predicted_us"] is None for row in rows)
@@ -250,7 +250,7 @@ def test_plans_on_device_buffers_choose_by_the_table_and_those_on_host_buffers_d
 
 
 def test_types_that_mpi_does_not_know_are_measured_without_the_library(folder):
-    asked = options(dtype=("bfloat16",), path=(STAGED, DIRECT), json=folder / "s.json", max_bytes=8)
+    asked = options(dtype=("bfloat16",), path=(STAGED, PEER), json=folder / "s.json", max_bytes=8)
     assert Sweep(WORLD, asked, DEVICE).run() == 0
     WORLD.Barrier()
     rows = json.loads((folder / "s.json").read_text())["results"]
@@ -261,17 +261,17 @@ def test_types_that_mpi_does_not_know_are_measured_without_the_library(folder):
 def test_a_wrong_element_fails_the_sweep_and_its_path_is_named(monkeypatch, capsys):
     real = inputs.expected
     monkeypatch.setattr(inputs, "expected", lambda *arguments: real(*arguments) + 1)
-    assert Sweep(WORLD, options(max_bytes=8, path=(DIRECT,)), DEVICE).run() == 1
+    assert Sweep(WORLD, options(max_bytes=8, path=(PEER,)), DEVICE).run() == 1
     if WORLD.rank == 0:
         shown = capsys.readouterr()
         assert "FAILED" in shown.out
-        assert "ring, 8 B float32 sum, in_place, path direct:" in shown.err
+        assert "ring, 8 B float32 sum, in_place, path peer:" in shown.err
 
 
 def test_without_the_direct_path_shared_is_left_out_with_a_note(capsys):
     assert Sweep(WORLD, options(path=(STAGED,), max_bytes=8), DEVICE).run() == 0
     if WORLD.rank == 0:
-        assert "# note: shared is left out: it knows the path direct only" in capsys.readouterr().out
+        assert "# note: shared is left out: it knows the path peer only" in capsys.readouterr().out
 
 
 def test_all_names_are_measured_on_a_device():
@@ -300,7 +300,7 @@ def test_the_floor_is_the_faster_way_to_copy_all_buffers_once():
         assert limit.floor_us == pytest.approx(1e6 * np.median(np.minimum(WORLD.size * one, every)))
         assert {(record.algorithm, record.path) for record in records} == {
             *(("ring", path) for path in POSSIBLE),
-            (SHARED, DIRECT),
+            (SHARED, PEER),
             *((LIBRARY, path) for path in OF_LIBRARY),
         }
         for record in records:
@@ -381,4 +381,4 @@ def test_a_wrong_element_fails_the_report(monkeypatch, capsys):
     if WORLD.rank == 0:
         shown = capsys.readouterr()
         assert "## WRONG" in shown.out
-        assert "ring, 4 KiB float32 sum, path direct: " in shown.err
+        assert "ring, 4 KiB float32 sum, path peer: " in shown.err

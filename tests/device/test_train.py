@@ -7,7 +7,7 @@ from train_cases import *  # noqa: F403
 
 from hpcdist.device.awareness import ENVIRONMENT
 from hpcdist.device.kinds import KINDS
-from hpcdist.device.paths import AWARE, DIRECT, STAGED
+from hpcdist.device.paths import AWARE, PEER, STAGED
 
 pytest.importorskip("sklearn", reason="trains on the digits")
 pytestmark = pytest.mark.mpi
@@ -22,7 +22,7 @@ def kind():
         yield "simulated"
 
 
-@pytest.fixture(params=[AWARE] if guarded.AWARE else [STAGED, DIRECT])
+@pytest.fixture(params=[AWARE] if guarded.AWARE else [STAGED, PEER])
 def path(request):
     return request.param
 

@@ -22,7 +22,7 @@ def gpu():
         pytest.skip(str(error))
 
 
-@pytest.fixture(params=[paths.STAGED, paths.AWARE, paths.DIRECT])
+@pytest.fixture(params=[paths.STAGED, paths.AWARE, paths.PEER])
 def memory(request, gpu, monkeypatch):
     """Where the shared cases have their buffers, and how these travel."""
     known = awareness.known(next(iter(libraries()), ""), os.environ)

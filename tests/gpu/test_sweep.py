@@ -10,7 +10,7 @@ from hpcdist.algorithms import ALLREDUCE, SHARED
 from hpcdist.bench.gpu.measurement import Measurement
 from hpcdist.bench.gpu.options import LEAST, Settings
 from hpcdist.bench.gpu.record import Report
-from hpcdist.device.paths import ASKABLE, AUTO, DIRECT
+from hpcdist.device.paths import ASKABLE, AUTO, PEER
 from hpcdist.kernels.reduce import DTYPES, OPS
 from hpcdist.sweep import measure, paths
 from hpcdist.sweep.measure import Bench, Point
@@ -59,5 +59,5 @@ def test_the_result_is_there_when_the_librarys_call_returns(gpu):
 
 
 def test_auto_takes_the_direct_path_where_it_can_be_taken(gpu):
-    found = paths.find(WORLD, gpu, (AUTO, DIRECT))
-    assert (found.taken[AUTO] == DIRECT) == (DIRECT in found.taken)
+    found = paths.find(WORLD, gpu, (AUTO, PEER))
+    assert (found.taken[AUTO] == PEER) == (PEER in found.taken)

@@ -7,7 +7,7 @@ from train_cases import *  # noqa: F403
 
 import hpcdist
 from hpcdist.device.kinds import by_name
-from hpcdist.device.paths import AWARE, DIRECT, STAGED
+from hpcdist.device.paths import AWARE, PEER, STAGED
 from hpcdist.errors import ArgumentError
 from hpcdist.kernels.device import cupy_with_gpu
 
@@ -24,7 +24,7 @@ def kind():
     return "cuda"
 
 
-@pytest.fixture(params=[STAGED, AWARE, DIRECT])
+@pytest.fixture(params=[STAGED, AWARE, PEER])
 def path(request, kind):
     try:
         hpcdist.plan(MPI.COMM_WORLD, by_name(kind).empty(1, np.float32), path=request.param).close()

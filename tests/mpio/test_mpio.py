@@ -116,7 +116,7 @@ def test_a_state_is_restored_on_another_number_of_ranks(saved, before, after):
     assert code == 0, output
 
 
-DIRECT = """
+PEER = """
 import sys
 from pathlib import Path
 from state import state
@@ -134,7 +134,7 @@ print("wrote", sum(len(pieces) for pieces in part.pieces.values()))
 
 @pytest.mark.parametrize("io", ["ompio", "romio341"])
 def test_hints_and_both_of_open_mpis_file_layers(tmp_path, io):
-    code, output = job(4, "-c", DIRECT, tmp_path / STATE, OMPI_MCA_io=io)
+    code, output = job(4, "-c", PEER, tmp_path / STATE, OMPI_MCA_io=io)
     assert code == 0, output
     assert output.count("wrote") == 4
     assert_same(in_file(tmp_path))

@@ -37,7 +37,7 @@ def test_device_buffers_are_swept_over_every_path_that_works_and_merged_into_one
     rows = json.loads((out / "sweep.json").read_text())["results"]
     assert not any(row["wrong"] for row in rows)
     ours = {(row["ranks"], row["nodes"], row["path"]) for row in rows if row["algorithm"] == "ring"}
-    assert ours == {(2, 1, "staged"), (2, 1, "direct"), (4, 2, "staged")}
+    assert ours == {(2, 1, "staged"), (2, 1, "peer"), (4, 2, "staged")}
     rules = json.loads((out / "selection.json").read_text())["rules"]
-    assert {(rule["nodes"], rule["path"]) for rule in rules} == {(1, "staged"), (1, "direct"), (2, "staged")}
-    assert "path direct is left out: " in (slurm.folder / f"sweep-gpu-{job}_2.out").read_text()
+    assert {(rule["nodes"], rule["path"]) for rule in rules} == {(1, "staged"), (1, "peer"), (2, "staged")}
+    assert "path peer is left out: " in (slurm.folder / f"sweep-gpu-{job}_2.out").read_text()

@@ -7,7 +7,7 @@ import pytest
 
 from hpcdist.device import awareness, paths
 from hpcdist.device.awareness import UNKNOWN, Awareness
-from hpcdist.device.paths import AUTO, AWARE, DIRECT, STAGED, Facts, decide
+from hpcdist.device.paths import AUTO, AWARE, PEER, STAGED, Facts, decide
 from hpcdist.doctor import aware, gpu, probe
 from hpcdist.doctor.finding import FAIL, OK, SKIP, WARN
 from hpcdist.doctor.probe import Verdict
@@ -34,9 +34,9 @@ def nothing_asked(monkeypatch):
 @pytest.mark.parametrize(
     ("known", "path"),
     [
-        (facts(), DIRECT),
-        (facts(aware=True), DIRECT),
-        (facts(aware=False), DIRECT),
+        (facts(), PEER),
+        (facts(aware=True), PEER),
+        (facts(aware=False), PEER),
         (facts(unopened=BLIND), STAGED),
         (facts(unopened=BLIND, aware=True), STAGED),  # on which one aborts that opens them itself
         (facts(nodes=2, unopened=BLIND, aware=True), AWARE),
@@ -59,18 +59,18 @@ def test_auto_prefers_direct_then_aware_then_staged(known, path):
         (facts(), "the ranks of one node, which can open each other's device memory"),
         (
             facts(nodes=2, aware=True, source="HPCDIST_CUDA_AWARE=1"),
-            "this MPI takes device memory (HPCDIST_CUDA_AWARE=1); not direct: the ranks are on 2 nodes",
+            "this MPI takes device memory (HPCDIST_CUDA_AWARE=1); not by memory of peers: the ranks are on 2 nodes",
         ),
         (
             facts(unopened=BLIND),
             f"staged through host memory: it is not known that this MPI takes device memory ({ASK_THE_DOCTOR}); "
-            f"not direct: {BLIND}",
+            f"not by memory of peers: {BLIND}",
         ),
         (facts(unshareable=POOL, aware=True), f"staged through host memory: {POOL}"),
         (
             facts(nodes=3, aware=False, source="as a probe has found"),
-            "staged through host memory: this MPI does not take device memory (as a probe has found); not direct: the "
-            "ranks are on 3 nodes",
+            "staged through host memory: this MPI does not take device memory (as a probe has found); not by "
+            "memory of peers: the ranks are on 3 nodes",
         ),
     ],
 )
@@ -87,7 +87,7 @@ def test_a_path_that_is_asked_for_is_taken_or_refused_and_never_replaced(nodes, 
     possible = {
         STAGED: True,
         AWARE: known is True and not unshareable and not (nodes == 1 and unopened),
-        DIRECT: nodes == 1 and not unshareable and not unopened,
+        PEER: nodes == 1 and not unshareable and not unopened,
     }
     for path, can_be in possible.items():
         if can_be:
@@ -100,9 +100,9 @@ def test_a_path_that_is_asked_for_is_taken_or_refused_and_never_replaced(nodes, 
 @pytest.mark.parametrize(
     ("path", "case", "said"),
     [
-        (DIRECT, facts(nodes=2), "the ranks are on 2 nodes. Leave the path to 'auto', or take 'staged'"),
-        (DIRECT, facts(unshareable=POOL), f"{POOL}. Leave"),
-        (DIRECT, facts(unopened=BLIND), f"{BLIND}. Leave"),
+        (PEER, facts(nodes=2), "the ranks are on 2 nodes. Leave the path to 'auto', or take 'staged'"),
+        (PEER, facts(unshareable=POOL), f"{POOL}. Leave"),
+        (PEER, facts(unopened=BLIND), f"{BLIND}. Leave"),
         (AWARE, facts(unshareable=POOL, aware=True), f"{POOL}. Leave"),
         (AWARE, facts(unopened=BLIND, aware=True), f"{BLIND}. Leave"),
         (AWARE, facts(), "it is not known that this MPI takes device memory"),
@@ -248,7 +248,7 @@ def test_the_doctor_tries_once_and_plans_read_what_it_found(monkeypatch, tmp_pat
         (AUTO, facts(), OK, "direct: the ranks of one node"),
         (AUTO, facts(nodes=2, aware=True, source="probe"), OK, "aware: this MPI takes device memory (probe)"),
         (AUTO, facts(nodes=2), WARN, "staged through host memory: it is not known"),
-        (AUTO, facts(unopened="GPU peers: 0"), WARN, "not direct: GPU peers: 0"),
+        (AUTO, facts(unopened="GPU peers: 0"), WARN, "not by memory of peers: GPU peers: 0"),
         (STAGED, facts(), OK, "staged: "),
         (AWARE, facts(), FAIL, "HPCDIST_PATH=aware: path='aware' is not possible"),
         ("fast", facts(), FAIL, "there is no path 'fast'"),

@@ -6,7 +6,7 @@ from mpi4py import MPI
 from hpcdist.collectives.decide import LARGEST_AT_ONCE, LARGEST_MESSAGE, SEGMENTS, _segments
 from hpcdist.collectives.facts import Facts
 from hpcdist.collectives.signature import Signature
-from hpcdist.device.paths import AWARE, DIRECT, HOST, STAGED
+from hpcdist.device.paths import AWARE, HOST, PEER, STAGED
 from hpcdist.transport.mpi import transport_of
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -19,7 +19,7 @@ def chosen(topology=TWO, path=HOST, nbytes=MIB, asked=None, sent_at_once=60 * KI
     return _segments(Facts(signature, topology, topology, sent_at_once), path, asked)
 
 
-@pytest.mark.parametrize("path", [HOST, STAGED, AWARE, DIRECT])
+@pytest.mark.parametrize("path", [HOST, STAGED, AWARE, PEER])
 def test_what_is_not_known_to_be_sent_at_once_is_the_default_everywhere(path):
     assert chosen(path=path, sent_at_once=None) == (SEGMENTS[path],) * 2
     assert chosen(ONE, path=path, sent_at_once=None) == (SEGMENTS[path],) * 2
@@ -54,7 +54,7 @@ def test_what_is_asked_for_is_for_the_network_where_there_is_one(asked, expected
 
 
 def test_the_defaults_are_those_that_the_readme_states():
-    assert SEGMENTS == {HOST: 4 * MIB, STAGED: MIB, AWARE: 4 * MIB, DIRECT: 16 * MIB}
+    assert SEGMENTS == {HOST: 4 * MIB, STAGED: MIB, AWARE: 4 * MIB, PEER: 16 * MIB}
 
 
 def test_ranks_of_one_host_send_nothing_over_tcp():

@@ -241,7 +241,7 @@ def test_a_reason_says_where_device_buffers_lie_and_how_they_travel():
     )
     missing = resolve(TABLE, 4, (0, 0, 1, 1), "float32", 8, "cuda", "direct").why
     assert missing.startswith(
-        "a.json has no rule for 4 ranks on 2 nodes and float32 in cuda memory, path direct; lowest"
+        "a.json has no rule for 4 ranks on 2 nodes and float32 in cuda memory, path peer; lowest"
     )
 
 

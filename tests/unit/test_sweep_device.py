@@ -22,7 +22,7 @@ from hpcdist.bench.gpu.record import Limit, Record, Report
 
 MIB = 1 << 20
 TESTS = Path(__file__).parents[1]
-SETTINGS = Settings((4096, MIB), ("ring", "shared"), ("staged", "aware", "direct"), 5, 0.01)
+SETTINGS = Settings((4096, MIB), ("ring", "shared"), ("staged", "aware", "peer"), 5, 0.01)
 
 # What every rank runs, with a device that is simulated.
 PROGRAM = f"""
@@ -36,7 +36,7 @@ main()
 """
 
 
-def record(algorithm="ring", path="direct", nbytes=MIB, us=100.0, ranks=4, **fields):
+def record(algorithm="ring", path="peer", nbytes=MIB, us=100.0, ranks=4, **fields):
     made = {
         "ranks": ranks,
         "nbytes": nbytes,
@@ -180,7 +180,7 @@ def test_every_row_has_its_share_of_the_floor():
     text = table.text(report(record(), record("tree", share=0.5), record(nbytes=4 * MIB)))
     assert "| floor [us] | 25 | 25 |" in text
     found = rows(text, "4 ranks: share of the floor")
-    assert found == {("ring", "direct"): ["25% (20%-50%)"] * 2, ("tree", "direct"): ["50% (20%-50%)", "-"]}
+    assert found == {("ring", "peer"): ["25% (20%-50%)"] * 2, ("tree", "peer"): ["50% (20%-50%)", "-"]}
 
 
 def test_direct_stands_beside_staged_by_algorithm_and_at_its_best():
@@ -188,14 +188,14 @@ def test_direct_stands_beside_staged_by_algorithm_and_at_its_best():
         report(
             record("ring", "staged", us=300.0),
             record("tree", "staged", us=200.0),
-            record("ring", "direct", us=100.0, to_staged=3.0),
-            record("shared", "direct", us=50.0, to_staged=None),
+            record("ring", "peer", us=100.0, to_staged=3.0),
+            record("shared", "peer", us=50.0, to_staged=None),
             record("MPI_Allreduce", "staged", us=10.0, to_library=None),
             record("MPI_Allreduce", "aware", us=5.0),
         )
     )
     found = rows(text, "4 ranks: how many times as fast as the same algorithm staged")
-    assert found == {("ring", "direct"): ["3.00"], ("fastest", "direct"): ["4.00"]}
+    assert found == {("ring", "peer"): ["3.00"], ("fastest", "peer"): ["4.00"]}
     beside = rows(text, "4 ranks: how many times as fast as the staged MPI_Allreduce")
     assert ("MPI_Allreduce", "staged") not in beside
     assert beside["MPI_Allreduce", "aware"] == ["4.00"]
@@ -205,7 +205,7 @@ def test_without_a_direct_path_there_is_no_fastest_one():
     found = rows(
         table.text(report(record(path="staged"))), "4 ranks: how many times as fast as the same algorithm staged"
     )
-    assert found == {("fastest", "direct"): ["-"]}
+    assert found == {("fastest", "peer"): ["-"]}
 
 
 def test_a_lone_rank_has_its_times_and_no_shares():

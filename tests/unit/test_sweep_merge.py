@@ -100,10 +100,10 @@ def test_measurements_in_different_segments_are_all_kept(tmp_path):
 def test_measurements_in_other_memory_or_on_another_path_are_all_kept(tmp_path):
     swept(tmp_path / "host.json", 4, 20.0)
     swept(tmp_path / "staged.json", 4, 30.0, hour=1, memory="cuda", path="staged")
-    swept(tmp_path / "direct.json", 4, 10.0, hour=2, memory="cuda", path="direct")
+    swept(tmp_path / "peer.json", 4, 10.0, hour=2, memory="cuda", path="peer")
     out = ["--json", tmp_path / "all.json", "--tune", tmp_path / "selection.json", "--figure", tmp_path / "all.svg"]
     assert merge(*tmp_path.glob("*.json"), *out).exit_code == 0
     assert len(json.loads((tmp_path / "all.json").read_text())["results"]) == 6
     rules = Selection.load(tmp_path / "selection.json").rules
-    assert [(rule.memory, rule.path) for rule in rules] == [("host", "host"), ("cuda", "direct"), ("cuda", "staged")]
+    assert [(rule.memory, rule.path) for rule in rules] == [("host", "host"), ("cuda", "peer"), ("cuda", "staged")]
     assert "float32, sum, direct" in (tmp_path / "all.svg").read_text()

@@ -28,7 +28,7 @@ from hpcdist.sweep.record import LIBRARY
         (["--no-library", "--algorithms", LIBRARY], "nothing is left to measure"),
         (["--algorithms", LIBRARY, "--dtype", "bfloat16"], "nothing is left to measure"),
         (["--library-algorithms", "--no-library", "--algorithms", LIBRARY, "--dtype", "float16"], "nothing is left"),
-        (["--path", "direct"], "--path is for device buffers: add --device cuda"),
+        (["--path", "peer"], "--path is for device buffers: add --device cuda"),
         (["--device", "cuda", "--path", "stage"], "'stage'; choose from auto, staged, aware, direct"),
         (["--device", "tpu"], "--device"),
         (["--device", "cuda", "--library-algorithms"], "--library-algorithms is for host buffers"),

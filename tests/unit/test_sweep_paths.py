@@ -12,17 +12,17 @@ def test_host_buffers_have_one_path(name):
 
 
 def test_ours_are_measured_on_every_path_that_can_be_taken():
-    assert Paths({"staged": "staged", "direct": "direct"}, {"aware": "not known"}).of("ring") == ("staged", "direct")
+    assert Paths({"staged": "staged", "peer": "peer"}, {"aware": "not known"}).of("ring") == ("staged", "peer")
 
 
 @pytest.mark.parametrize(
     ("taken", "measured"),
     [
         ({"staged": "staged"}, ("staged",)),
-        ({"direct": "direct"}, ("staged",)),
+        ({"peer": "peer"}, ("staged",)),
         ({"staged": "staged", "aware": "aware"}, ("staged", "aware")),
         ({"auto": "aware"}, ("staged", "aware")),
-        ({"auto": "direct"}, ("staged",)),
+        ({"auto": "peer"}, ("staged",)),
     ],
 )
 def test_the_library_is_handed_device_memory_only_where_that_is_known_to_work(taken, measured):
@@ -33,8 +33,8 @@ def test_the_library_is_handed_device_memory_only_where_that_is_known_to_work(ta
     ("taken", "asked"),
     [
         ({"staged": "staged"}, ()),
-        ({"staged": "staged", "aware": "aware", "direct": "direct"}, ("direct",)),
-        ({"auto": "direct"}, ("auto",)),
+        ({"staged": "staged", "aware": "aware", "peer": "peer"}, ("peer",)),
+        ({"auto": "peer"}, ("auto",)),
         ({"auto": "staged"}, ()),
     ],
 )

@@ -60,9 +60,9 @@ def test_csv_without_records_is_its_line_of_names(tmp_path):
 
 
 def test_a_row_says_where_buffers_lie_and_how_they_travel():
-    row = record(memory="cuda", path="direct").row()
-    assert (row["memory"], row["path"]) == ("cuda", "direct")
-    assert Record.of(row) == record(memory="cuda", path="direct")
+    row = record(memory="cuda", path="peer").row()
+    assert (row["memory"], row["path"]) == ("cuda", "peer")
+    assert Record.of(row) == record(memory="cuda", path="peer")
 
 
 def test_a_row_that_tells_nothing_of_memory_is_one_of_host_buffers():

@@ -124,22 +124,22 @@ def test_each_path_of_device_buffers_has_its_table_and_host_buffers_have_theirs_
     records = [
         *pair("ring"),
         *pair("ring", memory="cuda", path="staged"),
-        *pair("ring", memory="cuda", path="direct"),
+        *pair("ring", memory="cuda", path="peer"),
         *pair("MPI_Allreduce", segment_nbytes=None, memory="cuda", path="staged"),
     ]
     titles = [line for line in report.nccl(records) if "Algorithm" in line]
     assert titles == [
         "# Algorithm: ring, segments of 64 KiB",
         "# Algorithm: ring, segments of 64 KiB, cuda memory, path staged",
-        "# Algorithm: ring, segments of 64 KiB, cuda memory, path direct",
+        "# Algorithm: ring, segments of 64 KiB, cuda memory, path peer",
         "# Algorithm: MPI_Allreduce, cuda memory, path staged",
     ]
 
 
 def test_the_wide_table_says_memory_and_path():
-    header, row = report.WIDE_HEADER[-1].split(), report.wide_row(record(memory="cuda", path="direct")).split()
+    header, row = report.WIDE_HEADER[-1].split(), report.wide_row(record(memory="cuda", path="peer")).split()
     assert header.index("memory") + 1 == header.index("path")
-    assert row.index("cuda") + 1 == row.index("direct")
+    assert row.index("cuda") + 1 == row.index("peer")
     assert report.wide_row(record()).split().count("host") == 2
 
 

@@ -92,13 +92,13 @@ def test_host_memory_and_each_path_of_device_memory_have_rules_of_their_own():
     records = [
         record("ring", us=1, memory="cuda", path="staged"),
         record("tree", us=2, memory="cuda", path="staged"),
-        record("shared", us=1, memory="cuda", path="direct"),
+        record("shared", us=1, memory="cuda", path="peer"),
         record("ring", us=9),
         record("tree", us=5),
     ]
     rules = tune.rules(records)
     assert [(rule.memory, rule.path, rule.choose[0].algorithm) for rule in rules] == [
         ("host", "host", "tree"),
-        ("cuda", "direct", "shared"),
+        ("cuda", "peer", "shared"),
         ("cuda", "staged", "ring"),
     ]

@@ -16,7 +16,7 @@ from mpi4py import MPI
 from hpcdist.bench.start import free_port
 from hpcdist.mpi.collective_errors import on_all
 from hpcdist.mpi.launcher import RANK_VARIABLES
-from hpcdist.mpi.world import meet
+from hpcdist.mpi.world import sleeping_barrier
 
 PROGRAM = Path(__file__).with_name("dcp.py")
 LAST_WORDS = 2000  # characters of what a process said before it ended
@@ -49,7 +49,7 @@ class Torch:
             AgreedError: on all ranks, if one failed.
         """
         answer = self._ask(command)
-        meet(self.comm)  # those that are done leave the cores to the others
+        sleeping_barrier(self.comm)  # those that are done leave the cores to the others
         return on_all(self.comm, lambda: _good(answer))
 
     def _ask(self, command: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from hpcdist.checkpoint.fence import LOCK, OWNER
 from hpcdist.checkpoint.reader import committed, look
 from hpcdist.checkpoint.restoring import restore
 from hpcdist.mpi.collective_errors import on_root
-from hpcdist.mpi.world import meet
+from hpcdist.mpi.world import sleeping_barrier
 from hpcdist.util.sampling import Spread, order
 
 LEAST = 3  # rounds, however long they take
@@ -39,7 +39,7 @@ def until(comm: MPI.Intracomm, most: int, seconds: float) -> Iterator[int]:
 
 def slowest(comm: MPI.Intracomm, *seconds: float) -> list[float]:
     """Times of the slowest rank. Collective."""
-    meet(comm)
+    sleeping_barrier(comm)
     times = np.array(seconds)
     comm.Allreduce(MPI.IN_PLACE, times, MPI.MAX)
     return times.tolist()

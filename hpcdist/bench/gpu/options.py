@@ -10,7 +10,7 @@ import click
 from hpcdist.algorithms import ALLREDUCE, SHARED
 from hpcdist.bench import jobs
 from hpcdist.bench.links.options import algorithm, float32s
-from hpcdist.device.paths import ASKABLE, AUTO, AWARE, DIRECT, STAGED
+from hpcdist.device.paths import ASKABLE, AUTO, AWARE, PEER, STAGED
 from hpcdist.util.parameters import Listed, options
 
 SIZES = "4KiB,16KiB,64KiB,256KiB,1MiB,4MiB,16MiB,64MiB,256MiB"
@@ -51,7 +51,7 @@ settings = options(
     click.option(
         "--paths",
         type=Listed("paths", _path),
-        default=",".join((STAGED, AWARE, DIRECT)),
+        default=",".join((STAGED, AWARE, PEER)),
         show_default=True,
         help="On which; what this machine or its MPI cannot do is left out, and the report says why.",
     ),

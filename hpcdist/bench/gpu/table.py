@@ -9,7 +9,7 @@ from hpcdist.bench.cells import rows
 from hpcdist.bench.gpu.bench import LARGE, ROW, TURN
 from hpcdist.bench.gpu.options import LEAST
 from hpcdist.bench.gpu.record import Limit, Record, Report
-from hpcdist.device.paths import DIRECT, STAGED
+from hpcdist.device.paths import PEER, STAGED
 from hpcdist.sweep.record import LIBRARY, of_library
 from hpcdist.util.sampling import digits
 from hpcdist.util.sizes import format_bytes
@@ -19,7 +19,7 @@ EXPLANATION = f"""\
   rank before anything is timed. Times are those of the host's clock, from the call until the result is there; a sample
   is that of the slowest rank. All cases of a size run in the same rounds, at least {LEAST}, and ratios are medians of
   the rounds' ratios.
-- Paths: `staged` goes through page-locked host memory, `aware` hands device memory to MPI, `direct` reads the other
+- Paths: `staged` goes through page-locked host memory, `aware` hands device memory to MPI, `peer` reads the other
   ranks' device memory. `{LIBRARY}` on the path `staged` is a copy to page-locked host memory, the library's all-reduce
   there, and a copy back.
 - The device copy is measured in the same rounds: by one rank while the others wait, and by all at once. Its bandwidth
@@ -111,22 +111,22 @@ def _table(
 
 
 def _beside_staged(title: str, records: Sequence[Record], limits: Sequence[Limit]) -> Iterator[str]:
-    """The ratio staged / direct, or aware, of each algorithm, and of the fastest ones."""
+    """The ratio staged / peer, or aware, of each algorithm, and of the fastest ones."""
     ours = [record for record in records if not of_library(record.algorithm)]
     yield from [f"## {title}: how many times as fast as the same algorithm staged", ""]
     compared = [record for record in ours if record.to_staged is not None]
     lines = [_row(key, compared, limits, lambda r: _times(r.to_staged)) for key in dict.fromkeys(map(_key, compared))]
     fastest = [_fastest(ours, limit.nbytes) for limit in limits]
-    yield from rows(_columns(limits), [*lines, ["fastest", DIRECT, *fastest]])
+    yield from rows(_columns(limits), [*lines, ["fastest", PEER, *fastest]])
 
 
 def _fastest(records: Sequence[Record], nbytes: int) -> str:
-    """The fastest algorithm staged over the fastest direct one, by their medians."""
+    """The fastest algorithm staged over the fastest by memory of peers, by their medians."""
     times = {
         path: [record.time_us_p50 for record in records if (record.nbytes, record.path) == (nbytes, path)]
-        for path in (STAGED, DIRECT)
+        for path in (STAGED, PEER)
     }
-    return _times(min(times[STAGED]) / min(times[DIRECT])) if all(times.values()) else "-"
+    return _times(min(times[STAGED]) / min(times[PEER])) if all(times.values()) else "-"
 
 
 def _row(

@@ -1,12 +1,12 @@
 """Compiled by Numba: all-reduces of ordinary arrays on one node, through bounce buffers that its ranks share.
 
-The array travels in pieces. Each rank copies a piece into its bounce buffer, all meet, each rank reduces its part of
-the piece from the bounce buffers of all and puts the result into its own, all meet again, and each rank copies the
-parts of the others out. A meeting serves three pieces: after it one is copied out, the next is reduced, and the one
-after that copied in. So a bounce buffer has three slots, taken in turn, and there is one meeting more than there are
-pieces. A small array is one piece, which every rank reduces for itself after a single meeting.
+The array travels in pieces. Each rank copies a piece into its bounce buffer; after a barrier each reduces its part of
+the piece from the bounce buffers of all and puts the result into its own; after another barrier each copies the
+parts of the others out. A barrier serves three pieces: after it one is copied out, the next is reduced, and the one
+after that copied in. So a bounce buffer has three slots, taken in turn, and there is one barrier more than there are
+pieces. A small array is one piece, which every rank reduces for itself after a single barrier.
 
-The slot of a piece follows from the flags, which count the meetings of all runs: a run may follow another at once.
+The slot of a piece follows from the flags, which count the barriers of all runs: a run may follow another at once.
 
 What others will read can be streamed, that is written past the caches. Between cores that are far from each other, what
 was changed in the cache of one comes to the other at a fraction of the rate of memory; between near ones it is faster
@@ -45,7 +45,7 @@ from hpcdist.transport.barrier_flags import (
 )
 
 # fields of a job; behind the flags there are the addresses of the bounce buffers
-MET, PIECES, LENGTH, NBYTES, ITEMSIZE, SOURCE, TARGET, WHOLE = range(OWN, OWN + 8)
+PASSED, PIECES, LENGTH, NBYTES, ITEMSIZE, SOURCE, TARGET, WHOLE = range(OWN, OWN + 8)
 BEFORE, COST, TIME = OWN + 8, OWN + 9, OWN + 15  # pieces of earlier runs; see `_note`; seconds and nanoseconds
 COPY, STREAM = OWN + 17, OWN + 18  # addresses of functions of `kernels.copy_loops`
 CALL = OWN + 19  # the number of the call, which all ranks compare before a small reduction
@@ -53,7 +53,7 @@ CALL = OWN + 19  # the number of the call, which all ranks compare before a smal
 EVERY, AT_FIRST = 1021, 127  # pieces, and those of a plan's first EVERY; primes, so that trials come anywhere in a run
 TRIALS = 6  # of them for each way; the first half is not timed, since it finds the caches as the other way left them
 IN, REDUCE_PART, OUT = range(3)  # what is timed
-MEETING, COMPLETE = range(2)  # stages
+WAITING, COMPLETE = range(2)  # stages
 PENDING, DONE, DIFFERENT = range(3)  # what a run answers; nothing is done if a rank is in a different call
 MONOTONIC = 1  # the clock, of Linux
 NEVER = 1 << 40  # nanoseconds
@@ -159,7 +159,7 @@ def _copy(job: NDArray, piece: int, target: int, source: int, nbytes: int) -> No
 @njit
 def _slot(job: NDArray, rank: int, piece: int) -> int:
     """Where a piece is in a rank's bounce buffer."""
-    turn = (job[GOAL] - job[MET] + piece) % SLOTS
+    turn = (job[GOAL] - job[PASSED] + piece) % SLOTS
     return job[FLAGS + job[SIZE] + rank] + turn * job[LENGTH]
 
 
@@ -257,7 +257,7 @@ def _end(job: NDArray) -> None:
 @compiled("void(int64[::1])")
 def begin(job: NDArray) -> None:
     """Begin a run: copy the first piece in."""
-    job[STAGE], job[MET] = MEETING, 0
+    job[STAGE], job[PASSED] = WAITING, 0
     set_goal(job)  # from which the slot follows
     if job[WHOLE]:
         slot = _slot(job, job[ME], 0)
@@ -272,26 +272,26 @@ def begin(job: NDArray) -> None:
 @compiled("int64(int64[::1], int64)")
 def advance(job: NDArray, looks: int) -> int:
     """Go on as far as `looks` allow; whether all is done."""
-    while job[STAGE] == MEETING:
+    while job[STAGE] == WAITING:
         if not all_there(job, looks):
             return PENDING
-        met = job[MET]
+        passed = job[PASSED]
         if job[WHOLE]:
             same = _is_same_call(job)
             if same:
                 _reduce_whole(job)
             _end(job)
             return DONE if same else DIFFERENT
-        if met > 0:
-            _copy_out(job, met - 1)
-        if met == job[PIECES]:
+        if passed > 0:
+            _copy_out(job, passed - 1)
+        if passed == job[PIECES]:
             _end(job)
             return DONE
-        if met + 1 < job[PIECES]:
-            _copy_in(job, met + 1)
-        _reduce_part(job, met)
+        if passed + 1 < job[PIECES]:
+            _copy_in(job, passed + 1)
+        _reduce_part(job, passed)
         _fence()
-        job[MET] += 1
+        job[PASSED] += 1
         raise_flag(job)
     return DONE
 
@@ -305,5 +305,5 @@ def run(job: NDArray, looks: int) -> int:
 
 def awaited(job: NDArray[np.int64]) -> str:
     """What a rank must have done for which a job waits."""
-    met, pieces = job[MET], job[PIECES]
-    return f"come to piece {met + 1} of {pieces}" if met < pieces else "reduced its part of the last piece"
+    passed, pieces = job[PASSED], job[PIECES]
+    return f"come to piece {passed + 1} of {pieces}" if passed < pieces else "reduced its part of the last piece"
