@@ -74,7 +74,7 @@ def test_a_plan_says_which_path_it_takes_and_why(comm, memory):
     assert same_everywhere((plan.path, plan.why_path, plan.algorithm, plan.why))
 
 
-def test_auto_is_direct_and_shared_on_one_node(comm, memory, auto):
+def test_auto_is_peer_and_shared_on_one_node(comm, memory, auto):
     plan = reduced(comm, memory, memory.zeros(1000, "int64"))
     assert (plan.path, plan.why_path) == (PEER, "the ranks of one node, which can open each other's device memory")
     assert plan.algorithm == ("shared" if SIZE > 1 else plan.algorithm)
@@ -112,7 +112,7 @@ def test_memory_that_cannot_be_opened_though_it_seemed_so_is_staged(comm, memory
 
 
 @pytest.mark.every_size
-def test_direct_and_aware_are_refused_for_memory_that_cannot_be_opened(memory):
+def test_peer_and_aware_are_refused_for_memory_that_cannot_be_opened(memory):
     buffer = memory.pooled(12, "float64") if RANK == LAST else memory.zeros(12)
     assert_same_error(
         lambda: hpcdist.plan(COMM, buffer, path=PEER), f"path='peer' is not possible: rank {LAST}: it", "'staged'"

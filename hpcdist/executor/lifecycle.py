@@ -65,7 +65,7 @@ class Bound(ABC):
 
     # --- what is common to all ---
 
-    def __call__(self) -> None:
+    def __call__(self) -> object:
         """Run and block until the result is there."""
         if self._state != IDLE:
             self._refuse()
@@ -77,6 +77,7 @@ class Bound(ABC):
             self._fail(error)
             raise
         self._state = IDLE
+        return None
 
     def start(self) -> None:
         """Begin a run; goes as far as it can without waiting."""

@@ -630,6 +630,6 @@ def test_who_is_waited_for_in_shared_memory_is_told(transport, tmp_path, topolog
     assert "between two runs" in program.describe()
 
 
-def test_a_direct_program_is_for_device_memory(transport):
+def test_peer_memory_is_for_device_memory(transport):
     with pytest.raises(ValueError, match="this array is in host memory"):
         shared_program(transport, np.zeros(4), np.zeros(4))

@@ -268,7 +268,7 @@ def test_a_wrong_element_fails_the_sweep_and_its_path_is_named(monkeypatch, caps
         assert "ring, 8 B float32 sum, in_place, path peer:" in shown.err
 
 
-def test_without_the_direct_path_shared_is_left_out_with_a_note(capsys):
+def test_without_the_path_peer_shared_is_left_out_with_a_note(capsys):
     assert Sweep(WORLD, options(path=(STAGED,), max_bytes=8), DEVICE).run() == 0
     if WORLD.rank == 0:
         assert "# note: shared is left out: it knows the path peer only" in capsys.readouterr().out

@@ -259,7 +259,7 @@ def test_without_numba_messages_are_sent(comm, monkeypatch):
 
 def test_without_room_messages_are_sent_but_a_buffer_that_is_there_is_used(comm, monkeypatch):
     hpcdist.plan(comm, np.zeros(5000)).close()
-    monkeypatch.setattr(shared_memory, "room", lambda where: (1000, 1 << 40))
+    monkeypatch.setattr(shared_memory, "free_memory", lambda where: (1000, 1 << 40))
     plan = hpcdist.plan(comm, np.zeros(5000))
     assert plan.algorithm == "shared"
     plan()
@@ -274,7 +274,7 @@ def test_without_room_messages_are_sent_but_a_buffer_that_is_there_is_used(comm,
 @pytest.mark.parametrize("bytes_free", [1000, 200_000])
 def test_without_room_for_flags_messages_are_sent(comm, monkeypatch, bytes_free):
     """Whether it is lacking for both, or for the flags beside the buffer."""
-    monkeypatch.setattr(shared_memory, "room", lambda where: (bytes_free * SIZE, 1 << 40))
+    monkeypatch.setattr(shared_memory, "free_memory", lambda where: (bytes_free * SIZE, 1 << 40))
     plan = hpcdist.plan(comm, np.zeros(8000))
     assert plan.algorithm in algorithms.ALLREDUCE
     assert "not through bounce buffers: a bounce buffer takes" in plan.why

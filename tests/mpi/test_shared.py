@@ -544,14 +544,14 @@ def test_ranks_that_ask_for_different_sizes_hear_of_it(comm):
 def test_an_array_for_which_there_is_no_room_is_refused_with_numbers(comm, monkeypatch):
     hpcdist.empty(1, "float64", comm)
     before = left(comm)
-    monkeypatch.setattr(shared_memory, "room", lambda where: (3 << 20, 8 << 30))
+    monkeypatch.setattr(shared_memory, "free_memory", lambda where: (3 << 20, 8 << 30))
     with pytest.raises(AgreedError) as raised:
         hpcdist.empty(1 << 20, "float64", comm)
     text = str(raised.value)
     assert "an array of 8 MiB takes 8 MiB for each of" in text
     assert "/dev/shm has 3 MiB free" in text
     assert comm.allgather(text) == [text] * SIZE
-    monkeypatch.setattr(shared_memory, "room", lambda where: (8 << 30, 1 << 20))
+    monkeypatch.setattr(shared_memory, "free_memory", lambda where: (8 << 30, 1 << 20))
     with pytest.raises(AgreedError, match="1 MiB is available"):
         hpcdist.empty(1 << 20, "float64", comm)
     assert left(comm) <= before

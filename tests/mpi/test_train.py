@@ -232,7 +232,7 @@ def test_without_room_to_share_messages_are_sent_and_that_is_said(
     shared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = train(shared / "whole", checkpoint_every=10)
-    monkeypatch.setattr(shared_memory, "room", lambda where: (0, 0))
+    monkeypatch.setattr(shared_memory, "free_memory", lambda where: (0, 0))
     resumed = {**SHORT, "out": str(shared / "next"), "resume": str(shared / "whole" / "checkpoints" / "step-00000010")}
     loop.train(COMM, resumed, Console())
     assert execution(shared / "next")["algorithm"] in ALLREDUCE

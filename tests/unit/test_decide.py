@@ -26,7 +26,7 @@ def facts(algorithm="auto", nbytes=1 << 20, hosts=ONE, **known):
     [
         (facts(), "shared", True),
         (facts(nbytes=8), "shared", True),
-        (facts(not_bounced=NO_FLAGS, compiled=False), "halving_doubling", False),
+        (facts(not_bounced=NO_FLAGS, compiled=False), "binary_blocks", False),
         (facts(not_in_place=None), "shared", False),
         (facts(not_in_place=None, nbytes=4096), "shared", True),
         (facts(not_in_place=None, nbytes=4100), "shared", False),
@@ -79,8 +79,8 @@ def test_what_is_asked_for_and_cannot_be_is_refused(known, why):
     ("device", "path", "algorithm"),
     [
         (paths.Facts(1, None, None, None, "nobody"), "peer", "shared"),
-        (paths.Facts(2, None, None, True, "a probe"), "aware", "halving_doubling"),
-        (paths.Facts(2, None, None, None, "nobody"), "staged", "halving_doubling"),
+        (paths.Facts(2, None, None, True, "a probe"), "aware", "binary_blocks"),
+        (paths.Facts(2, None, None, None, "nobody"), "staged", "binary_blocks"),
     ],
 )
 def test_the_path_of_device_memory_decides_with(device, path, algorithm):

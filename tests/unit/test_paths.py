@@ -49,7 +49,7 @@ def nothing_asked(monkeypatch):
         (facts(nodes=2, unshareable=POOL, aware=True), STAGED),
     ],
 )
-def test_auto_prefers_direct_then_aware_then_staged(known, path):
+def test_auto_prefers_peer_then_aware_then_staged(known, path):
     assert decide(AUTO, known)[0] == path
 
 
@@ -131,7 +131,7 @@ def test_auto_is_what_the_environment_names(monkeypatch):
 
 
 def test_a_path_that_there_is_not_is_refused_with_those_that_there_are(monkeypatch):
-    with pytest.raises(ArgumentError, match="there is no path 'fast'; choose from auto, staged, aware, direct"):
+    with pytest.raises(ArgumentError, match="there is no path 'fast'; choose from auto, staged, aware, peer"):
         decide("fast", facts())
     monkeypatch.setenv(paths.ENVIRONMENT, "fast")
     with pytest.raises(ArgumentError, match=r"there is no path 'fast' \(HPCDIST_PATH\)"):
@@ -245,7 +245,7 @@ def test_the_doctor_tries_once_and_plans_read_what_it_found(monkeypatch, tmp_pat
 @pytest.mark.parametrize(
     ("asked", "known", "level", "said"),
     [
-        (AUTO, facts(), OK, "direct: the ranks of one node"),
+        (AUTO, facts(), OK, "peer: the ranks of one node"),
         (AUTO, facts(nodes=2, aware=True, source="probe"), OK, "aware: this MPI takes device memory (probe)"),
         (AUTO, facts(nodes=2), WARN, "staged through host memory: it is not known"),
         (AUTO, facts(unopened="GPU peers: 0"), WARN, "not by memory of peers: GPU peers: 0"),

@@ -162,7 +162,7 @@ def edited(change):
         (
             lambda d: d["rules"][0].update(path="auto"),
             "rules[0].path",
-            "staged, aware, direct; found 'auto'",
+            "staged, aware, peer; found 'auto'",
         ),
     ],
 )
@@ -214,14 +214,14 @@ def test_a_table_that_is_not_there_is_an_error_and_no_default():
 
 DEVICE_RULES = (
     Rule(4, 2, "float32", (Bracket(None, "direct"),), "cuda", "staged"),
-    Rule(4, 2, "float32", (Bracket(None, "shared"),), "cuda", "direct"),
+    Rule(4, 2, "float32", (Bracket(None, "shared"),), "cuda", "peer"),
 )
 
 
 @pytest.mark.parametrize("rules", [(RULE, *DEVICE_RULES), (*DEVICE_RULES, RULE)], ids=["host first", "host last"])
 @pytest.mark.parametrize(
     ("where", "algorithm"),
-    [((), "tree"), (("host", "host"), "tree"), (("cuda", "staged"), "direct"), (("cuda", "direct"), "shared")],
+    [((), "tree"), (("host", "host"), "tree"), (("cuda", "staged"), "direct"), (("cuda", "peer"), "shared")],
 )
 def test_host_buffers_and_each_path_of_device_buffers_have_rules_of_their_own(rules, where, algorithm):
     assert Selection(rules).choose(4, 2, "float32", 9, *where).algorithm == algorithm
@@ -232,17 +232,15 @@ def test_rules_for_device_buffers_are_nothing_to_host_buffers_nor_the_other_way_
     assert Selection(DEVICE_RULES).choose(4, 2, "float32", 9) is None
     assert TABLE.choose(4, 2, "float32", 9, "cuda", "staged") is None
     assert Selection(DEVICE_RULES).choose(4, 2, "float32", 9, "cuda", "aware") is None
-    assert Selection(DEVICE_RULES).choose(4, 2, "int32", 9, "cuda", "direct").algorithm == "shared"
+    assert Selection(DEVICE_RULES).choose(4, 2, "int32", 9, "cuda", "peer").algorithm == "shared"
 
 
 def test_a_reason_says_where_device_buffers_lie_and_how_they_travel():
     assert Selection(DEVICE_RULES, path="a.json").choose(4, 2, "float32", 9, "cuda", "staged").why == (
         "a.json says so for 4 ranks on 2 nodes and float32 buffers of any size in cuda memory, path staged"
     )
-    missing = resolve(TABLE, 4, (0, 0, 1, 1), "float32", 8, "cuda", "direct").why
-    assert missing.startswith(
-        "a.json has no rule for 4 ranks on 2 nodes and float32 in cuda memory, path peer; lowest"
-    )
+    missing = resolve(TABLE, 4, (0, 0, 1, 1), "float32", 8, "cuda", "peer").why
+    assert missing.startswith("a.json has no rule for 4 ranks on 2 nodes and float32 in cuda memory, path peer; lowest")
 
 
 def test_memory_and_path_are_written_and_read(tmp_path):

@@ -153,7 +153,7 @@ def test_flags_say_the_same_settings_again():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--paths", "auto"], "there is no path 'auto'; choose from staged, aware, direct"),
+        (["--paths", "auto"], "there is no path 'auto'; choose from staged, aware, peer"),
         (["--algorithms", "rign"], "choose from"),
         (["--sizes", "6"], "no whole number of float32"),
         (["--ranks", "0"], "'0' is no number of ranks"),
@@ -183,7 +183,7 @@ def test_every_row_has_its_share_of_the_floor():
     assert found == {("ring", "peer"): ["25% (20%-50%)"] * 2, ("tree", "peer"): ["50% (20%-50%)", "-"]}
 
 
-def test_direct_stands_beside_staged_by_algorithm_and_at_its_best():
+def test_peer_stands_beside_staged_by_algorithm_and_at_its_best():
     text = table.text(
         report(
             record("ring", "staged", us=300.0),
@@ -201,7 +201,7 @@ def test_direct_stands_beside_staged_by_algorithm_and_at_its_best():
     assert beside["MPI_Allreduce", "aware"] == ["4.00"]
 
 
-def test_without_a_direct_path_there_is_no_fastest_one():
+def test_without_the_path_peer_there_is_no_fastest_one():
     found = rows(
         table.text(report(record(path="staged"))), "4 ranks: how many times as fast as the same algorithm staged"
     )
@@ -216,7 +216,7 @@ def test_a_lone_rank_has_its_times_and_no_shares():
 
 def test_what_is_wrong_or_missing_is_said():
     text = table.text(report(record(), replace(record(), wrong=7), missing={"path aware left out": [1, 2, 4]}))
-    assert "- 4 ranks, ring direct, 1 MiB: 7 elements" in text
+    assert "- 4 ranks, ring peer, 1 MiB: 7 elements" in text
     assert "- 1, 2 and 4 ranks: path aware left out" in text
     assert "was right" not in text
     assert "Every element of every result was right." in table.text(report(record()))

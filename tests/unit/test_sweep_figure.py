@@ -93,4 +93,4 @@ def test_only_one_placement_is_drawn(tmp_path, monkeypatch):
 def test_each_path_of_device_buffers_has_its_panel():
     rows = [*records(), *(row for path in ("staged", "peer") for row in records(memory="cuda", path=path))]
     titles = [axes.get_title(loc="left") for axes in figure.draw(rows).axes]
-    assert titles == [f"8 ranks, 2 nodes, float32, sum{path}" for path in ("", ", staged", ", direct")]
+    assert titles == [f"8 ranks, 2 nodes, float32, sum{path}" for path in ("", ", staged", ", peer")]

@@ -106,4 +106,4 @@ def test_measurements_in_other_memory_or_on_another_path_are_all_kept(tmp_path):
     assert len(json.loads((tmp_path / "all.json").read_text())["results"]) == 6
     rules = Selection.load(tmp_path / "selection.json").rules
     assert [(rule.memory, rule.path) for rule in rules] == [("host", "host"), ("cuda", "peer"), ("cuda", "staged")]
-    assert "float32, sum, direct" in (tmp_path / "all.svg").read_text()
+    assert "float32, sum, peer" in (tmp_path / "all.svg").read_text()

@@ -29,7 +29,7 @@ from hpcdist.sweep.record import LIBRARY
         (["--algorithms", LIBRARY, "--dtype", "bfloat16"], "nothing is left to measure"),
         (["--library-algorithms", "--no-library", "--algorithms", LIBRARY, "--dtype", "float16"], "nothing is left"),
         (["--path", "peer"], "--path is for device buffers: add --device cuda"),
-        (["--device", "cuda", "--path", "stage"], "'stage'; choose from auto, staged, aware, direct"),
+        (["--device", "cuda", "--path", "stage"], "'stage'; choose from auto, staged, aware, peer"),
         (["--device", "tpu"], "--device"),
         (["--device", "cuda", "--library-algorithms"], "--library-algorithms is for host buffers"),
         (["--json", "a", "--tune", "./a"], "a is named for two outputs"),

@@ -39,5 +39,5 @@ def test_the_library_is_handed_device_memory_only_where_that_is_known_to_work(ta
     ],
 )
 @pytest.mark.parametrize("name", ["shared", "shared:ring"])
-def test_shared_knows_the_direct_path_only(name, taken, asked):
+def test_shared_knows_the_path_peer_only(name, taken, asked):
     assert Paths(taken).of(name) == asked

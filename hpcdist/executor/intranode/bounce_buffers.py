@@ -51,6 +51,7 @@ class BouncedProgram(Bound):
         Raises: ValueError for a schedule that is not the kernel's.
         """
         from hpcdist.executor.intranode import bounce_kernel  # where there are flags, there is Numba
+        from hpcdist.kernels.native import entry_of
         from hpcdist.transport import barrier_flags
 
         if schedule != bounce_layout.schedule(transport.size, out.nbytes):  # equal by its very steps
@@ -66,7 +67,8 @@ class BouncedProgram(Bound):
         work = bounce_kernel.reduction(out.dtype, transport.size, op)
         self._job = bounce_kernel.job(transport.rank, flags, slots, work, buffer, out, transport.crowded)
         self._keep: tuple[object, ...] = (work, buffer, out, bounce)
-        self._run_kernel, self._advance = bounce_kernel.run, bounce_kernel.advance
+        self._address = address_of(self._job)
+        self._run_kernel, self._advance = entry_of(bounce_kernel.run), entry_of(bounce_kernel.advance)
         self._many_looks = barrier_flags.MANY_LOOKS
         self._inner = out
         super().__init__()
@@ -74,7 +76,7 @@ class BouncedProgram(Bound):
     @property
     def compares(self) -> bool:
         """Whether a run can tell that all ranks have come to the same call; see `checked`."""
-        return len(self._schedule.steps) == 1 and not self._pair
+        return len(self._schedule.steps) == 1
 
     def number(self, call: int) -> None:
         """Say which call its runs are."""
@@ -87,36 +89,33 @@ class BouncedProgram(Bound):
         self._run += 1
         self._state = BLOCKED
         try:
-            code = self._run_kernel(self._job, self._many_looks)
+            if self._pair:
+                np.copyto(self._inner, self._pair[0])
+            code = self._run_kernel(self._address, self._many_looks)
             while code == PENDING:
                 give_mpi_a_turn()
-                code = self._advance(self._job, self._many_looks)
+                code = self._advance(self._address, self._many_looks)
+            self._after(code == DONE)
         except BaseException as error:
             self._fail(error)
             raise
         self._state = IDLE
         return code == DONE
 
+    __call__ = checked  # the ranks of a plan have all come to the same
+
     def _begin(self) -> None:
         if self._pair:
             np.copyto(self._inner, self._pair[0])
-        self._kernel.begin(self._job)
+        self._kernel.begin(self._address)
 
     def _attempt(self) -> bool:
-        return self._after(self._advance(self._job, 1))
+        return self._after(self._advance(self._address, 1) == DONE)
 
     def _complete(self) -> None:
-        while not self._advance(self._job, self._many_looks):
+        while self._advance(self._address, self._many_looks) == PENDING:
             give_mpi_a_turn()
         self._after(True)
-
-    def _run_whole(self) -> None:
-        """Begun and gone on with in one call, which a small reduction is worth."""
-        if self._pair:
-            self._begin()
-            self._complete()
-        elif not self._run_kernel(self._job, self._many_looks):
-            self._complete()
 
     def _after(self, done: bool) -> bool:
         """Copy the result of a run that is complete to an array that compiled code does not take."""

@@ -254,9 +254,17 @@ def _end(job: NDArray) -> None:
     job[STAGE] = COMPLETE
 
 
-@compiled("void(int64[::1])")
-def begin(job: NDArray) -> None:
-    """Begin a run: copy the first piece in."""
+@njit
+def _job_at(address: int) -> NDArray[np.int64]:
+    """The job at an address: Python hands over a number sooner than an array."""
+    size = carray(words_at(address), FLAGS)[SIZE]
+    return carray(words_at(address), FLAGS + 2 * size)
+
+
+@compiled("void(int64)")
+def begin(address: int) -> None:
+    """Begin the run of the job at an address: copy the first piece in."""
+    job = _job_at(address)
     job[STAGE], job[PASSED] = WAITING, 0
     set_goal(job)  # from which the slot follows
     if job[WHOLE]:
@@ -269,9 +277,10 @@ def begin(job: NDArray) -> None:
     raise_flag(job)
 
 
-@compiled("int64(int64[::1], int64)")
-def advance(job: NDArray, looks: int) -> int:
+@compiled("int64(int64, int64)")
+def advance(address: int, looks: int) -> int:
     """Go on as far as `looks` allow; whether all is done."""
+    job = _job_at(address)
     while job[STAGE] == WAITING:
         if not all_there(job, looks):
             return PENDING
@@ -296,11 +305,11 @@ def advance(job: NDArray, looks: int) -> int:
     return DONE
 
 
-@compiled("int64(int64[::1], int64)")
-def run(job: NDArray, looks: int) -> int:
+@compiled("int64(int64, int64)")
+def run(address: int, looks: int) -> int:
     """`begin` and `advance` in one call, which a small reduction is worth."""
-    begin(job)
-    return advance(job, looks)
+    begin(address)
+    return advance(address, looks)
 
 
 def awaited(job: NDArray[np.int64]) -> str:
