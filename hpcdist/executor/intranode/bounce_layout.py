@@ -17,14 +17,13 @@ PIECE = 1 << 18  # bytes of a piece of others, so that all of it stays in the se
 LINE = 128  # bytes: slots begin with a cache line, and processors fetch pairs of them
 SLOTS = 3
 HEAD = mmap.PAGESIZE  # bytes before the slots
-NUMBER = LINE  # bytes of a slot before a small array
+NUMBER = 16  # bytes of a slot before a small array, so that the first elements come in the same cache line
 
 
 def length_of(nbytes: int) -> int:
     """Bytes of a slot for an array of `nbytes`; of all small arrays alike, as they may share a bounce buffer."""
-    if nbytes <= SMALL:
-        return NUMBER + SMALL
-    return -(-min(nbytes, PIECE) // LINE) * LINE
+    length = NUMBER + SMALL if nbytes <= SMALL else min(nbytes, PIECE)
+    return -(-length // LINE) * LINE
 
 
 def nbytes_for(nbytes: int) -> int:
