@@ -208,14 +208,14 @@ def test_what_was_shared_before_the_room_ended_is_given_back(
 ) -> None:
     allocate, ended = shared_memory.Home.allocate, []
 
-    def until(home: shared_memory.Home, nbytes: int, what: str) -> Any:
+    def until(home: shared_memory.Home, nbytes: int, what: str, **how: Any) -> Any:
         if nbytes == last or ended:
             ended.append(what)
             raise AgreedError("no room")
-        return allocate(home, nbytes, what)
+        return allocate(home, nbytes, what, **how)
 
     monkeypatch.setattr(shared_memory.Home, "allocate", until)
-    monkeypatch.setattr(shared_memory.Home, "shortages", lambda *_: ["no room" if ended else None] * COMM.size)
+    monkeypatch.setattr(shared_memory.Home, "_shortage", lambda *_: "no room" if ended else None)
     comm = COMM.Dup()
     trainer = make_trainer(data, comm)
     assert trainer.plan.algorithm in ALLREDUCE
