@@ -139,7 +139,7 @@ def release(comm: MPI.Intracomm) -> int:
     transport = transport_of(comm)
     forget_shared(transport)
     gc.collect()
-    transport.exchange(None, "release arrays")
+    transport.take_back(transport.exchange(frozenset(transport.dropped), "release arrays"))
     home = home_of(transport)
     home.forget_bounce_buffers(transport.free_tags)
     return home.collect()

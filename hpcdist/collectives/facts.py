@@ -80,6 +80,7 @@ class _Told:
     aware: awareness.Awareness | None = None
     table: Selection | None = None
     no_table: str | None = None
+    dropped: frozenset[int] = frozenset()
 
 
 def is_shared(algorithm: object) -> bool:
@@ -125,6 +126,7 @@ def gather(
     answers: list[_Told] = transport.exchange(told, f"agree on {signature.call}")
     raise_together([each.problem for each in answers], ArgumentError)
     compare([each.signature for each in answers])
+    transport.take_back([each.dropped for each in answers])
     if answers[0].no_table:
         raise ArgumentError(answers[0].no_table)
     if places is not None or wanted:
@@ -159,8 +161,9 @@ def _tell(
     wanted: Mapping[int, int],
 ) -> _Told:
     """What this rank knows by itself."""
+    dropped = frozenset(transport.dropped)
     if problem:
-        return _Told(signature, problem)
+        return _Told(signature, problem, dropped=dropped)
     compiled = compiled_here(transport) if places is not None or wanted else (False, None)
     no_memory = home_of(transport).no_bounce_buffers(wanted) if compiled[0] and wanted else None
     unshareable = aware = selection = no_table = None
@@ -175,7 +178,7 @@ def _tell(
             selection = loaded(table)
         except (OSError, TypeError, ValueError) as error:
             no_table = f"the selection table cannot be used: {error}"
-    return _Told(signature, problem, compiled, places, no_memory, unshareable, aware, selection, no_table)
+    return _Told(signature, problem, compiled, places, no_memory, unshareable, aware, selection, no_table, dropped)
 
 
 def _not_in_place(

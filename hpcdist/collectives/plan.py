@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcdist.collectives.decide import Decision
@@ -30,7 +32,7 @@ from hpcdist.schedule.layout import Layout
 from hpcdist.schedule.lower import lower
 from hpcdist.schedule.program import Program
 from hpcdist.schedule.reach import Reach, reach
-from hpcdist.transport import Transport
+from hpcdist.transport import Request, Transport
 from hpcdist.transport.cuda_ipc import IpcTransport
 from hpcdist.transport.mpi import MpiTransport
 from hpcdist.transport.shared_memory import home_of, memory_of
@@ -77,6 +79,9 @@ class Plan:
             self.checked = self.bound.checked
         self.executor = self.bound.executor
         self._helped = Helped(self.bound, self.topology, self.accelerator)
+        tag = None if collective.number else collective.tag  # which one-line calls of a kind have together
+        self._dropping = weakref.finalize(self.bound, _drop, collective.transport, tag, self.bound.requests)
+        self._dropping.atexit = False
         self._closed = False
 
     def __call__(self) -> None:
@@ -111,6 +116,7 @@ class Plan:
 
     def free(self) -> None:
         """Give up what it is bound to, on this rank alone; the plan cannot run again."""
+        self._dropping.detach()
         self.bound.free()
 
     def close(self) -> None:
@@ -128,6 +134,16 @@ class Plan:
         self._closed = True
         self.free()
         self.collective.forget_bounce_buffer()
+
+
+def _drop(transport: MpiTransport, tag: int | None, requests: list[Request]) -> None:
+    """Nobody refers to a plan any more: give up its messages, and tell the others when next all are asked."""
+    if MPI.Is_finalized() or transport.freed:
+        return
+    for request in requests:
+        request.free()
+    if tag is not None:
+        transport.dropped.add(tag)
 
 
 class Collective:

@@ -141,7 +141,7 @@ class BoundProgram(Bound):
         self.program, self.op, self.tag = program, op, tag
         self.dtype = buffer.dtype if accelerator is None else accelerator.dtype_of(buffer)
         self._transport, self._peers = transport, peers
-        self._requests: list[Request] = []
+        self.requests: list[Request] = []
         self._barriers = 0
         self.inbox = boxes_for(program, buffer.dtype, accelerator) if inbox is None else inbox
         self._memory = Memory(buffer, source, self.inbox)
@@ -149,7 +149,7 @@ class BoundProgram(Bound):
         if copy_from is not None:
             copy = Call(Act.DO, sources=(copy_from.reshape(-1),), targets=(buffer.reshape(-1),))
         calls = [self._call(op) for op in program.operations]
-        self._requests = [call.request for call in calls if call.request]
+        self.requests = [call.request for call in calls if call.request]
         if accelerator is None:
             self._calls = [copy] * bool(copy.sources) + fused(self._in_turn(calls))
             self._runner: Runner = runner_for(self._calls)
@@ -200,11 +200,6 @@ class BoundProgram(Bound):
         self._runner.run()
 
     _run_whole = _complete
-
-    def _unbind(self) -> None:
-        for request in self._requests:
-            request.free()
-        self._requests = []
 
     def _forget(self) -> None:
         self._calls, self._runner, self._peers = [], PythonRunner(()), None

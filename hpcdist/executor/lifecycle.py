@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 
+from hpcdist.transport import Request
 from hpcdist.util.watchdog import WATCHDOG
 
 IDLE, STARTED, BLOCKED, FAILED, CLOSED = range(5)  # states
@@ -19,9 +20,11 @@ class Bound(ABC):
 
     Attributes:
         executor: who runs it, by name.
+        requests: what is bound of the transport.
     """
 
     executor: str
+    requests: list[Request]
 
     def __init__(self) -> None:
         self._state, self._run = IDLE, 0
@@ -46,10 +49,6 @@ class Bound(ABC):
         """Begin a run, and go on until it is complete."""
         self._begin()
         self._complete()
-
-    @abstractmethod
-    def _unbind(self) -> None:
-        """Give up what is bound of the transport."""
 
     @abstractmethod
     def _forget(self) -> None:
@@ -129,7 +128,9 @@ class Bound(ABC):
 
     def free(self) -> None:
         """Give up the bindings of all messages, and all memory; it cannot run again."""
-        self._unbind()
+        for request in self.requests:
+            request.free()
+        self.requests = []
         if self.running:
             _IN_FLIGHT.add(self)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from typing import Any
 
@@ -49,6 +49,7 @@ class MpiTransport:
         self.calls = 0  # so far
         self.home: Any = None  # the memory that ranks of a node share, once it is asked for
         self.free_tags: list[int] = []
+        self.dropped: set[int] = set()  # tags of plans that nobody refers to any more on this rank
         self._next_tag = 0
         highest = int(MPI.COMM_WORLD.Get_attr(MPI.TAG_UB) or 32767)  # Open MPI knows it there only
         self._last_tag = highest // 2  # those above are for answers
@@ -103,6 +104,14 @@ class MpiTransport:
     def return_tag(self, tag: int) -> None:
         """Give a tag back, after all ranks have closed the plan."""
         self.free_tags.append(tag)
+
+    def take_back(self, dropped: Sequence[Collection[int]]) -> None:
+        """Collective by being told the same everywhere: the tags of plans that each rank has dropped."""
+        by_all = set(self.dropped).intersection(*dropped)
+        self.dropped -= by_all
+        self.free_tags[:0] = sorted(by_all)  # not the next to be taken, which may be promised already
+        if self.home is not None:
+            self.home.forget_bounce_buffers(by_all)
 
     def answering(self, tag: int) -> int:
         """The tag of answers to the messages of a plan."""

@@ -1,5 +1,7 @@
 """A first call on a communicator is cheap: how many collective operations of MPI it takes."""
 
+import gc
+import weakref
 from typing import ClassVar
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from mpi4py import MPI
 
 import hpcdist
+from hpcdist.transport.mpi import transport_of
 
 pytestmark = pytest.mark.mpi(min_size=2)
 
@@ -99,3 +102,54 @@ def test_a_plan_of_arrays_that_are_shared_takes_few_more(comm):
     Counted.calls.clear()
     hpcdist.plan(comm, array)()
     assert len(Counted.calls) <= MOST, Counted.calls
+
+
+# --- what is given back ---
+
+
+def test_plans_that_nobody_refers_to_give_back_tags_and_memory():
+    """Without a word from their user; all ranks hear of it when next they agree on anything."""
+    comm = COMM.Dup()
+    for count in (10, 100_000):
+        for _ in range(5):
+            hpcdist.plan(comm, np.zeros(count))()
+            hpcdist.plan(comm, np.zeros(count), algorithm="ring")()
+    transport = transport_of(comm)
+    gc.collect()
+    hpcdist.release(comm)
+    assert transport.dropped == set()
+    assert len(transport.free_tags) <= 4
+    assert transport.home.windows == []
+    comm.Free()
+
+
+def test_a_plan_that_one_rank_still_refers_to_is_not_given_back():
+    comm = COMM.Dup()
+    plan = hpcdist.plan(comm, np.zeros(10))
+    tag = plan.collective.tag
+    kept = plan if COMM.rank == 0 else None
+    del plan
+    gc.collect()
+    hpcdist.release(comm)
+    assert tag not in transport_of(comm).free_tags
+    del kept
+    gc.collect()
+    hpcdist.release(comm)
+    assert tag in transport_of(comm).free_tags
+    comm.Free()
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "ring"])
+def test_arrays_go_with_the_last_plan_not_when_python_looks_for_circles(algorithm):
+    comm = COMM.Dup()
+    gc.disable()
+    try:
+        buffer = np.zeros(1000)
+        kept = weakref.ref(buffer)
+        plan = hpcdist.plan(comm, buffer, algorithm=algorithm)
+        plan()
+        del plan, buffer
+        assert kept() is None
+    finally:
+        gc.enable()
+    comm.Free()

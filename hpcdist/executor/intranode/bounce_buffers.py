@@ -56,7 +56,7 @@ class BouncedProgram(Bound):
 
         if schedule != bounce_layout.schedule(transport.size, out.nbytes):  # equal by its very steps
             raise ValueError(f"bounce buffers run one_shot and two_shot only, not this {schedule.name}.")
-        self.op, self.dtype = op, out.dtype
+        self.op, self.dtype, self.requests = op, out.dtype, []
         self._schedule, self._transport, self._kernel = schedule, transport, bounce_kernel
         self._name = name or schedule.name
         self._pair = None if buffer.flags.aligned and out.flags.aligned else (buffer.reshape(-1), out.reshape(-1))
@@ -122,9 +122,6 @@ class BouncedProgram(Bound):
         if done and self._pair:
             np.copyto(self._pair[1], self._inner)
         return done
-
-    def _unbind(self) -> None:
-        """Nothing of the transport is bound."""
 
     def _forget(self) -> None:
         self._keep, self._pair, self._inner = (), None, np.empty(0)

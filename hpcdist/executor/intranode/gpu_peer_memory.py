@@ -83,73 +83,15 @@ class PeerMemoryProgram(Bound):
         self.program, self.op, self.tag = program, op, tag
         self.dtype = accelerator.dtype_of(out)
         prepare(accelerator, op, self.dtype)
-        self._transport, self._accelerator = transport, accelerator
+        self._transport = transport
         source = buffer if program.reads_input else None
-        self._memory = Memory(out, source, boxes_for(program, self.dtype, accelerator))
-        self._peers = _PeerArrays(transport, program, accelerator, tag, [out] if source is None else [out, source])
-        self._copy_from = None if buffer is out or program.reads_input else (out, buffer)
-        self._stream = accelerator.stream()
-        self._calls = list(self._all_calls())
+        memory = Memory(out, source, boxes_for(program, self.dtype, accelerator))
+        peers = _PeerArrays(transport, program, accelerator, tag, [out] if source is None else [out, source])
+        copied = None if buffer is out or program.reads_input else (out, buffer)
+        self._calls = list(_Work(accelerator, op, program.schedule.size, memory, peers, copied).calls(program))
         self._runner = PythonRunner(self._calls)
+        self.requests = peers.requests
         super().__init__()
-
-    def _all_calls(self) -> Iterator[Call]:
-        """Work goes to one stream in the order of the program, and is waited for before each barrier and at the end.
-
-        A run begins with the event after what makes the input, or still reads the last result.
-        """
-        yield from _both(OnDevice(self._first))
-        for call in self._fused():
-            operation = call[0]
-            if operation.kind is Kind.BARRIER:
-                yield from _both(OnDevice(self._stream.record), operation)
-                yield from _both(self._peers.barrier(), operation)
-            else:
-                yield Call(Act.START, operation, OnDevice(partial(self._submit, call)))
-        yield from _both(OnDevice(self._stream.record))
-
-    def _fused(self) -> list[list[Operation]]:
-        """The operations, those together that put one sum into several places."""
-        groups: list[list[Operation]] = []
-        for operation in self.program.operations:
-            made = groups[-1][0] if groups else None
-            copies_it = (
-                made is not None
-                and (made.kind, operation.kind) == (Kind.REDUCE, Kind.COPY)
-                and operation.operands == (Place(HERE, made.start),)
-                and operation.count == made.count
-            )
-            if copies_it:
-                groups[-1].append(operation)
-            else:
-                groups.append([operation])
-        return groups
-
-    def _first(self) -> Event:
-        """The event after the caller's work, or after a copy that begins then."""
-        event = self._accelerator.current().record()
-        if self._copy_from is None:
-            return event
-        self._stream.follow(event)
-        self._stream.copy(*self._copy_from)
-        return self._stream.record()
-
-    def _submit(self, group: Sequence[Operation]) -> Event:
-        """Put work that is done together into the stream."""
-        first = group[0]
-        targets = [self._view(Place(each.owner, each.start), each.count) for each in group]
-        sources = [self._view(place, first.count) for place in first.operands]
-        if first.kind is Kind.DIVIDE:
-            self._stream.average(targets[0], self._transport.size)
-        elif first.kind is Kind.REDUCE:
-            self._stream.combine(self.op, targets, sources)
-        else:
-            self._stream.copy(targets[0], sources[0])
-        return self._stream.record()
-
-    def _view(self, place: Place, count: int) -> DeviceArray:
-        memory = self._memory if place.rank == HERE else self._peers.memory(place.rank)
-        return memory.view(place.start, count)
 
     def _begin(self) -> None:
         """The first call of its runner begins the run."""
@@ -160,12 +102,8 @@ class PeerMemoryProgram(Bound):
     def _complete(self) -> None:
         self._runner.run()
 
-    def _unbind(self) -> None:
-        self._peers.free()
-
     def _forget(self) -> None:
         self._calls, self._runner = [], PythonRunner(())
-        del self._memory, self._peers, self._copy_from
 
     def _position(self) -> int:
         return self._runner.position
@@ -180,6 +118,83 @@ class PeerMemoryProgram(Bound):
         call = self._calls[self._runner.position]
         step = f", step {call.operation.step} of {len(schedule.steps)}" if call.operation else ""
         return f"{where}{step}: waits for {call.request.waits_for()}"  # type: ignore[union-attr]
+
+
+class _Work:
+    """What a rank has its device do, in one stream."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        op: str,
+        size: int,
+        memory: Memory,
+        peers: _PeerArrays,
+        copied: tuple[DeviceArray, DeviceArray] | None,
+    ) -> None:
+        """`copied`: target and source of a copy to begin with."""
+        self._accelerator, self._op, self._size = accelerator, op, size
+        self._memory, self._peers, self._copied = memory, peers, copied
+        self._stream = accelerator.stream()
+
+    def calls(self, program: Program) -> Iterator[Call]:
+        """Work goes to the stream in the order of the program, and is waited for before each barrier and at the end.
+
+        A run begins with the event after what makes the input, or still reads the last result.
+        """
+        yield from _both(OnDevice(self._first))
+        for group in _fused(program.operations):
+            operation = group[0]
+            if operation.kind is Kind.BARRIER:
+                yield from _both(OnDevice(self._stream.record), operation)
+                yield from _both(self._peers.barrier(), operation)
+            else:
+                yield Call(Act.START, operation, OnDevice(partial(self._submit, group)))
+        yield from _both(OnDevice(self._stream.record))
+
+    def _first(self) -> Event:
+        """The event after the caller's work, or after a copy that begins then."""
+        event = self._accelerator.current().record()
+        if self._copied is None:
+            return event
+        self._stream.follow(event)
+        self._stream.copy(*self._copied)
+        return self._stream.record()
+
+    def _submit(self, group: Sequence[Operation]) -> Event:
+        """Put work that is done together into the stream."""
+        first = group[0]
+        targets = [self._view(Place(each.owner, each.start), each.count) for each in group]
+        sources = [self._view(place, first.count) for place in first.operands]
+        if first.kind is Kind.DIVIDE:
+            self._stream.average(targets[0], self._size)
+        elif first.kind is Kind.REDUCE:
+            self._stream.combine(self._op, targets, sources)
+        else:
+            self._stream.copy(targets[0], sources[0])
+        return self._stream.record()
+
+    def _view(self, place: Place, count: int) -> DeviceArray:
+        memory = self._memory if place.rank == HERE else self._peers.memory(place.rank)
+        return memory.view(place.start, count)
+
+
+def _fused(operations: Sequence[Operation]) -> list[list[Operation]]:
+    """The operations, those together that put one sum into several places."""
+    groups: list[list[Operation]] = []
+    for operation in operations:
+        made = groups[-1][0] if groups else None
+        copies_it = (
+            made is not None
+            and (made.kind, operation.kind) == (Kind.REDUCE, Kind.COPY)
+            and operation.operands == (Place(HERE, made.start),)
+            and operation.count == made.count
+        )
+        if copies_it:
+            groups[-1].append(operation)
+        else:
+            groups.append([operation])
+    return groups
 
 
 class _PeerArrays:
@@ -197,24 +212,22 @@ class _PeerArrays:
         self._transport, self._ranks, self._tag = transport, program.reachable, tag
         self._tokens = TokenBarrier(transport, program.reachable, tag, token, READY)
         self._known = {rank: [PeerMemory(accelerator, rank, array) for array in arrays] for rank in self._tokens.tokens}
-        self._barriers: list[Barrier] = []
+        self.requests: list[Request] = [self._tokens]
+        self._given = False
 
     def barrier(self) -> Barrier:
         """The next one of a run."""
-        first = not self._barriers
-        later = MessageBarrier
-        self._barriers.append(self._tokens if first else later(self._transport, self._ranks, self._tag, (), WRITTEN))
-        return self._barriers[-1]
+        if not self._given:
+            self._given = True
+            return self._tokens
+        later = MessageBarrier(self._transport, self._ranks, self._tag, (), WRITTEN)
+        self.requests.append(later)
+        return later
 
     def memory(self, rank: int) -> Memory:
         """Of another rank, as it has told last."""
         tokens = self._tokens.tokens[rank].reshape(-1, TOKEN)
         return Memory(*(known.at(token) for known, token in zip(self._known[rank], tokens, strict=True)))
-
-    def free(self) -> None:
-        """Give up the messages."""
-        for barrier in self._barriers or [self._tokens]:
-            barrier.free()
 
 
 def _both(request: Request, operation: Operation | None = None) -> Iterator[Call]:
