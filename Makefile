@@ -16,7 +16,7 @@ STAMP   := $(VENV)/.installed-$(MPI)
 DEMO    := demo
 
 .PHONY: help demo test check-kernels test-local test-unit test-mpi test-device test-gpu test-jobs test-cluster test-slurm parallel-hdf5 test-mpio lint \
-        bench bench-overlap bench-awkward bench-network bench-checkpoints crash-report clean
+        bench bench-overlap bench-algorithms bench-checkpoints crash-report clean
 
 help:
 	@echo "make demo    install into $(VENV) and run the main job: train, resume, sweep"
@@ -35,9 +35,8 @@ help:
 	@echo "make bench   measure ours beside Open MPI, MPICH, Intel MPI and Gloo, on this machine and on virtual hosts, as root:"
 	@echo "             4 hours, or BENCH_SECONDS and 40 minutes; installs them all; writes to results/; the two below, too"
 	@echo "make bench-overlap  measure how much of an all-reduce is hidden behind its caller's work, 10 minutes, as root"
-	@echo "make bench-awkward  measure all algorithms on 3, 5, 6, 7, 8 and 12 hosts and on two racks, 30 minutes, as root"
+	@echo "make bench-algorithms  measure each algorithm on 3, 5, 6, 7, 8 and 12 hosts and on two racks, 30 minutes, as root"
 	@echo "make bench-gpu  measure all-reduces of device buffers on this machine's GPUs; writes to results/gpu/"
-	@echo "make bench-network  measure all algorithms on virtual hosts, 20 minutes; writes to results/"
 	@echo "make bench-checkpoints  measure checkpoints beside h5py, torch and plain files, 40 minutes; writes to results/"
 	@echo "make crash-report  kill training runs 300 times and resume them, 40 minutes; writes to results/"
 	@echo "make clean   remove what the others made"
@@ -226,11 +225,7 @@ bench: $(STAMP)
 	-$(MAKE) --keep-going --jobs=1 bench-peers
 	missed=0; $(BIN)/python -m hpcdist.bench --environments $(BENCH) --torch $(TORCH)/bin/python \
 	    all $(if $(BENCH_SECONDS),--seconds $(BENCH_SECONDS)) || missed=1; \
-	    $(MAKE) --keep-going --jobs=1 bench-overlap bench-awkward || missed=1; exit $$missed
-
-bench-network: $(STAMP)
-	$(call debian,tc,iproute2)
-	$(HPCDIST) cluster report --seconds 90
+	    $(MAKE) --keep-going --jobs=1 bench-overlap bench-algorithms || missed=1; exit $$missed
 
 bench-overlap: $(STAMP)
 	$(call debian,tc,iproute2)
@@ -240,16 +235,13 @@ bench-overlap: $(STAMP)
 	    $(HPCDIST) cluster run --name overlap -n $$n -- python -m hpcdist.bench.overlap \
 	        --out results/overlap/200mbit-$$n; done
 
-AWKWARD = python -m hpcdist.bench.awkward --seconds 1 --sizes 1KiB,64KiB,1MiB,4MiB,16MiB
-bench-awkward: $(STAMP)
+# Each algorithm on hosts, many numbers of which are awkward for it, and on hosts in racks.
+ON_HOSTS = $(BIN)/python -m hpcdist.bench --environments $(BENCH) algorithms --ranks 0 --rates 200mbit \
+    --sizes 1KiB,64KiB,1MiB,4MiB,16MiB --rounds 5 --seconds 180
+bench-algorithms: $(STAMP) $(BENCH)/openmpi/.installed
 	$(call debian,tc,iproute2)
-	$(HPCDIST) cluster up --name awkward --hosts 12 --rate 200mbit
-	trap '$(HPCDIST) cluster down --name awkward' EXIT; set -e; for n in 3 5 6 7 8 12; do \
-	    $(HPCDIST) cluster run --name awkward -n $$n -- $(AWKWARD) --out results/awkward/200mbit-$$n.json; done
-	$(HPCDIST) cluster up --name racks --hosts 12 --rate 200mbit --racks 2 --rack-rate 100mbit
-	trap '$(HPCDIST) cluster down --name racks' EXIT; \
-	    $(HPCDIST) cluster run --name racks -n 12 -- $(AWKWARD) --racks 2 --out results/awkward/racks-12.json
-	$(BIN)/python -m hpcdist.bench.awkward.table results/awkward/*.json --out results/awkward/awkward.txt
+	missed=0; $(ON_HOSTS) --hosts 3,5,6,7,8,12 || missed=1; \
+	    $(ON_HOSTS) --hosts 12 --racks 2 --rack-rate 100mbit || missed=1; exit $$missed
 
 # On a machine with a GPU, in an environment that has CuPy: pip install '.[cuda]'. GPU names the report.
 GPU ?= report

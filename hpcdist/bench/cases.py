@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from mmap import PAGESIZE
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import Any, Self
 
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from hpcdist.bench.links.measure import Cores
-from hpcdist.bench.links.raw import Neighbours
-from hpcdist.bench.links.record import link_bytes
-from hpcdist.bench.task import ADDRESSED, AUTO, CALL, COPY, KINDS, LIBRARY, NAMES, RAW, REGISTERED, Link, Task
+from hpcdist.bench.links import Cores, Links
+from hpcdist.bench.ratios import link_bytes
+from hpcdist.bench.task import ADDRESSED, AUTO, CALL, COPY, KINDS, LIBRARY, RAW, REGISTERED, Task
 from hpcdist.bench.values import Numbers, fill, numbers_of, wrong
 from hpcdist.collectives import calls
+from hpcdist.collectives.plan import Plan
 from hpcdist.errors import AgreedError
 from hpcdist.kernels.reduce import DTYPES
 from hpcdist.mpi.collective_errors import on_all
+from hpcdist.simulate import cost
 from hpcdist.sweep.measure import Effort, collector_paused, sample
 from hpcdist.sweep.record import segment_name
+from hpcdist.tuning.table import Selection
 from hpcdist.util.sampling import order
 
 
@@ -45,6 +46,18 @@ class Case:
     idle: list[float] = field(default_factory=list)  # seconds that links had before each sample
 
 
+@dataclass(frozen=True)
+class Prices:
+    """The price model that was fitted to the ranks, and the node, or rack, of each."""
+
+    topology: Sequence[int]
+    model: cost.Model
+
+    def us(self, plan: Plan, nbytes: int) -> float:
+        """Microseconds that the model foresees."""
+        return 1e6 * cost.predict(plan.schedule, nbytes, self.model, tuple(self.topology))
+
+
 class Size:
     """All cases of a task at one size, on the same buffers: a context that closes them. All methods are collective.
 
@@ -53,10 +66,16 @@ class Size:
         nbytes: of a buffer of float32.
         task: with the names of the cases.
         links: with raw TCP, where the task has a link.
+        prices: by which "auto" goes, where the task says so.
     """
 
-    def __init__(self, comm: MPI.Intracomm, nbytes: int, task: Task, links: Links | None) -> None:
+    def __init__(
+        self, comm: MPI.Intracomm, nbytes: int, task: Task, links: Links | None, prices: Prices | None = None
+    ) -> None:
         self.comm, self.nbytes, self.task, self.links = comm, nbytes, task, links
+        self.how: dict[str, Any] = (
+            {"topology": prices.topology, "selection": Selection((), prices.model)} if prices else {}
+        )
         self.count = max(1, nbytes // 4)
         self.arrays: dict[tuple[str, bool], NDArray] = {}
         self.pages: dict[str, NDArray[np.uint8]] = {}
@@ -84,8 +103,6 @@ class Size:
             return self._addressed(name, *ADDRESSED[name])
         if name in (AUTO, REGISTERED):
             return self._plan(name, "float32", name == REGISTERED)
-        if name in NAMES:
-            return self._plan(name, "float32", False, name)
         array, numbers = self._array("float32", False), self._numbers("float32")
         if name == RAW:
             return Case(name, self._raw(), None, None, numbers)
@@ -97,11 +114,13 @@ class Size:
             LIBRARY: partial(self.comm.Allreduce, MPI.IN_PLACE, [array, MPI.FLOAT]),
             CALL: partial(calls.allreduce, self.comm, array),
         }
-        return Case(name, ways[name], array, array, numbers)
+        return (
+            Case(name, ways[name], array, array, numbers) if name in ways else self._plan(name, "float32", False, name)
+        )
 
     def _plan(self, name: str, dtype: str, registered: bool, algorithm: str = "auto") -> Case:
         array = self._array(dtype, registered)
-        plan = calls.plan(self.comm, array, algorithm=algorithm)
+        plan = calls.plan(self.comm, array, algorithm=algorithm, **self.how)
         return Case(name, plan, array, array, self._numbers(dtype), plan)
 
     def _array(self, dtype: str, registered: bool) -> NDArray:
@@ -211,36 +230,6 @@ class Size:
         self.arrays.clear()
         self.pages.clear()
         calls.release(self.comm)
-
-
-class Links:
-    """Raw TCP between neighbours, and links whose token buckets it empties. All methods are collective."""
-
-    def __init__(self, comm: MPI.Intracomm, neighbours: Neighbours, link: Link) -> None:
-        self.comm, self.neighbours, self.link = comm, neighbours, link
-
-    def drain(self) -> None:
-        """Wait until all buckets are full, then empty them all at the same time."""
-        self.comm.Barrier()  # nobody is still busy with the sample before
-        sleep(self.link.bucket * 8 / self.link.rate)
-        self.comm.Barrier()
-        self.neighbours.exchange(2 * self.link.bucket)
-
-    def refill(self, idle: Sequence[float]) -> float:
-        """Bytes that a bucket holds again so many seconds later, the median: that of the first to be empty."""
-        longest = np.array(idle)
-        self.comm.Allreduce(MPI.IN_PLACE, longest, MPI.MAX)
-        return min(float(np.median(longest)) * self.link.rate / 8, self.link.bucket)
-
-
-@contextmanager
-def network(comm: MPI.Intracomm, link: Link | None, interface: str = "eth0") -> Iterator[Links | None]:
-    """Raw TCP over the links, if there are any. Collective."""
-    if link is None:
-        yield None
-        return
-    with Neighbours(comm, interface) as neighbours:
-        yield Links(comm, neighbours, link)
 
 
 def chosen(cases: Sequence[Case]) -> str:

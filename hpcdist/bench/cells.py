@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from math import isnan
 
 from hpcdist.bench.compare import SLOWER, Group, Point
 from hpcdist.bench.ratios import TIE, Side
@@ -100,6 +101,8 @@ def share(found: Spread | None) -> str:
 
 def percent(part: float | None) -> str:
     """A part of a whole; how much more than all of it does not matter."""
+    if part is not None and isnan(part):
+        return _instead(WRONG)
     return "-" if part is None else ">100%" if part > 1 else f"{part:.0%}"
 
 

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from hpcdist.bench import addresses, algorithms, commits, halves, network, node
-from hpcdist.bench.links.options import Listed
+from hpcdist.bench.jobs import algorithm, float32s
 from hpcdist.bench.peers import NAMES
 from hpcdist.bench.settings import Draft, Settings
+from hpcdist.bench.task import NAMES as ALGORITHMS
 from hpcdist.cluster import plan
 from hpcdist.cluster.command import RATE
+from hpcdist.util.parameters import Listed, options
 from hpcdist.util.signals import endings_as_exceptions
-from hpcdist.util.sizes import BYTES, parse_bytes
+from hpcdist.util.sizes import BYTES
 
 # The last for each rate and number of ranks.
 SECONDS = {node.PART: 1500.0, algorithms.PART: 300.0, halves.PART: 300.0, addresses.PART: 1800.0, network.PART: 600.0}
-
-
-def _size(text: str) -> int:
-    nbytes = parse_bytes(text)
-    if nbytes < 4 or nbytes % 4:
-        raise ValueError(f"{text!r} is no whole number of float32, which take 4 bytes each")
-    return nbytes
 
 
 def _number(text: str) -> int:
@@ -46,7 +42,9 @@ def _name(text: str) -> str:
 
 
 def _sizes(default: str) -> Callable:
-    return click.option("--sizes", type=Listed("sizes", _size), default=default, show_default=True, help="Of buffers.")
+    return click.option(
+        "--sizes", type=Listed("sizes", float32s), default=default, show_default=True, help="Of buffers."
+    )
 
 
 def _rounds(default: int, words: str) -> Callable:
@@ -93,14 +91,14 @@ def _seconds(default: float, words: str) -> Callable:
     help="Libraries to stand beside; those that are not there are named in the report.",
 )
 @click.pass_context
-def main(context: click.Context, **options: Any) -> None:
+def main(context: click.Context, **given: Any) -> None:
     """Measure all-reduces beside those of MPI libraries and of Gloo, as ratios.
 
     Parts are kept: one that is measured again replaces what the report had of it, of the network at that rate and
     number of ranks. Ctrl-C keeps what was measured. A command exits with 1 if anything is missing or wrong, or if
     a commit is slower.
     """
-    context.obj = Settings(**options)
+    context.obj = Settings(**given)
 
 
 def _measured(settings: Settings, parts: Sequence[Callable[[Draft], None]]) -> None:
@@ -120,84 +118,103 @@ def _measured(settings: Settings, parts: Sequence[Callable[[Draft], None]]) -> N
     sys.exit(int(bool(failed or any(part.missing for part in draft.report.parts.values()))))
 
 
-@main.command("node")
-@_sizes(node.SIZES)
-@click.option("--ranks", "numbers", type=Listed("numbers", _number), default="2,4", show_default=True)
-@_rounds(11, "For the first number of ranks; half as many for others.")
-@_seconds(SECONDS[node.PART], "About so long, half of it for the first number of ranks.")
-@click.option("--tune/--no-tune", default=True, show_default=True, help="Make a selection table for auto before.")
-@click.pass_obj
-def node_(settings: Settings, **options: Any) -> None:
-    """Ranks of this machine: ordinary and registered arrays, the libraries, a copy."""
-    _measured(settings, [lambda draft: node.measure(draft, node.Options(**options))])
-
-
-@main.command("algorithms")
-@_sizes(algorithms.SIZES)
-@_rounds(11, "So many.")
-@_seconds(SECONDS[algorithms.PART], "About so long.")
-@click.pass_obj
-def algorithms_(settings: Settings, **options: Any) -> None:
-    """Each algorithm beside the library's own, on 2 ranks of this machine."""
-    _measured(settings, [lambda draft: algorithms.measure(draft, algorithms.Options(**options))])
-
-
-@main.command("halves")
-@_sizes(halves.SIZES)
-@_rounds(11, "So many.")
-@_seconds(SECONDS[halves.PART], "About so long.")
-@click.pass_obj
-def halves_(settings: Settings, **options: Any) -> None:
-    """Half types beside float32 on 2 ranks of this machine."""
-    _measured(settings, [lambda draft: halves.measure(draft, halves.Options(**options))])
-
-
-@main.command("addresses")
-@_sizes(addresses.SIZES)
-@_rounds(11, f"Of a size; fewer of those that take more than their part of the time, but {addresses.LEAST_ROUNDS}.")
-@_seconds(SECONDS[addresses.PART], "About so long.")
-@click.pass_obj
-def addresses_(settings: Settings, **options: Any) -> None:
-    """Ours beside the libraries at each address within a page, on 2 ranks of this machine."""
-    _measured(settings, [lambda draft: addresses.measure(draft, addresses.Options(**options))])
-
-
-@main.command("commits")
-@click.option("--old", required=True, help="The commit to stand beside; the new one is the code at hand.")
-@_sizes(addresses.SIZES)
-@click.option(
-    "--ranks",
-    "numbers",
-    type=Listed("numbers", _number_or_none),
-    default="2,4",
-    show_default=True,
-    help="Of this machine; 0 for none.",
+_NAME = click.option("--name", default="bench", show_default=True, help="Of the cluster that is made, and ended.")
+_RATES = click.option(
+    "--rates", type=Listed("rates", plan.parse_rate), default="200mbit,1gbit", show_default=True, help="Of links."
 )
-@click.option(
-    "--hosts", type=Listed("numbers", _number_or_none), default="5,8", show_default=True, help="Virtual; 0 for none."
+
+
+def _numbers(name: str, field: str, default: str, words: str) -> Callable:
+    return click.option(
+        name, field, type=Listed("numbers", _number_or_none), default=default, show_default=True, help=words
+    )
+
+
+_AT_LEAST = _rounds(
+    11, f"Of a size; fewer of those that take more than their part of the time, but {addresses.LEAST_ROUNDS}."
 )
-@click.option("--rate", type=RATE, default="200mbit", show_default=True, help="Of their links.")
-@_rounds(11, f"Of a size; fewer of those that take more than their part of the time, but {addresses.LEAST_ROUNDS}.")
-@_seconds(commits.SECONDS, "About so long for each number of ranks or hosts, and again for sizes that are slower.")
-@click.option("--name", default="bench", show_default=True, help="Of the cluster that is made, and ended.")
-@click.pass_obj
-def commits_(settings: Settings, **options: Any) -> None:
-    """Two commits of this package in turn, on this machine and on virtual hosts, whose sizes end at 16 MiB."""
-    _measured(settings, [lambda draft: commits.measure(draft, commits.Options(**options))])
 
 
-@main.command("network")
-@_sizes(network.SIZES)
-@click.option("--rates", type=Listed("rates", plan.parse_rate), default="200mbit,1gbit", show_default=True)
-@click.option("--ranks", "numbers", type=Listed("numbers", _number), default="5,6,7,8", show_default=True)
-@_rounds(11, "Of a size; fewer of those that take more than their part of the time.")
-@_seconds(SECONDS[network.PART], "About so long for each rate and number of ranks, beside the sweeps.")
-@click.option("--tune-bytes", type=BYTES, default="2MiB", show_default=True, help="Largest size of the sweeps.")
-@click.option("--name", default="bench", show_default=True, help="Of the cluster that is made, and ended.")
-@click.pass_obj
-def network_(settings: Settings, **options: Any) -> None:
-    """Virtual hosts, which are made and ended: shares of the links' rate; wants root or user namespaces."""
-    _measured(settings, [lambda draft: network.measure(draft, network.Options(**options))])
+def _part(part: Any, words: str, *given: Callable) -> click.Command:
+    """The command that measures a part."""
+
+    def run(settings: Settings, **asked: Any) -> None:
+        try:
+            chosen = part.Options(**asked)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        _measured(settings, [lambda draft: part.measure(draft, chosen)])
+
+    return main.command(part.PART, help=words)(options(*given)(click.pass_obj(run)))
+
+
+node_ = _part(
+    node,
+    "Ranks of this machine: ordinary and registered arrays, the libraries, a copy.",
+    _sizes(node.SIZES),
+    click.option("--ranks", "numbers", type=Listed("numbers", _number), default="2,4", show_default=True),
+    _rounds(11, "For the first number of ranks; half as many for others."),
+    _seconds(SECONDS[node.PART], "About so long, half of it for the first number of ranks."),
+    click.option("--tune/--no-tune", default=True, show_default=True, help="Make a selection table for auto before."),
+)
+algorithms_ = _part(
+    algorithms,
+    "Each algorithm beside the library's own, here or on virtual hosts: with raw TCP, and what prices foresee.",
+    _sizes(algorithms.SIZES),
+    click.option(
+        "--algorithms",
+        type=Listed("names", algorithm),
+        default=",".join(ALGORITHMS),
+        show_default=True,
+        help="shared only on this machine, hierarchical on hosts only in racks.",
+    ),
+    _numbers("--ranks", "numbers", "2", "Of this machine; 0 for none."),
+    _numbers("--hosts", "hosts", "0", "Virtual, on Open MPI alone; 0 for none."),
+    _RATES,
+    click.option("--racks", type=click.IntRange(min=1), default=1, show_default=True, help="Spread hosts over racks."),
+    click.option("--rack-rate", type=RATE, help="Of the link from each rack, where there are several."),
+    _rounds(11, "Of a size; on hosts fewer of those that take more than their part of the time."),
+    _seconds(SECONDS[algorithms.PART], "About so long for each number of ranks or hosts."),
+    _NAME,
+)
+halves_ = _part(
+    halves,
+    "Half types beside float32 on 2 ranks of this machine.",
+    _sizes(halves.SIZES),
+    _rounds(11, "So many."),
+    _seconds(SECONDS[halves.PART], "About so long."),
+)
+addresses_ = _part(
+    addresses,
+    "Ours beside the libraries at each address within a page, on 2 ranks of this machine.",
+    _sizes(addresses.SIZES),
+    _AT_LEAST,
+    _seconds(SECONDS[addresses.PART], "About so long."),
+)
+network_ = _part(
+    network,
+    "Virtual hosts, which are made and ended: shares of the links' rate; wants root or user namespaces.",
+    _sizes(network.SIZES),
+    _RATES,
+    click.option("--ranks", "numbers", type=Listed("numbers", _number), default="5,6,7,8", show_default=True),
+    _rounds(11, "Of a size; fewer of those that take more than their part of the time."),
+    _seconds(SECONDS[network.PART], "About so long for each rate and number of ranks, beside the sweeps."),
+    click.option("--tune-bytes", type=BYTES, default="2MiB", show_default=True, help="Largest size of the sweeps."),
+    _NAME,
+)
+_part(
+    commits,
+    "Two commits of this package in turn, on this machine and on virtual hosts, whose sizes end at 16 MiB.",
+    click.option("--old", required=True, help="The commit to stand beside; the new one is the code at hand."),
+    _sizes(addresses.SIZES),
+    _numbers("--ranks", "numbers", "2,4", "Of this machine; 0 for none."),
+    _numbers("--hosts", "hosts", "5,8", "Virtual; 0 for none."),
+    click.option("--rate", type=RATE, default="200mbit", show_default=True, help="Of their links."),
+    _AT_LEAST,
+    _seconds(commits.SECONDS, "About so long for each number of ranks or hosts, and again for sizes that are slower."),
+    _NAME,
+)
+ALL = {node: node_, algorithms: algorithms_, halves: halves_, addresses: addresses_, network: network_}
 
 
 @main.command("all")
@@ -209,24 +226,12 @@ def network_(settings: Settings, **options: Any) -> None:
 @click.pass_context
 def all_(context: click.Context, seconds: float | None) -> None:
     """All parts but commits, with the defaults of each."""
-    options = {command: _defaults(context, command) for command in (node_, algorithms_, halves_, addresses_, network_)}
-    points = len(options[network_]["rates"]) * len(options[network_]["numbers"])
+    defaults = {part: command.make_context(command.name, [], parent=context).params for part, command in ALL.items()}
+    points = len(defaults[network]["rates"]) * len(defaults[network]["numbers"])
     scale = 1.0 if seconds is None else seconds / (sum(SECONDS.values()) + (points - 1) * SECONDS[network.PART])
-    for each in options.values():
+    for each in defaults.values():
         each["seconds"] *= scale
-    parts: list[Callable[[Draft], None]] = [
-        lambda draft: node.measure(draft, node.Options(**options[node_])),
-        lambda draft: algorithms.measure(draft, algorithms.Options(**options[algorithms_])),
-        lambda draft: halves.measure(draft, halves.Options(**options[halves_])),
-        lambda draft: addresses.measure(draft, addresses.Options(**options[addresses_])),
-        lambda draft: network.measure(draft, network.Options(**options[network_])),
-    ]
-    _measured(context.obj, parts)
-
-
-def _defaults(context: click.Context, command: click.Command) -> dict[str, Any]:
-    """The options of a command that was given none."""
-    return command.make_context(command.name, [], parent=context).params
+    _measured(context.obj, [partial(part.measure, options=part.Options(**each)) for part, each in defaults.items()])
 
 
 @main.command()

@@ -89,6 +89,7 @@ def measure(plan: Callable[..., Any], nbytes: int, task: dict[str, Any]) -> dict
         "wrong": found,
         "cores": {},
         "refill": {},
+        "predicted": {},
         "chosen": next(iter(plans.values())).algorithm,
         "seconds": time.monotonic() - began,
     }

@@ -9,24 +9,22 @@ import sys
 import tarfile
 import tempfile
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import click
 
 from hpcdist.bench.addresses import LEAST_ROUNDS
 from hpcdist.bench.compare import groups
-from hpcdist.bench.links.report import BUCKET
 from hpcdist.bench.node import fitting
 from hpcdist.bench.peers import NEW, OLD, Peer
 from hpcdist.bench.processes import last_words
 from hpcdist.bench.record import Report
 from hpcdist.bench.rounds import Asked, Rounds
 from hpcdist.bench.settings import Draft
-from hpcdist.bench.start import Here, Place, cluster
+from hpcdist.bench.start import Here, Place
 from hpcdist.bench.task import AUTO, Link, Task
 from hpcdist.cluster import plan
-from hpcdist.cluster.namespaces import NamespaceError
-from hpcdist.cluster.state import StateError
 
 PART, AGAIN = "commits", "commits again"
 SECONDS = 300.0
@@ -58,16 +56,11 @@ def measure(draft: Draft, options: Options) -> None:
             draft.start(name, both, asdict(options))
         part = draft.report.parts[PART]
         for ranks in filter(None, options.numbers):
-            _measure(draft, Here(), both, ranks, options, fitting(part, options.sizes, ranks), HERE, None)
+            _measure(draft, both, ranks, options, fitting(part, options.sizes, ranks), HERE, None, Here())
         sizes = tuple(size for size in options.sizes if size <= MOST_ON_HOSTS)
         for ranks in filter(None, options.hosts):
-            try:
-                place = plan.format_rate(options.rate)
-                with cluster(options.name, plan.network(ranks, options.rate), place) as hosts:
-                    _measure(draft, hosts, both, ranks, options, sizes, ON_HOSTS, Link(options.rate, BUCKET))
-            except (StateError, NamespaceError, OSError) as error:
-                part.missing.append(f"{ranks} hosts: {error}")
-                click.echo(f"Missing: {part.missing[-1]}", err=True)
+            measure = partial(_measure, draft, both, ranks, options, sizes, ON_HOSTS, Link(options.rate))
+            draft.on_hosts(part, plan.network(ranks, options.rate), options.name, measure)
 
 
 def commits(old: str, folder: Path) -> list[Peer]:
@@ -92,13 +85,13 @@ def _git(*words: str) -> bytes:
 
 def _measure(
     draft: Draft,
-    place: Place,
     both: list[Peer],
     ranks: int,
     options: Options,
     sizes: tuple[int, ...],
     cases: tuple[str, ...],
     link: Link | None,
+    place: Place,
 ) -> None:
     """All rounds at a place, and once more those of sizes at which the new commit is slower."""
     asked = Asked(PART, ranks, options.rounds, min(LEAST_ROUNDS, options.rounds), options.seconds, ())

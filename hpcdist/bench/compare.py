@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from hpcdist.bench.links.record import link_bytes, share
 from hpcdist.bench.peers import MPIS, NAMES, NEW, OLD, OPEN_MPI
-from hpcdist.bench.ratios import Side, best, medians, ratio
+from hpcdist.bench.ratios import Side, best, link_bytes, medians, ratio, share
 from hpcdist.bench.record import HERE, WRONG, Row
 from hpcdist.bench.task import AUTO, LIBRARY, RAW, addressed
 from hpcdist.cluster.plan import parse_rate
@@ -111,7 +110,7 @@ class Point:
         """The part of the links' rate that a case makes use of, over rounds; on virtual hosts."""
         if self.wrong(side.case, side.peer):
             return WRONG
-        rate = parse_rate(self.rows[0].place)
+        rate = parse_rate(self.rows[0].place.partition(",")[0])
         values = [
             share(row.ranks, row.nbytes, row.us[side.case] * 1e-6, rate)
             for row in self.rows
@@ -139,6 +138,14 @@ class Point:
             return None
         values = [row.refill[side.case] for row in self.rows if row.peer == side.peer and side.case in row.refill]
         return Spread.of(values).median / link_bytes(self.rows[0].ranks, self.nbytes) if values else None
+
+    def over_predicted(self, peer: str, case: str) -> Spread | None:
+        """The time of a case over what the price model foresees, over rounds; None where results were wrong."""
+        if self.wrong(case, peer):
+            return None
+        rows = (row for row in self.rows if row.peer == peer and case in row.us and row.predicted.get(case))
+        values = [row.us[case] / row.predicted[case] for row in rows]
+        return Spread.of(values) if values else None
 
     def chosen(self, peer: str) -> str:
         """What "auto" took in a library's jobs."""
@@ -168,7 +175,8 @@ class Group:
     @property
     def name(self) -> str:
         """For headings and files: "node-2", "network-200mbit-5"."""
-        return "-".join([self.part, *([] if self.place == HERE else [self.place]), str(self.ranks)])
+        place = [] if self.place == HERE else self.place.replace(",", "").split()
+        return "-".join([self.part, *place, str(self.ranks)])
 
 
 def groups(rows: Sequence[Row], part: str) -> Iterator[Group]:

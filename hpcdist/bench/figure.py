@@ -10,10 +10,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from hpcdist.bench import by_algorithm
 from hpcdist.bench.compare import LIMIT, Group, Point, groups
+from hpcdist.bench.peers import OPEN_MPI
 from hpcdist.bench.ratios import TIE, Side
-from hpcdist.bench.record import Report
-from hpcdist.bench.task import AUTO, COPY, LIBRARY, REGISTERED
+from hpcdist.bench.record import ALGORITHMS, HERE, NETWORK, Report
+from hpcdist.bench.task import AUTO, COPY, LIBRARY, RAW, REGISTERED
 from hpcdist.sweep.figure import COLOURS, MARKERS, save
 from hpcdist.util.sampling import Spread
 from hpcdist.util.sizes import format_bytes
@@ -27,9 +29,10 @@ TOP = 1.25  # of the scale of shares
 def write(folder: Path, report: Report) -> list[Path]:
     """Draw every group of a report; each file is whole or absent."""
     files = []
-    for part, draw in (("node", node), ("network", network)):
+    for part, draw in (("node", node), (NETWORK, network), (ALGORITHMS, algorithms)):
         for group in groups(report.rows, part):
-            files += save(draw(group), [folder / f"{group.name}.png"])
+            if part != ALGORITHMS or group.place != HERE:
+                files += save(draw(group), [folder / f"{group.name}.png"])
     return files
 
 
@@ -57,11 +60,20 @@ def node(group: Group) -> Figure:
 
 def network(group: Group) -> Figure:
     """Shares of the limit of ours, of raw TCP and of all libraries."""
+    curves: list[Curve] = [("ours", lambda p: p.share_at_home(AUTO))]
+    curves += [(name, _share_of(Side(name, LIBRARY))) for name in group.libraries]
+    return _shares(group, curves)
+
+
+def algorithms(group: Group) -> Figure:
+    """The same of each algorithm of ours, and of the library."""
+    names = [name for name in by_algorithm.cases(group) if name != RAW]
+    return _shares(group, [(name, _share_of(Side(OPEN_MPI, name))) for name in names])
+
+
+def _shares(group: Group, curves: Sequence[Curve]) -> Figure:
     figure, (axes,) = _figure(1)
     points = [point for point in group.points if point.nbytes >= SMALLEST] or group.points
-    curves: list[Curve] = [("ours", lambda p: p.share_at_home(AUTO))]
-    for name in group.libraries:
-        curves.append((name, _share_of(name)))
     _panel(axes, points, curves)
     _line(axes, points, lambda p: p.share(LIMIT), "raw TCP", {"color": "black", "linestyle": "--"})
     axes.set_ylabel("share of the links' rate")
@@ -72,8 +84,8 @@ def network(group: Group) -> Figure:
     return figure
 
 
-def _share_of(name: str) -> Callable[[Point], Spread | None]:
-    return lambda point: point.share(Side(name, LIBRARY))
+def _share_of(side: Side) -> Callable[[Point], Spread | None]:
+    return lambda point: point.share(side)
 
 
 def _figure(columns: int) -> tuple[Figure, Sequence[Axes]]:
@@ -84,7 +96,9 @@ def _figure(columns: int) -> tuple[Figure, Sequence[Axes]]:
 
 def _panel(axes: Axes, points: Sequence[Point], curves: Sequence[Curve]) -> None:
     for number, (label, value) in enumerate(curves):
-        style = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": 4.5, "linewidth": 1.3}
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        style = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.3}
+        style["linestyle"] = ("-", "-.")[number // len(COLOURS) % 2]
         _line(axes, points, value, label, style)
     sizes = [point.nbytes for point in points]
     axes.set_xscale("log", base=2)

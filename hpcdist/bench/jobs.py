@@ -15,9 +15,10 @@ from typing import Generic, TypeVar
 
 import click
 
+from hpcdist.algorithms import allreduce
 from hpcdist.bench.saved import Report
 from hpcdist.util.parameters import Listed
-from hpcdist.util.sizes import format_bytes
+from hpcdist.util.sizes import format_bytes, parse_bytes
 
 HPCDIST = (sys.executable, "-m", "hpcdist")
 PATIENCE = 20.0  # seconds for ranks to end when they are told to
@@ -36,6 +37,20 @@ class Settings:
             name: ",".join(map(str, value)) if isinstance(value, tuple) else str(value) for name, value in given.items()
         }
         return [part for name, text in texts.items() for part in (f"--{name.replace('_', '-')}", text)]
+
+
+def float32s(text: str) -> int:
+    """Bytes of whole float32 elements; ValueError if the text says another size."""
+    nbytes = parse_bytes(text)
+    if nbytes < 4 or nbytes % 4:
+        raise ValueError(f"{text!r} is no whole number of float32, which take 4 bytes each")
+    return nbytes
+
+
+def algorithm(text: str) -> str:
+    """The name of an all-reduce; ValueError if there is none."""
+    allreduce(text, 1)
+    return text
 
 
 def _number(text: str) -> int:

@@ -10,16 +10,13 @@ from pathlib import Path
 import click
 
 from hpcdist.bench import tuning
-from hpcdist.bench.links.report import BUCKET
 from hpcdist.bench.peers import NAMES, OPEN_MPI, Peer
-from hpcdist.bench.record import NETWORK, Judgement, Part, part_of_network
+from hpcdist.bench.record import NETWORK, Judgement, Part, part_of
 from hpcdist.bench.rounds import Asked, Rounds
 from hpcdist.bench.settings import Draft
-from hpcdist.bench.start import Hosts, cluster
+from hpcdist.bench.start import Hosts
 from hpcdist.bench.task import AUTO, LIBRARY, RAW, Link, Task
 from hpcdist.cluster import plan
-from hpcdist.cluster.namespaces import NamespaceError
-from hpcdist.cluster.state import StateError
 from hpcdist.sweep.record import Record
 
 PART = NETWORK
@@ -54,32 +51,26 @@ def cases(peer: Peer) -> tuple[str, ...]:
 def measure(draft: Draft, options: Options) -> None:
     """A cluster for each rate and number of ranks."""
     for rate in options.rates:
-        place = plan.format_rate(rate)
         for ranks in options.numbers:
-            part, found = draft.begin(part_of_network(place, ranks), NAMES, vars(options))
-            try:
-                with cluster(options.name, plan.network(ranks, rate), place) as hosts:
-                    Point(draft, part, found, hosts, rate, ranks, options).measure()
-            except (StateError, NamespaceError, OSError) as error:
-                part.missing.append(str(error))
-                click.echo(f"Missing: {part.missing[-1]}", err=True)
-                draft.write()
+            part, found = draft.begin(part_of(PART, plan.format_rate(rate), ranks), NAMES, vars(options))
+            point = Point(draft, part, found, rate, ranks, options)
+            draft.on_hosts(part, plan.network(ranks, rate), options.name, point.measure)
 
 
 class Point:
     """A number of ranks at a rate: a table first, then rounds, then how good the table was."""
 
     def __init__(
-        self, draft: Draft, part: Part, found: Sequence[Peer], hosts: Hosts, rate: int, ranks: int, options: Options
+        self, draft: Draft, part: Part, found: Sequence[Peer], rate: int, ranks: int, options: Options
     ) -> None:
-        self.draft, self.part, self.found, self.hosts = draft, part, found, hosts
+        self.draft, self.part, self.found = draft, part, found
         self.rate, self.ranks, self.options = rate, ranks, options
-        self.name = part_of_network(hosts.name, ranks)
         self.sweep = tuning.Sweep(options.tune_bytes, 0.1, SEGMENTS)
         self.tuner = next((peer for peer in found if peer.name == OPEN_MPI), None)
 
-    def measure(self) -> None:
+    def measure(self, hosts: Hosts) -> None:
         """All of it."""
+        self.hosts, self.name = hosts, part_of(PART, hosts.name, self.ranks)
         with tempfile.TemporaryDirectory(prefix="hpcdist-bench-") as folder:
             table = Path(folder) / "table.json"
             judgement = self._tune(table)
@@ -96,7 +87,7 @@ class Point:
             records, why = tuning.tune(self.hosts, self.tuner, self.ranks, self.sweep, table)
             if not why:
                 return tuning.judge(self.hosts.name, self.ranks, table, records)
-        self._miss(f"no table, auto went by default prices: {why}")
+        self.part.miss(f"no table, auto went by default prices: {why}")
         return None
 
     def _judge_again(self, judgement: Judgement, table: Path) -> Judgement:
@@ -108,7 +99,7 @@ class Point:
                 judgement, table, self._again(self.sweep, json), lambda duel: self._again(duel, json)
             )
         except RuntimeError as error:
-            self._miss(f"no later sweep: {error}")
+            self.part.miss(f"no later sweep: {error}")
             return judgement
 
     def _again(self, sweep: tuning.Sweep | tuning.Duel, json: Path) -> list[Record]:
@@ -121,11 +112,7 @@ class Point:
     def _rounds(self, table: Path | None) -> None:
         options = self.options
         asked = Asked(PART, self.ranks, options.rounds, min(LEAST_ROUNDS, options.rounds), options.seconds, PAIRS)
-        task = Task(options.sizes, (), "", CASE_SECONDS, LEAST, MOST, CALLS, 0, 0, Link(self.rate, BUCKET))
+        task = Task(options.sizes, (), "", CASE_SECONDS, LEAST, MOST, CALLS, 0, 0, Link(self.rate))
         tables = {peer.name: table for peer in self.found if peer.mpi and table}
         draft = self.draft
         Rounds(draft.report, self.part, draft.write, self.hosts, self.found, asked, task, cases, tables).run()
-
-    def _miss(self, what: str) -> None:
-        self.part.missing.append(what)
-        click.echo(f"Missing: {self.part.missing[-1]}", err=True)

@@ -73,7 +73,9 @@ def measure(draft: Draft, options: Options) -> None:
 def fitting(part: Part, sizes: tuple[int, ...], ranks: int) -> tuple[int, ...]:
     """The sizes whose arrays fit into the memory that is available; the others are missing."""
     why = {size: lacking(size, ranks) for size in sizes}
-    part.missing += [f"{ranks} ranks: {format_bytes(size)} left out: {what}" for size, what in why.items() if what]
+    for size, what in why.items():
+        if what:
+            part.miss(f"{ranks} ranks: {format_bytes(size)} left out: {what}")
     return tuple(size for size in sizes if not why[size])
 
 
@@ -99,7 +101,7 @@ def tabled(part: Part, found: Sequence[Peer], ranks: int, folder: Path) -> dict[
             table = folder / f"{peer.python.parent.parent.name}-{ranks}.json"
             _, why = tuning.tune(Here(), peer, ranks, sweep, table)
             if why:
-                part.missing.append(f"{peer.name}, {ranks} ranks: no table, auto went by default prices: {why}")
+                part.miss(f"{peer.name}, {ranks} ranks: no table, auto went by default prices: {why}")
             else:
                 tables[peer.name] = table
     return tables

@@ -1,6 +1,6 @@
 """Ratios over rounds: ours over theirs, paired within a job where both ran in it, and within a round where not.
 
-Cases whose results were wrong do not count.
+Cases whose results were wrong do not count. Of links: how much of their rate an all-reduce makes use of.
 """
 
 from __future__ import annotations
@@ -15,6 +15,16 @@ from hpcdist.bench.record import Row
 from hpcdist.util.sampling import Spread
 
 TIE = 1.05  # a ratio of times up to which two are called equally fast, and so is one over it
+
+
+def link_bytes(ranks: int, nbytes: int) -> float:
+    """What each link must carry each way in an all-reduce that wastes nothing: 2(p-1)/p of the buffer."""
+    return 2 * (ranks - 1) / ranks * nbytes
+
+
+def share(ranks: int, nbytes: int, seconds: float, rate: float) -> float:
+    """The part of a link's rate [bit/s] that an all-reduce in so many seconds makes use of; 1 is all of it."""
+    return link_bytes(ranks, nbytes) * 8 / (seconds * rate)
 
 
 class Side(NamedTuple):

@@ -9,12 +9,14 @@ from math import nan
 from pathlib import Path
 from typing import Any, Self
 
+import click
+
 from hpcdist.util import atomic_files
 from hpcdist.util.sampling import Spread
 
 VERSION = 1
 HERE = "here"  # the place of ranks on this machine
-NETWORK = "network"  # the part of which the report has one for each cluster
+NETWORK, ALGORITHMS = "network", "algorithms"  # the parts of which the report has one for each cluster
 
 
 WRONG = Spread(nan, nan, nan, 0)  # stands where results were wrong
@@ -26,7 +28,7 @@ class Row:
 
     Attributes:
         part: Of the report: "node", "algorithms", "halves", "addresses", "commits", "commits again" or "network".
-        place: Where: `HERE`, or the rate of the links, as "200mbit".
+        place: Where: `HERE`, or the rate of the links, as "200mbit", then the racks, as "2 racks, 100mbit to each".
         ranks: How many.
         round: In which the job was.
         peer: The library of the job.
@@ -38,6 +40,7 @@ class Row:
         cores: Case -> the part of all cores that was busy in its samples; on virtual hosts only.
         refill: Case -> bytes that a link's token bucket held again when a sample of it began, the median over samples;
             on virtual hosts only.
+        predicted: Case -> microseconds of a call by the price model, where it was fitted.
         chosen: What "auto" took.
         tuned: Whether "auto" went by a table that was made for these ranks.
     """
@@ -54,6 +57,7 @@ class Row:
     wrong: dict[str, int]
     cores: dict[str, float] = field(default_factory=dict)
     refill: dict[str, float] = field(default_factory=dict)
+    predicted: dict[str, float] = field(default_factory=dict)
     chosen: str = ""
     tuned: bool = False
 
@@ -100,17 +104,23 @@ class Part:
     seconds: float = 0.0
     machine: dict[str, Any] = field(default_factory=dict)
     peers: dict[str, str] = field(default_factory=dict)  # name -> versions
+    model: dict[str, float | None] = field(default_factory=dict)  # prices, where they were fitted
     missing: list[str] = field(default_factory=list)
 
+    def miss(self, what: str) -> None:
+        """Note what failed or was left out, and say so."""
+        self.missing.append(what)
+        click.echo(f"Missing: {what}", err=True)
 
-def part_of_network(place: str, ranks: int) -> str:
-    """What the report calls the part of a cluster: each stands by itself."""
-    return f"{NETWORK}, {place}, {ranks} ranks"
+
+def part_of(name: str, place: str, ranks: int) -> str:
+    """What the report calls a part; that of each cluster stands by itself."""
+    return f"{name}, {place}, {ranks} ranks" if name in (NETWORK, ALGORITHMS) and place != HERE else name
 
 
 def label(row: Row) -> str:
     """The part of the report that a row belongs to."""
-    return part_of_network(row.place, row.ranks) if row.part == NETWORK else row.part
+    return part_of(row.part, row.place, row.ranks)
 
 
 @dataclass
@@ -131,7 +141,7 @@ class Report:
         """Forget what there is of a part, and start it anew."""
         self.parts[name] = part
         self.rows = [row for row in self.rows if label(row) != name]
-        self.judgements = [each for each in self.judgements if part_of_network(each.place, each.ranks) != name]
+        self.judgements = [each for each in self.judgements if part_of(NETWORK, each.place, each.ranks) != name]
 
     @property
     def wrong(self) -> list[tuple[Row, str]]:

@@ -79,6 +79,7 @@ class Rounds:
         self.peers, self.cases, self.tables = list(peers), cases, tables or {}
         self.spent: dict[int, float] = defaultdict(float)  # size -> seconds
         self.failures: Counter[str] = Counter()
+        self.models: dict[str, dict[str, float | None]] = {}  # library -> prices that its first job has fitted
 
     def run(self) -> None:
         """Measure all rounds that there is time for."""
@@ -106,7 +107,8 @@ class Rounds:
         began = monotonic()
         with tempfile.TemporaryDirectory(prefix="hpcdist-bench-") as folder:
             out, path = Path(folder) / "found.json", Path(folder) / "task.json"
-            replace(self.task, sizes=sizes, cases=self.cases(peer), out=str(out), turn=number).write(path)
+            given = replace(self.task, sizes=sizes, cases=self.cases(peer), out=str(out), turn=number)
+            replace(given, model=self.models.get(peer.name)).write(path)
             why = "interrupted"
             try:
                 why = start(self.place, peer, self.asked.ranks, path, self.tables.get(peer.name), LONGEST)
@@ -117,21 +119,23 @@ class Rounds:
     def _take_over(self, number: int, peer: Peer, sizes: tuple[int, ...], out: Path, why: str) -> None:
         found = json.loads(out.read_text()) if out.exists() else {"machine": {}, "sizes": [], "missing": []}
         self.part.machine = self.part.machine or found["machine"]
+        if "model" in found:
+            self.part.model = self.models[peer.name] = found["model"]
         rows = [self._row(number, peer, each) for each in found["sizes"]]
         self.report.rows += rows
         for each in found["sizes"]:
             self.spent[each["nbytes"]] += each["seconds"]
         for what in found["missing"]:
-            self._miss(f"{peer.name}, round {number + 1}: {what}")
+            self.miss(f"{peer.name}, round {number + 1}: {what}")
         if not why:
             self.failures[peer.name] = 0
             return
         self.failures[peer.name] += 1
         lacking = len(sizes) - len(rows)
-        self._miss(f"{peer.name}, round {number + 1}: {why} ({lacking} of {len(sizes)} sizes are missing)")
+        self.miss(f"{peer.name}, round {number + 1}: {why} ({lacking} of {len(sizes)} sizes are missing)")
         if self.failures[peer.name] == FAILURES:
             self.peers.remove(peer)
-            self._miss(f"{peer.name}: left out of the rounds after {number + 1}, as {FAILURES} jobs in a row failed")
+            self.miss(f"{peer.name}: left out of the rounds after {number + 1}, as {FAILURES} jobs in a row failed")
 
     def _row(self, number: int, peer: Peer, found: dict[str, Any]) -> Row:
         times = found["times"]
@@ -148,13 +152,14 @@ class Rounds:
             wrong=found["wrong"],
             cores={case: short(value) for case, value in found["cores"].items()},
             refill={case: short(value) for case, value in found["refill"].items()},
+            predicted={case: short(value) for case, value in found["predicted"].items()},
             chosen=found["chosen"],
             tuned=peer.name in self.tables,
         )
 
-    def _miss(self, what: str) -> None:
-        self.part.missing.append(f"{self.asked.ranks} ranks: {what}")
-        click.echo(f"Missing: {self.part.missing[-1]}", err=True)
+    def miss(self, what: str) -> None:
+        """Note what failed or was left out."""
+        self.part.miss(f"{self.asked.ranks} ranks: {what}")
 
 
 def short(value: float) -> float:

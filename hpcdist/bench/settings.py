@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,10 @@ import click
 from hpcdist.bench import peers, table
 from hpcdist.bench.peers import Peer
 from hpcdist.bench.record import Part, Report
+from hpcdist.bench.start import Hosts, cluster
+from hpcdist.cluster.namespaces import NamespaceError
+from hpcdist.cluster.plan import Network
+from hpcdist.cluster.state import StateError
 from hpcdist.util import atomic_files
 from hpcdist.util.sampling import now
 
@@ -46,9 +50,8 @@ class Draft:
         found, missing = peers.find(asked, self.settings.folder, self.settings.torch)
         left_out = [f"{each}: not asked for (--peers)" for each in names if each not in asked]
         part = self.start(name, found, config)
-        part.missing += missing + left_out
-        for what in part.missing:
-            click.echo(f"Missing: {what}", err=True)
+        for what in missing + left_out:
+            part.miss(what)
         return part, found
 
     def start(self, name: str, found: Sequence[Peer], config: dict[str, Any]) -> Part:
@@ -57,6 +60,15 @@ class Draft:
         self.part.peers = {peer.name: peer.versions for peer in found}
         self.report.begin(name, self.part)
         return self.part
+
+    def on_hosts(self, part: Part, network: Network, name: str, measure: Callable[[Hosts], None]) -> None:
+        """Measure on a virtual cluster, which is ended; where there can be none, the part says why."""
+        try:
+            with cluster(name, network) as hosts:
+                measure(hosts)
+        except (StateError, NamespaceError, OSError) as error:
+            part.miss(f"{len(network.hosts)} hosts: {error}")
+            self.write()
 
     def interrupted(self) -> None:
         """Say so in the part at hand."""

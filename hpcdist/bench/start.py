@@ -15,7 +15,7 @@ from hpcdist.bench.peers import GLOO, INTEL, MPICH, Peer
 from hpcdist.bench.processes import Process, call
 from hpcdist.bench.record import HERE
 from hpcdist.cluster import hosts
-from hpcdist.cluster.plan import Network
+from hpcdist.cluster.plan import Network, format_rate
 from hpcdist.cluster.state import folder
 from hpcdist.tuning.auto import ENVIRONMENT
 
@@ -117,6 +117,12 @@ def rank_of(rank: int, size: int, address: str, port: int, interface: str) -> di
     }
 
 
+def place_of(network: Network) -> str:
+    """What reports call a cluster: the rate of its links, and its racks if there are several."""
+    rate = format_rate(network.hosts[0].rate)
+    return f"{rate}, {network.racks} racks, {format_rate(network.rack_rate)} to each" if network.rack_rate else rate
+
+
 def free_port() -> int:
     """A port that nobody listens at now."""
     with socket.socket() as probe:
@@ -125,7 +131,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def cluster(name: str, network: Network, place: str) -> Iterator[Hosts]:
+def cluster(name: str, network: Network) -> Iterator[Hosts]:
     """A virtual cluster that is taken down whatever comes.
 
     Raises: StateError if there is one of that name; NamespaceError if the machine does not allow it.
@@ -136,7 +142,7 @@ def cluster(name: str, network: Network, place: str) -> Iterator[Hosts]:
             agent = Path(temporary) / "agent"
             agent.write_text(AGENT.format(agent=folder(made.name) / "agent"))
             agent.chmod(0o755)
-            yield Hosts(name, network, place, agent)
+            yield Hosts(name, network, place_of(network), agent)
     finally:
         hosts.down(name)
 

@@ -6,13 +6,14 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-from hpcdist.bench import cells
+from hpcdist.bench import by_algorithm, cells
 from hpcdist.bench.cells import Cell, Column
 from hpcdist.bench.compare import LIMIT, SLOWER, Group, Point, groups
 from hpcdist.bench.peers import NEW, OLD
 from hpcdist.bench.ratios import TIE
-from hpcdist.bench.record import HERE, WRONG, Judgement, Part, Report, label, near
+from hpcdist.bench.record import ALGORITHMS, HERE, WRONG, Judgement, Part, Report, label, near
 from hpcdist.bench.task import ADDRESSES, AUTO, CALL, CHOOSING, COPY, HALVES, NAMES, ORDINARY, REGISTERED
+from hpcdist.sweep.report import prices
 from hpcdist.util.sizes import format_bytes
 
 ERROR = 0.15  # of the price model, at most
@@ -60,8 +61,9 @@ def text(report: Report, figures: Mapping[str, str] | None = None) -> str:
     lines = [*_head(report), EXPLANATION]
     for group in groups(report.rows, "node"):
         lines += [*_picture(group, figures or {}), *_node(group)]
-    for group in groups(report.rows, "algorithms"):
-        lines += _algorithms(group)
+    algorithms = list(groups(report.rows, ALGORITHMS))
+    for group in algorithms:
+        lines += _algorithms(group) if group.place == HERE else []
     for group in groups(report.rows, "halves"):
         lines += _halves(group)
     for group in groups(report.rows, "addresses"):
@@ -73,6 +75,9 @@ def text(report: Report, figures: Mapping[str, str] | None = None) -> str:
         lines[-1] += f"{TABLES_OF_THE_NETWORK}\n"
     for group in network:
         lines += [*_picture(group, figures or {}), *_network(group)]
+    for group in algorithms:
+        if group.place != HERE:
+            lines += [*_picture(group, figures or {}, "each algorithm, "), *by_algorithm.tables(group)]
     commits = list(groups(report.rows, "commits"))
     later = groups(report.rows, "commits again")
     again = {(group.place, group.ranks, point.nbytes): point for group in later for point in group.points}
@@ -105,6 +110,8 @@ def _tables(report: Report, part: str) -> str:
     """By what "auto" chose, as the rows of a part say; nothing if it had nothing to choose."""
     rows = [row for row in report.rows if label(row) == part and not CHOOSING.isdisjoint(row.us)]
     without = dict.fromkeys(f"{row.ranks} ranks of {row.peer}" for row in rows if not row.tuned)
+    if any(row.predicted for row in rows):
+        return f"; `auto` by prices fitted in the first job: {prices(report.parts[part].model)}"
     if not any(row.tuned for row in rows):
         return "; `auto` by default prices" if rows else ""
     return "; `auto` by tables tuned before the rounds" + (
@@ -112,8 +119,8 @@ def _tables(report: Report, part: str) -> str:
     )
 
 
-def _picture(group: Group, figures: Mapping[str, str]) -> Iterator[str]:
-    where = "one machine" if group.place == HERE else f"hosts behind links of {group.place}"
+def _picture(group: Group, figures: Mapping[str, str], what: str = "") -> Iterator[str]:
+    where = what + ("one machine" if group.place == HERE else f"hosts behind links of {group.place}")
     yield from [f"## {group.ranks} ranks, {where}", ""]
     if group.name in figures:
         yield from [f"![{group.ranks} ranks, {where}]({figures[group.name]})", ""]

@@ -46,10 +46,10 @@ CHOOSING = frozenset((AUTO, CALL, REGISTERED, *KINDS, *ADDRESSED))  # cases in w
 
 @dataclass(frozen=True)
 class Link:
-    """The rate [bit/s] of the hosts' links, and how deep their token buckets are [bytes]."""
+    """The rate [bit/s] of the hosts' links, and how deep their token buckets are [bytes]: as `plan.SHAPE` says."""
 
     rate: int
-    bucket: int
+    bucket: int = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,9 @@ class Task:
         warmup: Calls before, beside the one that is checked.
         turn: Of the round, which rotates the order of the cases.
         link: Whose token buckets are emptied before each sample; None on one machine.
+        priced: Whether "auto" goes by the price model, and what it foresees of each case is told.
+        model: Its prices, from a job before; none if this one is to fit them.
+        racks: That of each rank, taken for its node; none where racks are no slower to reach than hosts.
     """
 
     sizes: tuple[int, ...]
@@ -79,6 +82,9 @@ class Task:
     warmup: int
     turn: int
     link: Link | None = None
+    priced: bool = False
+    model: dict[str, float | None] | None = None
+    racks: tuple[int, ...] = ()
 
     def write(self, path: Path) -> None:
         """For `read`, and for other programs that read JSON."""
@@ -88,6 +94,6 @@ class Task:
     def read(cls, path: Path) -> Task:
         """What `write` wrote."""
         fields: dict[str, Any] = json.loads(path.read_text())
-        lists: dict[str, Any] = {name: tuple(fields[name]) for name in ("sizes", "cases")}
+        lists: dict[str, Any] = {name: tuple(fields[name]) for name in ("sizes", "cases", "racks")}
         link = Link(**fields["link"]) if fields["link"] else None
         return cls(**{**fields, **lists, "link": link})

@@ -26,7 +26,7 @@ VERBS = {
         "List, verify, compare, convert, export and prune checkpoints.",
     ),
     "doctor": ("hpcdist.doctor.command:doctor", "Look at a job's set-up and say what is wrong with it."),
-    "cluster": ("hpcdist.cli.cluster:cluster", "Virtual hosts on this machine, behind links of a chosen rate."),
+    "cluster": ("hpcdist.cluster.command:cluster", "Virtual hosts on this machine, behind links of a chosen rate."),
 }
 
 

@@ -70,6 +70,22 @@ def test_every_algorithm_half_type_and_address_is_measured_and_right(tmp_path, p
     assert set(row.us) == set(row.wrong) == set(cases)
 
 
+def test_prices_are_fitted_and_racks_taken_for_nodes(tmp_path):
+    out, racks = tmp_path / "found.json", (1, 1, 2)
+    cases = (LIBRARY, "ring", "hierarchical", AUTO)
+    Task((8, 1 << 16), cases, str(out), 0.0, 1, 1, 1, 0, 0, priced=True, racks=racks).write(tmp_path / "task.json")
+    ranks = [sys.executable, "-m", "hpcdist.bench.ranks", str(tmp_path / "task.json")]
+    done = subprocess.run(
+        [sys.executable, *CLI, "run", "-n", "3", "--", *ranks], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for each in json.loads(out.read_text())["sizes"]:
+        assert set(each["predicted"]) == set(cases) - {LIBRARY}
+        assert all(us > 0 for us in each["predicted"].values())
+        assert not any(each["wrong"].values())
+        assert each["chosen"]
+
+
 @pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
 def test_two_commits_are_measured_and_right(tmp_path, monkeypatch):
     monkeypatch.setenv("HPCDIST_COMPILED", "0")  # compiling takes a minute

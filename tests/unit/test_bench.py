@@ -26,14 +26,16 @@ from hpcdist.bench import (
     tuning,
     values,
 )
-from hpcdist.bench.cases import Links, Size
+from hpcdist.bench.cases import Size
 from hpcdist.bench.command import SECONDS, main
 from hpcdist.bench.compare import groups
+from hpcdist.bench.links import Links
 from hpcdist.bench.peers import GLOO, INTEL, MPICH, MPIS, NAMES, NEW, OLD, OPEN_MPI, Peer
-from hpcdist.bench.ratios import Side, best, name_of, paired, ratio
-from hpcdist.bench.record import HERE, WRONG, Judgement, Part, Report, Row, part_of_network
+from hpcdist.bench.ratios import Side, best, link_bytes, name_of, paired, ratio, share
+from hpcdist.bench.record import HERE, WRONG, Judgement, Part, Report, Row, part_of
 from hpcdist.bench.rounds import Asked, Rounds, case_seconds
 from hpcdist.bench.task import ADDRESSED, AUTO, COPY, KINDS, LIBRARY, RAW, REGISTERED, Link, Task, addressed
+from hpcdist.bench.task import NAMES as ALGORITHMS
 from hpcdist.cluster import plan
 from hpcdist.tuning.table import Bracket, Rule, Selection
 from hpcdist.util.sampling import Spread
@@ -82,6 +84,18 @@ def test_rounds_that_only_one_took_part_in_are_left_out():
     rows = [timed(OPEN_MPI, 0, auto=8.0), timed(OPEN_MPI, 1, auto=3.0), timed(MPICH, 1, library=2.0)]
     assert ratio(rows, Side(OPEN_MPI, AUTO), Side(MPICH, LIBRARY)).median == 1.5
     assert ratio(rows[:1], Side(OPEN_MPI, AUTO), Side(MPICH, LIBRARY)) is None
+
+
+def test_a_link_carries_2_p_minus_1_over_p_of_the_buffer():
+    assert link_bytes(2, 1000) == 1000
+    assert link_bytes(8, 1000) == 1750
+    assert share(8, 1000, 1750 * 8 / 1e6, 1e6) == pytest.approx(1)
+    assert share(8, 1000, 2 * 1750 * 8 / 1e6, 1e6) == pytest.approx(0.5)
+
+
+def test_the_buckets_are_as_deep_as_tc_is_told():
+    burst = plan.SHAPE[plan.SHAPE.index("burst") + 1]
+    assert burst == f"{Link(10**9).bucket // 1024}kb"
 
 
 def test_the_best_library_is_chosen_by_all_rounds_together():
@@ -227,6 +241,7 @@ class Nowhere:
                 "wrong": {},
                 "cores": {},
                 "refill": dict.fromkeys(task["cases"], 123456.7),
+                "predicted": {},
                 "chosen": "",
                 "seconds": float(nbytes),
             }
@@ -440,7 +455,7 @@ def report(parts=("node", "algorithms", "halves", "network")):
     for name in parts:
         part = Part(["python", "-m", "hpcdist.bench", name], "2026-01-01", {}, 60.0, machine)
         part.peers = {OPEN_MPI: "Open MPI v5"}
-        found.begin(part_of_network(CLUSTER, 5) if name == "network" else name, part)
+        found.begin(part_of("network", CLUSTER, 5) if name == "network" else name, part)
     for number in range(3):
         for nbytes in SIZES:
             for peer in NAMES:
@@ -452,7 +467,7 @@ def report(parts=("node", "algorithms", "halves", "network")):
             for peer in MPIS:
                 pairs = {name_of(*pair): 1.5 for pair in halves.PAIRS}
                 found.rows.append(row(peer, nbytes, number, "halves", us=dict.fromkeys(KINDS, 1.0), ratios=pairs))
-                pairs = {name_of(*pair): 2.5 for pair in algorithms.PAIRS}
+                pairs = {name_of(name, LIBRARY): 2.5 for name in ALGORITHMS}
                 found.rows.append(row(peer, nbytes, number, "algorithms", ratios=pairs))
     found.judgements.append(Judgement(CLUSTER, 5, {"alpha": 1e-6}, 0.2, 10, {"4096": 1.2}))
     found.rows = [each for each in found.rows if each.part in parts]
@@ -483,7 +498,7 @@ def test_a_part_that_is_measured_again_replaces_what_there_was_of_it():
     made.begin("node", Part([], "", {}))
     assert {each.part for each in made.rows} == {"algorithms", "halves", "network"}
     assert made.judgements
-    made.begin(part_of_network(CLUSTER, 5), Part([], "", {}))
+    made.begin(part_of("network", CLUSTER, 5), Part([], "", {}))
     assert {each.part for each in made.rows} == {"algorithms", "halves"}
     assert not made.judgements
     assert list(made.parts) == ["node", "algorithms", "halves", f"network, {CLUSTER}, 5 ranks"]
@@ -492,7 +507,7 @@ def test_a_part_that_is_measured_again_replaces_what_there_was_of_it():
 def test_a_cluster_that_is_measured_leaves_the_others():
     made = report()
     for place, ranks in ((CLUSTER, 6), ("1gbit", 5)):
-        made.begin(part_of_network(place, ranks), Part([], "", {}))
+        made.begin(part_of("network", place, ranks), Part([], "", {}))
     assert {each.place for each in made.rows if each.part == "network"} == {CLUSTER}
     assert made.judgements
     assert len(made.parts) == 6

@@ -9,8 +9,6 @@ from pathlib import Path
 import hpcdist
 
 NEED_MPI = (
-    "bench.awkward.__main__",
-    "bench.awkward.measure",
     "bench.cases",
     "bench.checkpoints",
     "bench.commit_job",
@@ -18,10 +16,7 @@ NEED_MPI = (
     "bench.crash.program",
     "bench.gloo",  # it needs torch
     "bench.gpu",
-    "bench.links.__main__",
-    "bench.links.measure",
-    "bench.links.program",
-    "bench.links.raw",
+    "bench.links",
     "bench.overhead",
     "bench.overlap",
     "bench.ranks",

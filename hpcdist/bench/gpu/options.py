@@ -9,7 +9,7 @@ import click
 
 from hpcdist.algorithms import ALLREDUCE, SHARED
 from hpcdist.bench import jobs
-from hpcdist.bench.links.options import algorithm, float32s
+from hpcdist.bench.jobs import algorithm, float32s
 from hpcdist.device.paths import ASKABLE, AUTO, AWARE, PEER, STAGED
 from hpcdist.util.parameters import Listed, options
 
