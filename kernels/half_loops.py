@@ -14,6 +14,7 @@ from numba import carray, njit, types
 from hpcdist.kernels.native import bfloat16s_at, float16s_at, intrinsic, loop, words_at
 
 SUM, PROD, MAX, MIN = range(4)  # what the loops take as `data`
+TILE = 512  # elements, which are still in the first-level cache when they are read again
 
 _I16, _I32, _HALF, _FLOAT = ir.IntType(16), ir.IntType(32), ir.HalfType(), ir.FloatType()
 
@@ -100,13 +101,26 @@ def _over(mine: Any, other: Any, operation: int, other_first: bool) -> None:
             mine[i] = left if x < y or x != x or (x == y and _wins_ties(left)) else right
 
 
+@njit
+def _combine(left: Any, right: Any, out: Any, operation: int, others: tuple[bool, bool]) -> None:
+    """Put the combination into `out`, over one of the two or elsewhere: then `left` is put there first, bit by bit."""
+    over_left, over_right = others
+    if over_left or over_right:
+        _over(out, right if over_left else left, operation, over_right)
+        return
+    for begin in range(0, len(out), TILE):
+        tile = slice(begin, begin + TILE)
+        out[tile] = left[tile]
+        _over(out[tile], right[tile], operation, False)
+
+
 @loop
 def float16(arrays: int, count: int, _steps: int, operation: int) -> None:
     """The loop of float16."""
     left, right, out = carray(words_at(arrays), 3)
     n = carray(words_at(count), 1)[0]
-    other = right if out == left else left
-    _over(carray(float16s_at(out), n), carray(float16s_at(other), n), operation, out != left)
+    left_, right_, out_ = carray(float16s_at(left), n), carray(float16s_at(right), n), carray(float16s_at(out), n)
+    _combine(left_, right_, out_, operation, (out == left, out == right))
 
 
 @loop
@@ -114,5 +128,5 @@ def bfloat16(arrays: int, count: int, _steps: int, operation: int) -> None:
     """The loop of bfloat16."""
     left, right, out = carray(words_at(arrays), 3)
     n = carray(words_at(count), 1)[0]
-    other = right if out == left else left
-    _over(carray(bfloat16s_at(out), n), carray(bfloat16s_at(other), n), operation, out != left)
+    left_, right_, out_ = carray(bfloat16s_at(left), n), carray(bfloat16s_at(right), n), carray(bfloat16s_at(out), n)
+    _combine(left_, right_, out_, operation, (out == left, out == right))

@@ -33,7 +33,7 @@ class _Ufunc(ctypes.Structure):
 
 @cache
 def loop(op: str, dtype: np.dtype) -> tuple[int, int]:
-    """(address, data) of the loop that combines two arrays of `dtype` into a third, which is one of the two.
+    """(address, data) of the loop that combines two arrays of `dtype` into a third, which may be one of the two.
 
     Raises: ImportError if this NumPy keeps its loops in another form.
     """

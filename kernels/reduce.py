@@ -47,9 +47,9 @@ def binary(op: str) -> np.ufunc:
 
 
 def combination(op: str, left: NDArray, right: NDArray, out: NDArray) -> Callable[[], object]:
-    """A call without arguments that puts `left` op `right` into `out`, which is one of the two.
+    """A call without arguments that puts `left` op `right` into `out`, which may be one of the two.
 
-    It computes the same bits whichever of the two that is. NumPy does not for a single element: with `out` on the left
+    It computes the same bits whichever that is. NumPy does not for a single element: with `out` on the left
     it runs its loop for reductions over an axis, which keeps the other one of two NaNs.
     """
     combine = binary(op)

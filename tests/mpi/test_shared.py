@@ -163,6 +163,22 @@ def test_a_result_out_of_place_leaves_the_input_alone(comm):
         np.testing.assert_array_equal(out, values.sum(axis=0))
 
 
+@pytest.mark.every_size
+@pytest.mark.parametrize("topology", [*NODES.values(), [*range(SIZE)]], ids=[*NODES, "each alone"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_read_where_the_input_lies_is_combined_into_the_result(comm, dtype, topology):
+    for op in ("sum", "max"):
+        values = distinct(SIZE, 1300, dtype, op)
+        buffer, out = filled(comm, values), hpcdist.empty(1300, values.dtype, comm)
+        for name in ("shared", "shared:ring"):
+            out[:] = 0
+            plan = hpcdist.plan(comm, buffer, out, op=op, algorithm=name, topology=topology)
+            plan()
+            check(out, values, op)
+            np.testing.assert_array_equal(buffer, values[RANK])
+            plan.close()
+
+
 # --- races ---
 
 

@@ -20,10 +20,15 @@ LOOP = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p,
 HALVES = ["float16", "bfloat16"]
 
 
-def by_loop(op, left, right, into):
-    """`left` op `right`, computed in copies by the compiled loop, over one of them."""
+def three(left, right, into):
+    """Copies of both, and where the result goes: over one of them, or elsewhere."""
     left, right = left.copy(), right.copy()
-    out = left if into == "left" else right
+    return left, right, {"left": left, "right": right, "neither": np.full_like(left, 77)}[into]
+
+
+def by_loop(op, left, right, into):
+    """`left` op `right`, computed in copies by the compiled loop."""
+    left, right, out = three(left, right, into)
     address, data = loop(op, out.dtype)
     arrays = np.array([array.ctypes.data for array in (left, right, out)])
     count, steps = np.array([out.size]), np.full(3, out.itemsize)
@@ -32,8 +37,7 @@ def by_loop(op, left, right, into):
 
 
 def by_numpy(op, left, right, into):
-    left, right = left.copy(), right.copy()
-    out = left if into == "left" else right
+    left, right, out = three(left, right, into)
     with np.errstate(all="ignore"):
         combination(op, left, right, out)()
     return out
@@ -49,7 +53,7 @@ def values(dtype, count):
     return both
 
 
-@pytest.mark.parametrize("into", ["left", "right"])
+@pytest.mark.parametrize("into", ["left", "right", "neither"])
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_loop_computes_the_bits_of_the_python_executor(dtype, op, into):
@@ -61,7 +65,7 @@ def test_a_loop_computes_the_bits_of_the_python_executor(dtype, op, into):
             np.testing.assert_array_equal(bits(by_loop(op, *operands, into)), bits(by_numpy(op, *operands, into)))
 
 
-@pytest.mark.parametrize("into", ["left", "right"])
+@pytest.mark.parametrize("into", ["left", "right", "neither"])
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", HALVES)
 def test_every_16_bit_number_is_combined_with_others_of_all_kinds(dtype, op, into):
