@@ -30,7 +30,7 @@ help:
 	@echo "make test-gpu       tests of the kernels and of device buffers on GPUs, in an environment that has CuPy"
 	@echo "make test-full      the same with every combination of types, operators, algorithms and numbers of ranks, much longer"
 	@echo "make mutants        small faults in the code, drawn by seed, and which test notices them, 90 minutes; writes to results/"
-	@echo "make soak           long seeded runs: 300 kills of training runs, 40 minutes; writes to results/"
+	@echo "make soak           long seeded runs: random calls on 1 to 9 ranks, 300 kills of training runs, 50 minutes; writes to results/"
 	@echo "make lint    formatting, style, types"
 	@echo "make bench   measure ours beside Open MPI, MPICH, Intel MPI and Gloo, on this machine and on virtual hosts, as root:"
 	@echo "             4 hours, or BENCH_SECONDS and 40 minutes; installs them all; writes to results/; the two below, too"
@@ -107,7 +107,11 @@ mutants: $(STAMP)
 	$(BIN)/python tests/mutants.py --seed $(SEED) --out results/mutants
 
 # Long seeded runs; each writes to results/.
-soak: crash-report
+soak: random-calls crash-report
+
+.PHONY: random-calls
+random-calls: $(STAMP)
+	$(BIN)/python tests/random_calls.py --seconds 60 --seed $(SEED) --out results/random-calls
 
 # Side by side, as each keeps one core busy. What the first plan of a fresh environment would compile is compiled here, as
 # workers that need it would wait for each other.
