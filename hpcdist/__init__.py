@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from hpcdist import algorithms
 from hpcdist._version import __version__
+from hpcdist.algorithms import register
 from hpcdist.errors import AgreedError, ArgumentError, LaunchError, ScheduleError
-from hpcdist.schedule.ir import Schedule
+from hpcdist.schedule.ir import Rows, Schedule, Step
 from hpcdist.schedule.verify import verify
 from hpcdist.simulate import cost
 
@@ -53,8 +54,10 @@ __all__ = [
     "ArgumentError",
     "LaunchError",
     "Plan",
+    "Rows",
     "Schedule",
     "ScheduleError",
+    "Step",
     "__version__",
     "algorithms",
     "allgather",
@@ -67,9 +70,14 @@ __all__ = [
     "plan",
     "reduce",
     "reduce_scatter",
+    "register",
     "release",
     "verify",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

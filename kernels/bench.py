@@ -10,7 +10,6 @@ times are those of the GPU and not those of Python.
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from hpcdist.kernels.segments import Segments
 from hpcdist.kernels.sgd import update as sgd
 from hpcdist.kernels.sparse import scatter_add, select
 from hpcdist.kernels.unscale import unscale
+from hpcdist.util import typed_json
 from hpcdist.util.atomic_files import write_text
 from hpcdist.util.sizes import BYTES, format_bytes
 
@@ -284,7 +284,7 @@ def _report(records: Sequence[Record], machine: dict[str, str], out: Path | None
     if out is not None:
         whole = {"command": command, "machine": machine, "results": [asdict(each) for each in records]}
         write_text(out.with_suffix(".md"), text)
-        write_text(out.with_suffix(".json"), json.dumps(whole, indent=1) + "\n")
+        write_text(out.with_suffix(".json"), typed_json.text(whole))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +16,8 @@ from llvmlite import ir
 from numba import cfunc, njit, types
 from numba import config as _config
 from numba.extending import intrinsic as _intrinsic
+
+from hpcdist.util.caches import user_cache
 
 PACKAGE = Path(__file__).parents[1]
 _IMPORT = re.compile(rf"^ *from ({PACKAGE.name}[\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)
@@ -97,10 +98,10 @@ def _folder(chosen: str, digest: str) -> Path:
     Raises: OSError if none can.
     """
     name = f"compiled-{digest}"
-    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folders = (
-        [Path(chosen) / f"hpcdist-{name}"] if chosen else [PACKAGE / "__pycache__" / name, Path(user, "hpcdist", name)]
-    )
+    folders = [Path(chosen) / f"hpcdist-{name}"] if chosen else [PACKAGE / "__pycache__" / name]
+    if not chosen:
+        with suppress(OSError):  # of a user without a home
+            folders.append(user_cache() / name)
     for folder in folders:
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from hpcdist.algorithms import direct as _direct
 from hpcdist.algorithms import double_binary_trees as _double_binary_trees
 from hpcdist.algorithms import halving_doubling as _halving_doubling
 from hpcdist.algorithms import hierarchical as _hierarchical
+from hpcdist.algorithms import own as _own
 from hpcdist.algorithms import pairwise as _pairwise
 from hpcdist.algorithms import recursive_doubling as _recursive_doubling
 from hpcdist.algorithms import ring as _ring
@@ -66,6 +67,8 @@ ALLREDUCE = (*_FLAT, "hierarchical")
 TWO_SHOT = "two_shot"  # this and one_shot run through bounce buffers, each in a fused kernel
 SHARED = "shared"  # an all-reduce, too, but only of ranks that share memory
 
+settled = _own.settled
+
 
 def _choose(table: dict[str, Callable[[int], Schedule]], name: str, what: str) -> Callable[[int], Schedule]:
     if name not in table:
@@ -85,7 +88,8 @@ def allreduce(name: str, size: int, topology: Sequence[int] | None = None) -> Sc
     Args:
         name: one of `ALLREDUCE`; "hierarchical:INNER+OUTER" names the algorithms inside and between nodes, such as
             "hierarchical:tree+ring"; "double_binary_trees:BLOCKS" cuts each half of the buffer in so many blocks;
-            "shared", or "shared:OUTER" with the algorithm between nodes; "one_shot" or "two_shot:PIECES".
+            "shared", or "shared:OUTER" with the algorithm between nodes; "one_shot" or "two_shot:PIECES"; or one of
+            yours: a name that was registered, or "FILE.py:FUNCTION".
         size: ranks.
         topology: the node of each rank; only hierarchical and shared look at it.
 
@@ -93,6 +97,8 @@ def allreduce(name: str, size: int, topology: Sequence[int] | None = None) -> Sc
     """
     if size < 1:
         raise ValueError(f"an all-reduce needs at least 1 rank, not {size}.")
+    if _own.is_own(name):
+        return _own.make(name, size, topology)
     family, _, parts = name.partition(":")
     if family == SHARED:
         outer = _choose(_FLAT, parts or "halving_doubling", "all-reduce algorithm (between nodes)")
@@ -111,6 +117,33 @@ def allreduce(name: str, size: int, topology: Sequence[int] | None = None) -> Sc
         _choose(_FLAT, outer_name, "all-reduce algorithm (between nodes)"),
     )
     return schedule if not parts else replace(schedule, name=name)
+
+
+def check(name: str) -> str:
+    """The name of an all-reduce, as it is.
+
+    Raises: ValueError if nothing is called so.
+    """
+    if _own.is_own(name):
+        _own.function_of(name.partition("@")[0])
+    else:
+        allreduce(name, 1)
+    return name
+
+
+def register(name: str, function: _own.Maker) -> None:
+    """Let a name mean an all-reduce of yours, wherever algorithms are named in this process; on all ranks alike.
+
+    Args:
+        name: of letters, digits and _; not that of an algorithm that is here already.
+        function: from a number of ranks, or from that and the node of each rank, to a `Schedule`. Its schedules are
+            proven before they run.
+
+    Raises: ValueError for a name that is taken or cannot be one; TypeError for what is no function.
+    """
+    if name in (*ALLREDUCE, *_OTHERS, TWO_SHOT, SHARED, "auto"):
+        raise ValueError(f"{name} is an algorithm of hpcdist; give yours another name")
+    _own.add(name, function)
 
 
 def reduce_scatter(name: str, size: int) -> Schedule:

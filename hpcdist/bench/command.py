@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
+from hpcdist.algorithms import check
 from hpcdist.bench import addresses, algorithms, commits, halves, network, node
-from hpcdist.bench.jobs import algorithm, float32s
+from hpcdist.bench.jobs import float32s
 from hpcdist.bench.peers import NAMES
 from hpcdist.bench.settings import Draft, Settings
 from hpcdist.bench.task import NAMES as ALGORITHMS
@@ -163,7 +164,7 @@ algorithms_ = _part(
     _sizes(algorithms.SIZES),
     click.option(
         "--algorithms",
-        type=Listed("names", algorithm),
+        type=Listed("names", check),
         default=",".join(ALGORITHMS),
         show_default=True,
         help="shared only on this machine, hierarchical on hosts only in racks.",

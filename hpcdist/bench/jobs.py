@@ -15,7 +15,6 @@ from typing import Generic, TypeVar
 
 import click
 
-from hpcdist.algorithms import allreduce
 from hpcdist.bench.saved import Report
 from hpcdist.util.parameters import Listed
 from hpcdist.util.sizes import format_bytes, parse_bytes
@@ -45,12 +44,6 @@ def float32s(text: str) -> int:
     if nbytes < 4 or nbytes % 4:
         raise ValueError(f"{text!r} is no whole number of float32, which take 4 bytes each")
     return nbytes
-
-
-def algorithm(text: str) -> str:
-    """The name of an all-reduce; ValueError if there is none."""
-    allreduce(text, 1)
-    return text
 
 
 def _number(text: str) -> int:

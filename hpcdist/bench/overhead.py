@@ -9,7 +9,6 @@ reversed, and the figures are ratios within rounds, so that a drift of the machi
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import shutil
@@ -40,7 +39,7 @@ from hpcdist.train.saver import Saver
 from hpcdist.train.setup import Run
 from hpcdist.train.threads import share
 from hpcdist.train.trainer import Trainer
-from hpcdist.util import atomic_files
+from hpcdist.util import atomic_files, typed_json
 from hpcdist.util.sampling import Spread, order
 from hpcdist.util.sizes import BYTES, format_bytes
 
@@ -206,7 +205,7 @@ def main(state: int, batch: int, every: float, seconds: float, count: int, scrat
         periods = [{kind: asdict(period) for kind, period in each.items()} for each in found]
         results = {"costs": [asdict(cost) for cost in costs(found)], "rounds": periods}
         everything = {"command": command, "machine": where, "config": config, **results}
-        atomic_files.write_text(out.with_suffix(".json"), json.dumps(everything, indent=1) + "\n")
+        atomic_files.write_text(out.with_suffix(".json"), typed_json.text(everything))
         atomic_files.write_text(out.with_suffix(".md"), words)
 
 

@@ -11,7 +11,6 @@ of the shorter of the two.
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -33,7 +32,7 @@ from hpcdist.executor.progress_thread import CALLS, THREAD
 from hpcdist.mpi import machine
 from hpcdist.mpi.world import topology_of, world
 from hpcdist.sweep.measure import collector_paused
-from hpcdist.util import atomic_files
+from hpcdist.util import atomic_files, typed_json
 from hpcdist.util.sampling import Spread, order
 from hpcdist.util.sizes import BYTES, format_bytes, parse_bytes
 
@@ -257,7 +256,7 @@ def main(
         click.echo(words)
         if out is not None:
             everything = {"command": command, "machine": where, "found": [asdict(each) for each in found]}
-            atomic_files.write_text(out.with_suffix(".json"), json.dumps(everything, indent=1) + "\n")
+            atomic_files.write_text(out.with_suffix(".json"), typed_json.text(everything))
             atomic_files.write_text(out.with_suffix(".md"), words)
     sys.exit(int(any(each.wrong for each in found)))
 

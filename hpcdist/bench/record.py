@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import click
 
-from hpcdist.util import atomic_files
+from hpcdist.util import atomic_files, typed_json
 from hpcdist.util.sampling import Spread
 
 VERSION = 1
@@ -155,8 +155,8 @@ class Report:
             "parts": {name: asdict(part) for name, part in self.parts.items()},
             "judgements": [asdict(each) for each in self.judgements],
         }
-        rows = ",\n".join(f"  {json.dumps(asdict(row))}" for row in self.rows)
-        atomic_files.write_text(path, f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n{rows}\n ]\n}}\n')
+        rows = ",\n".join(f"  {typed_json.text(asdict(row), None)[:-1]}" for row in self.rows)
+        atomic_files.write_text(path, f'{typed_json.text(head)[:-3]},\n "rows": [\n{rows}\n ]\n}}\n')
 
     @classmethod
     def read(cls, path: Path) -> Self:

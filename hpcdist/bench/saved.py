@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -28,7 +27,7 @@ class Saved(msgspec.Struct, forbid_unknown_fields=True, tag_field="version", tag
     def write_json(self, path: Path, **more: Any) -> None:
         """Write all of it, and what it comes to; the file is whole or absent."""
         document = {**msgspec.to_builtins(self, enc_hook=np.generic.item), **more}
-        atomic_files.write_text(path, json.dumps(document, indent=1) + "\n")
+        atomic_files.write_text(path, typed_json.text(document))
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -13,7 +13,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,12 +56,19 @@ class Fence:
             yield
 
 
+def job_of(environment: Mapping[str, str]) -> str:
+    """The number of the Slurm job, or "none"; of a task of an array the one that means no other task, "12_3"."""
+    if "SLURM_ARRAY_JOB_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment.get("SLURM_JOB_ID", "none")
+
+
 def identity() -> dict[str, str | int]:
     """Who we are, for people to read."""
     return {
         "host": socket.gethostname(),
         "process": os.getpid(),
-        "job": os.environ.get("SLURM_JOB_ID", "none"),
+        "job": job_of(os.environ),
         "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
 

@@ -140,7 +140,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Text with its own digest, so that damage to the manifest shows as well."""
         body = msgspec.to_builtins(self)
         outer = {"format": FORMAT, "digest": digest(canonical(body)), "manifest": body}
-        return json.dumps(outer, indent=1) + "\n"
+        return json.dumps(outer, indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:

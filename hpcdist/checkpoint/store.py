@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 import zlib
@@ -31,6 +30,7 @@ from hpcdist.device import accelerator_of
 from hpcdist.errors import AgreedError
 from hpcdist.mpi.collective_errors import on_all, on_root
 from hpcdist.mpi.world import sleeping_barrier, topology_of
+from hpcdist.util import typed_json
 
 STORABLE = "biufc"  # kinds of dtypes that every HDF5 library knows
 
@@ -159,7 +159,8 @@ class Store:
         on_all(self.comm, lambda: _check_dtypes(arrays))
         shapes = shapes_of(arrays)
         _agree_on(self.comm, "saves another step, or arrays of other names, shapes or dtypes,", (step, shapes))
-        draft, facts = on_root(self.comm, lambda: (begin(self.fence, step), json.loads(json.dumps(facts))))
+        facts = on_root(self.comm, lambda: typed_json.exact(facts, "the facts"))
+        draft = on_root(self.comm, lambda: begin(self.fence, step))
         if together := self.layout == "collective":
             writers = [Writer(rank, STATE, share) for rank, share in enumerate(shares_of(arrays, self.comm.size))]
         else:

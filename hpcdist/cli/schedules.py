@@ -86,7 +86,8 @@ _nodes = click.option("--topology", help="The node of each rank, such as 0,0,1,1
 def show(algorithm: str, ranks: int, ranks_per_node: int | None, topology: str | None, figure: Path | None) -> None:
     """Print the steps of ALGORITHM, what each rank receives in them, and draw them.
 
-    ALGORITHM is a name such as ring, one of its phases such as ring:scatter_reduce, or hierarchical:tree+ring.
+    ALGORITHM is a name such as ring, one of its phases such as ring:scatter_reduce, hierarchical:tree+ring, or
+    FILE.py:FUNCTION, which gets the number of ranks and returns a Schedule.
     """
     from hpcdist.schedule.plot import draw, grid
 
@@ -160,6 +161,7 @@ def _sizes(text: str) -> list[int]:
 
 
 @click.command()
+@click.argument("names", nargs=-1, metavar="[ALGORITHM]...")
 @_ranks
 @click.option("--nbytes", type=BYTES, default="64MiB", show_default=True, help="Bytes of the buffer, such as 64MiB.")
 @_per_node
@@ -177,6 +179,7 @@ def _sizes(text: str) -> list[int]:
 @click.option("--model", type=click.Path(exists=True, path_type=Path), help="JSON of a sweep, for its fitted prices.")
 @click.option("--explain", is_flag=True, help='Say what algorithm="auto" would choose here, and why.')
 def predict(
+    names: tuple[str, ...],
     ranks: int,
     nbytes: int,
     ranks_per_node: int | None,
@@ -185,7 +188,7 @@ def predict(
     explain: bool,
     **prices: float | None,
 ) -> None:
-    """Price every algorithm: alpha per message, beta per byte, gamma per byte reduced."""
+    """Price each ALGORITHM (all if none is named): alpha per message, beta per byte, gamma per byte reduced."""
     nodes = _topology(ranks, ranks_per_node, topology)
     given = model is not None or any(price is not None for price in prices.values())
     path = os.environ.get(ENVIRONMENT) if explain and not given else None
@@ -206,7 +209,7 @@ def predict(
     for head in ("steps", "messages", "sent [x nbytes]", "time [us]", "busbw [GB/s]"):
         grid.add_column(escape(head), justify="right")  # or rich would take a unit for its markup
     rows, skipped = [], []
-    for name in algorithms.ALLREDUCE:
+    for name in names or algorithms.ALLREDUCE:
         if name == "hierarchical" and nodes is None:
             skipped.append("hierarchical: not priced: it needs the ranks' nodes, by --ranks-per-node or --topology")
             continue

@@ -104,7 +104,8 @@ def _nodes(each: Cluster) -> dict[str, str]:
         return {}
 
 
-@cluster.command(context_settings={"ignore_unknown_options": True})
+# What follows COMMAND is its own, as with `hpcdist run`.
+@cluster.command(context_settings={"allow_interspersed_args": False})
 @click.option("-n", "ranks", type=click.IntRange(min=1), required=True, help="How many ranks to start.")
 @click.option("--ppn", type=click.IntRange(min=1), help="Ranks per host, filled in order.  [default: all hosts alike]")
 @click.option("--mpirun", metavar="PATH", help="The Open MPI launcher to use instead of the one found.")

@@ -17,6 +17,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
+from hpcdist.algorithms import settled
 from hpcdist.collectives.decide import decide
 from hpcdist.collectives.facts import Table, gather
 from hpcdist.collectives.plan import Collective, Plan, own_bounce_buffer
@@ -26,6 +27,7 @@ from hpcdist.device import accelerator_of
 from hpcdist.device.paths import AUTO, asked_for
 from hpcdist.executor.intranode.capability import compiled_on_all
 from hpcdist.kernels.reduce import DTYPES
+from hpcdist.schedule.ir import Schedule
 from hpcdist.transport.mpi import transport_of
 from hpcdist.transport.shared_memory import home_of
 from hpcdist.util.sizes import format_bytes
@@ -38,7 +40,7 @@ def plan(
     buffer: NDArray,
     out: NDArray | None = None,
     *,
-    algorithm: str = "auto",
+    algorithm: str | Schedule = "auto",
     op: str = "sum",
     segment_nbytes: int | None = None,
     topology: Sequence[int] | None = None,
@@ -55,7 +57,8 @@ def plan(
             it is. In place if None.
         algorithm: a name from `hpcdist.algorithms.ALLREDUCE`, "hierarchical:INNER+OUTER", "shared" where all
             ranks are on one node, "shared" or "shared:OUTER" for arrays of `empty` and for device memory on the path
-            "peer", or "auto".
+            "peer", or "auto"; or one of yours: a name that was registered, "FILE.py:FUNCTION", or a `Schedule` for
+            this number of ranks. Yours are proven first.
         op: "sum", "max", "min", "prod" or "avg" (the sum divided by the number of ranks; integers toward zero).
         segment_nbytes: bytes of the pieces in which a message travels while others are reduced, between nodes if there
             are several; 0 for whole messages, None for the table's or the default, which between nodes is what Open MPI
@@ -78,7 +81,7 @@ def plan(
         "allreduce",
         buffer,
         op,
-        algorithm,
+        settled(algorithm, transport.size, nodes or transport.topology),
         segment_nbytes=segment_nbytes,
         topology=nodes,
         path=str(asked_for(path) if device else path),
@@ -166,7 +169,7 @@ def allreduce(
     comm: MPI.Intracomm,
     buffer: NDArray,
     op: str = "sum",
-    algorithm: str = "auto",
+    algorithm: str | Schedule = "auto",
     *,
     out: NDArray | None = None,
 ) -> NDArray:

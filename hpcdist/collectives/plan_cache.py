@@ -14,6 +14,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from hpcdist.algorithms import settled
 from hpcdist.collectives.call_check import ByFlags, ByMessages
 from hpcdist.collectives.decide import decide
 from hpcdist.collectives.facts import Facts, gather, places_of
@@ -22,6 +23,7 @@ from hpcdist.collectives.signature import Signature, problem_of, problem_of_buff
 from hpcdist.device import accelerator_of
 from hpcdist.device.paths import AUTO, HOST, asked_for
 from hpcdist.mpi.collective_errors import on_all
+from hpcdist.schedule.ir import Schedule
 from hpcdist.transport.mpi import MpiTransport, transport_of
 from hpcdist.transport.shared_memory import home_of
 from hpcdist.tuning.table import Selection
@@ -39,7 +41,7 @@ def run(
     buffer: NDArray,
     out: NDArray | None,
     op: str = "sum",
-    algorithm: str = "tree",
+    algorithm: str | Schedule = "tree",
     root: int = 0,
 ) -> None:
     """Collective: run a cached plan, after a check that all ranks mean the same one."""
@@ -51,7 +53,7 @@ def run(
         sight = plan = None
     if plan is not None and _run_if_same(transport, plan):
         return
-    asked = _Asked(call, buffer, out, op, algorithm, root)
+    asked = _Asked(call, buffer, out, op, settled(algorithm, transport.size, transport.topology), root)
     found = _known(transport, asked) if plan is None else None
     if found is None or not _run_if_same(transport, found):
         found = _agreed(transport, asked)

@@ -7,7 +7,6 @@ Digits", UCI Machine Learning Repository, 1998).
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import h5py
@@ -15,6 +14,7 @@ import numpy as np
 
 from hpcdist.data.dataset import write
 from hpcdist.util.atomic_files import replacing
+from hpcdist.util.caches import user_cache
 
 SPLIT_SEED = 1998  # fixed, so that everybody means the same test images
 TEST_FRACTION = 0.2
@@ -27,11 +27,18 @@ def cached() -> Path:
 
     Raises:
         ModuleNotFoundError: scikit-learn is needed for the conversion and is not installed.
+        OSError: It cannot be kept there; says what to do.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = cache / "hpcdist" / f"digits-v{VERSION}.h5"
-    if not path.exists():
+    path = user_cache() / f"digits-v{VERSION}.h5"
+    if path.exists():
+        return path
+    try:
         convert(path)
+    except OSError as error:
+        advice = (
+            f"the digits cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to a folder that can be written"
+        )
+        raise OSError(error.errno, advice, str(path)) from error
     return path
 
 

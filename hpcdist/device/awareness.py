@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpcdist.util import typed_json
 from hpcdist.util.atomic_files import write_text
+from hpcdist.util.caches import user_cache
 
 ENVIRONMENT = "HPCDIST_CUDA_AWARE"
 VERSION = Path("/proc/driver/nvidia/version")
@@ -55,7 +57,10 @@ def known(library: str, environment: Mapping[str, str]) -> Awareness:
 
 def verdict(library: str, environment: Mapping[str, str]) -> bool | None:
     """What a probe has found, or None if there was none."""
-    return read(cache_file(environment)).get(key(library, environment))
+    try:
+        return read(cache_file(environment)).get(key(library, environment))
+    except OSError:  # of a user without a home
+        return None
 
 
 def least(known_by: Iterable[Awareness]) -> Awareness:
@@ -80,8 +85,7 @@ def driver_version() -> str:
 
 def cache_file(environment: Mapping[str, str]) -> Path:
     """Where verdicts are kept, for this user."""
-    folder = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(folder) / "hpcdist" / "cuda-aware.json"
+    return user_cache(environment) / "cuda-aware.json"
 
 
 def read(cache: Path) -> dict[str, bool]:
@@ -98,4 +102,4 @@ def read(cache: Path) -> dict[str, bool]:
 def remember(library: str, environment: Mapping[str, str], aware: bool) -> None:
     """Keep a verdict."""
     cache = cache_file(environment)
-    write_text(cache, json.dumps({**read(cache), key(library, environment): aware}, indent=1) + "\n")
+    write_text(cache, typed_json.text({**read(cache), key(library, environment): aware}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 
 from mpi4py import MPI
 
@@ -50,7 +51,8 @@ def try_it() -> Verdict | None:
         return Verdict(known, "cached")
     verdict = probe.run(probe.DEVICE)
     if verdict.aware is not None:
-        awareness.remember(path, os.environ, verdict.aware)
+        with suppress(OSError):  # then the next run probes again
+            awareness.remember(path, os.environ, verdict.aware)
     return verdict
 
 

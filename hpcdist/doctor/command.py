@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import asdict
@@ -14,6 +13,7 @@ import click
 from hpcdist._version import __version__
 from hpcdist.doctor.finding import FAIL, Finding, summary
 from hpcdist.doctor.start import is_first, start
+from hpcdist.util import typed_json
 from hpcdist.util.atomic_files import write_text
 from hpcdist.util.sampling import now
 
@@ -158,13 +158,12 @@ class Report:
     def close(self) -> bool:
         """Print the summary, write the file; whether anything failed."""
         failed = any(finding.level == FAIL for finding in self.findings)
-        text = json.dumps(
-            {**self.head, "failed": failed, "findings": [asdict(each) for each in self.findings]}, indent=1
-        )
+        found = [asdict(each) for each in self.findings]
+        text = typed_json.text({**self.head, "failed": failed, "findings": found})
         if self.file == STDOUT:
-            click.echo(text)
+            click.echo(text, nl=False)
         else:
             click.echo(summary(self.findings))
         if self.file and self.file != STDOUT:
-            write_text(Path(self.file), text + "\n")
+            write_text(Path(self.file), text)
         return failed

@@ -57,6 +57,26 @@ def agree(comm: MPI.Intracomm, ok: bool, message: str, error: type[AgreedError] 
     raise_together(problems, error)
 
 
+def agree_on(comm: MPI.Intracomm, named: dict[str, object]) -> None:
+    """Collective: see that all ranks mean the same.
+
+    Args:
+        comm: who must agree.
+        named: what each value is called, with the same names on all ranks.
+
+    Raises: AgreedError on all ranks alike, with the values that differ and the ranks that have them.
+    """
+    with watchdog.waiting(f"rank {comm.rank} of {comm.size} waits for all ranks to compare {', '.join(named)}"):
+        everywhere = comm.allgather({name: repr(value) for name, value in named.items()})
+    different = [
+        f"{name} must be the same on all ranks, but {who_says([each.get(name) for each in everywhere])}"
+        for name in everywhere[0]
+        if len({each.get(name) for each in everywhere}) > 1
+    ]
+    if different:
+        raise AgreedError("; ".join(different))
+
+
 def raise_together(problems: Sequence[str | None], error: type[AgreedError] = AgreedError) -> None:
     """Raise if any rank has a problem; `problems` is the same everywhere, so all raise alike."""
     if any(problem is not None for problem in problems):

@@ -182,8 +182,9 @@ def environment(base: Mapping[str, str], variables: Mapping[str, str], terminal:
 @click.option("-n", "ranks", type=click.IntRange(min=1), required=True, help="How many ranks to start.")
 @click.option("--mpirun", metavar="PATH", help="The launcher to use instead of the one found.")
 @click.option("--dry-run", is_flag=True, help="Print the command line and start nothing.")
+@click.option("--stdin", is_flag=True, help="Let rank 0 read what comes in here; else it finds nothing.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
-def run(ranks: int, mpirun: str | None, dry_run: bool, command: tuple[str, ...]) -> None:
+def run(ranks: int, mpirun: str | None, dry_run: bool, stdin: bool, command: tuple[str, ...]) -> None:
     """Start ranks of COMMAND on this machine with whatever the MPI found needs.
 
     It runs as root, with more ranks than cores, and from a virtual environment that is not activated:
@@ -201,6 +202,8 @@ def run(ranks: int, mpirun: str | None, dry_run: bool, command: tuple[str, ...])
         return
     if launcher.maker == "Open MPI":  # it would refuse to start where one of the same number was killed
         shutil.rmtree(Path(tempfile.gettempdir()) / f"ompi.{os.getpid()}", ignore_errors=True)
+    if not stdin:  # mpirun would read it all, and of a loop over lines in a shell there would be no second turn
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdout.flush()
     os.execve(argv[0], argv, environment(os.environ, variables, sys.stderr.isatty()))
 

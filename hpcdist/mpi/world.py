@@ -16,6 +16,7 @@ import click
 from mpi4py import MPI
 
 from hpcdist.errors import AgreedError, LaunchError
+from hpcdist.mpi.collective_errors import agree_on
 from hpcdist.mpi.launcher import started
 
 ALLOW = "HPCDIST_ALLOW_SINGLETON"
@@ -37,13 +38,16 @@ def world() -> MPI.Intracomm:
 def run_on_world(work: Callable[[MPI.Intracomm], int]) -> NoReturn:
     """Do the work of a command on all ranks, and exit with the code that it returns.
 
-    If the ranks cannot go on, rank 0 says why in a line, and all exit with 1.
+    If the ranks cannot go on, or were not all given the same options, rank 0 says so in a line, and all exit with 1.
     """
     try:
         comm = world()
     except LaunchError as error:
         raise click.ClickException(str(error)) from None
+    context = click.get_current_context(silent=True)
     try:
+        given = context.params if context else {}
+        agree_on(comm, {f"--{name.strip('_').replace('_', '-')}": value for name, value in given.items()})
         code = work(comm)
     except AgreedError as error:
         if comm.rank == 0:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpcdist.algorithms import ALLREDUCE, SHARED, allreduce
+from hpcdist.algorithms import ALLREDUCE, SHARED, check
 from hpcdist.device import Accelerator, kinds
 from hpcdist.device.host import CPU, Host
 from hpcdist.device.paths import ASKABLE, AUTO
@@ -26,7 +26,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 def _algorithm(name: str) -> str:
     if name != LIBRARY:
-        allreduce(name, 1)
+        check(name)
     return name
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from hpcdist.simulate import cost
 from hpcdist.sweep import figure, tune
 from hpcdist.sweep.record import VERSION, Record, read_json, write_csv
 from hpcdist.tuning.table import Selection
-from hpcdist.util import atomic_files
+from hpcdist.util import atomic_files, typed_json
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -34,14 +34,14 @@ def merge(
     A point that several of them measured counts as in the latest. The exit code is 1 if any element was wrong.
     """
     try:
-        heads, records = collect(sweeps)
+        heads, records, owners = collect(sweeps)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     for head in heads:
         remark = ", interrupted: only its first sizes are there" if head["interrupted"] else ""
         click.echo(f"{head['file']}: {head['machine']['ranks']} ranks, {head['start_time']}{remark}")
     if json_:
-        _write_json(json_, heads, records)
+        _write_json(json_, heads, records, owners)
     if csv:
         write_csv(csv, records)
     if table:
@@ -51,16 +51,28 @@ def merge(
     sys.exit(int(any(record.wrong for record in records)))
 
 
-def collect(paths: tuple[Path, ...]) -> tuple[list[dict[str, Any]], list[Record]]:
-    """The heads of all reports, by number of ranks and then by time, and their records without repetitions.
+def collect(paths: tuple[Path, ...]) -> tuple[list[dict[str, Any]], list[Record], list[int]]:
+    """The heads of all reports, by number of ranks and then by time; their records without repetitions; whose each is.
 
     Raises:
         OSError, ValueError: if a file cannot be read or is no report of a sweep.
     """
-    reports = [({"file": str(path), **head}, records) for path in paths for head, records in [read_json(path)]]
-    reports.sort(key=lambda report: (report[0]["machine"]["ranks"], report[0]["start_time"]))
-    latest = {_point(record): record for _, records in reports for record in records}
-    return [head for head, _ in reports], list(latest.values())
+    reports = [report for path in paths for report in _reports(path)]
+    reports.sort(key=lambda report: (report[0]["machine"]["ranks"], datetime.fromisoformat(report[0]["start_time"])))
+    latest = {_point(record): (record, number) for number, (_, records) in enumerate(reports) for record in records}
+    return [head for head, _ in reports], [record for record, _ in latest.values()], [own for _, own in latest.values()]
+
+
+def _reports(path: Path) -> list[tuple[dict[str, Any], list[Record]]]:
+    """The head and the records of a sweep, or of all that were merged into a file."""
+    head, records = read_json(path)
+    if "sweeps" not in head:
+        return [({"file": str(path), **head}, records)]
+    owners = head["owners"]
+    return [
+        (each, [record for record, owner in zip(records, owners, strict=True) if owner == number])
+        for number, each in enumerate(head["sweeps"])
+    ]
 
 
 def _point(record: Record) -> tuple:
@@ -71,15 +83,16 @@ def _point(record: Record) -> tuple:
     )  # fmt: skip
 
 
-def _write_json(path: Path, heads: list[dict[str, Any]], records: list[Record]) -> None:
+def _write_json(path: Path, heads: list[dict[str, Any]], records: list[Record], owners: list[int]) -> None:
     document = {
         "version": VERSION,
         "model": _model(heads),
         "interrupted": any(head["interrupted"] for head in heads),
         "sweeps": heads,
+        "owners": owners,  # of each result, its sweep
         "results": [record.row() for record in records],
     }
-    atomic_files.write_text(path, json.dumps(document, indent=1) + "\n")
+    atomic_files.write_text(path, typed_json.text(document))
 
 
 def _write_table(path: Path, heads: list[dict[str, Any]], records: list[Record]) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcdist.device.paths import HOST
-from hpcdist.util import atomic_files
+from hpcdist.util import atomic_files, typed_json
 from hpcdist.util.sizes import format_bytes
 
 VERSION = 1
@@ -174,7 +174,7 @@ def figure_paths(path: Path) -> list[Path]:
 
 def write_json(path: Path, report: Report) -> None:
     """Write the report as JSON; the file is whole or absent."""
-    atomic_files.write_text(path, json.dumps(report.as_json(), indent=1) + "\n")
+    atomic_files.write_text(path, typed_json.text(report.as_json()))
 
 
 def read_json(path: Path) -> tuple[dict[str, Any], list[Record]]:

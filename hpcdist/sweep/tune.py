@@ -7,6 +7,7 @@ that nobody measured `selection` asks the model that the sweep has fitted.
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from hpcdist.device.paths import HOST
@@ -76,9 +77,20 @@ def crossover(times: Mapping[int, Mapping[Case, float]], size: int, larger: int,
 
 
 def times_of(records: Sequence[Record]) -> dict[Case, float]:
-    """For each case of one size its median times, multiplied over all else so that each counts alike."""
-    times: dict[Case, float] = {}
+    """For each case of one size the geometric mean of its median times [us], all over the same circumstances.
+
+    These are the operation, whether it was in place, and how it was timed: those in which most cases were measured.
+    A case that lacks one of them is left out, as its mean would be of other things.
+    """
+    found: dict[Case, dict[tuple, float]] = defaultdict(dict)
     for record in records:
-        case = record.algorithm, record.segment_nbytes
-        times[case] = times.get(case, 1.0) * record.times.time_us_p50
-    return times
+        circumstance = record.op, record.placement, record.timing
+        found[record.algorithm, record.segment_nbytes][circumstance] = record.times.time_us_p50
+    counts = Counter(circumstance for times in found.values() for circumstance in times)
+    least = min(len(found) // 2 + 1, max(counts.values(), default=0))
+    common = [circumstance for circumstance, count in counts.items() if count >= least]
+    return {
+        case: math.exp(sum(math.log(times[each]) for each in common) / len(common))
+        for case, times in found.items()
+        if all(each in times for each in common)
+    }

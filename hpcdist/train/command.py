@@ -37,9 +37,9 @@ def train(file: Path | None, explain: bool, **flags: Any) -> None:
     Start it with mpirun or srun; alone it trains on one rank. Results go to OUT: config.toml, log.csv,
     training.png, and last summary.json, which is there only if the run is complete.
 
-    SIGUSR1 and SIGTERM make it write a checkpoint and stopped.json, and exit with code 85, "run me again". A
-    launcher may report another code: Open MPI's mpirun 1 if it got the SIGTERM itself, srun -K that of a rank that
-    it ended because another was sooner.
+    SIGUSR1, SIGTERM and Ctrl-C make it write a checkpoint and stopped.json, and exit with code 85, "run me again"; a
+    second Ctrl-C ends it at once. A launcher may report another code: Open MPI's mpirun 1 if it got the SIGTERM
+    itself, srun -K that of a rank that it ended because another was sooner.
     """
     with StopRequest() as stop:  # before all else: a signal may come while MPI starts
         _train(file, explain, stop, flags)
@@ -47,9 +47,10 @@ def train(file: Path | None, explain: bool, **flags: Any) -> None:
 
 def _train(file: Path | None, explain: bool, stop: StopRequest, flags: dict[str, Any]) -> None:
     choose_device(file, flags)
-    from hpcdist.mpi.collective_errors import on_root
+    from hpcdist.mpi.collective_errors import agree_on, on_root
     from hpcdist.mpi.world import world
     from hpcdist.train import loop  # here, as they start MPI, which --help must not need
+    from hpcdist.train.setup import settings_of_all
 
     try:
         comm = world()
@@ -60,6 +61,7 @@ def _train(file: Path | None, explain: bool, stop: StopRequest, flags: dict[str,
         settings = (load(file, raw) if file else {}) | {
             name: value for name, value in flags.items() if value is not None
         }
+        agree_on(comm, settings_of_all(comm, settings))
         Config(**settings)
         outcome = loop.train(comm, settings, Console(), explain, stop)
     except ConfigError as error:

@@ -8,13 +8,12 @@ import math
 import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hpcdist.algorithms import ALLREDUCE, allreduce
+from hpcdist.algorithms import ALLREDUCE, check
 from hpcdist.checkpoint.layout import COMPRESSIONS, LAYOUTS
 from hpcdist.device import paths
 from hpcdist.device.host import CPU
@@ -128,8 +127,8 @@ def _wrong(config: Config) -> list[tuple[str, str]]:
         "momentum": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
         "weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),
         "algorithm": (
-            lambda value: value == AUTO or _reads(partial(allreduce, size=1), value),
-            f"one of {AUTO}, {', '.join(ALLREDUCE)}",
+            lambda value: value == AUTO or _reads(check, value),
+            f"one of {AUTO}, {', '.join(ALLREDUCE)}, or FILE.py:FUNCTION of yours",
         ),
         "segment": (lambda value: value == AUTO or _reads(parse_bytes, value), f"{AUTO} or a size such as 64KiB"),
         "device": (KINDS.__contains__, f"one of {', '.join(KINDS)}"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -16,7 +17,7 @@ def draw(rows: Sequence[Row], path: Path, *, title: str, steps_per_epoch: int) -
     """Draw the log `rows` to the file `path`, whose suffix chooses the format."""
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     FigureCanvasAgg(figure)  # draws without a display
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a path may hold a $
     losses, accuracies = figure.subplots(1, 2)
     epochs = [row.step / steps_per_epoch for row in rows]
     tested = [row for row in rows if row.test_loss is not None]
@@ -31,5 +32,5 @@ def draw(rows: Sequence[Row], path: Path, *, title: str, steps_per_epoch: int) -
     for axes in (losses, accuracies):
         axes.grid(alpha=0.3)
         axes.legend()
-    with replacing(path) as draft:
+    with replacing(path) as draft, rc_context({"text.usetex": False}):  # whatever the user's matplotlibrc wants
         figure.savefig(draft, dpi=150)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,6 +17,8 @@ from hpcdist.train.results import Results
 from hpcdist.train.saver import Saver
 from hpcdist.train.setup import Run, open_results, rehearse, started
 from hpcdist.train.signals import StopRequest
+
+FAR = 10  # times the loss of guessing, above which a run that is complete is told that it has learnt nothing
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,9 @@ def train(
         AgreedError: on all ranks, whatever went wrong on any.
     """
     console = console if console and comm.rank == 0 else Console(quiet=True)
-    rehearse(comm, settings)
+    examined = rehearse(comm, settings)
     fence = on_root(comm, lambda: claim(Config(**settings).checkpoints))
-    with started(comm, settings, fence, console, explain) as run:
+    with started(comm, settings, fence, console, explain, examined) as run:
         results = on_all(comm, lambda: open_results(run.store, run.trainer, console))
         try:
             with threadpool_limits(run.trainer.execution.threads, "blas"):
@@ -90,6 +93,12 @@ def steps(run: Run, results: Results | None, stop: StopRequest) -> Outcome:
         on_all(trainer.comm, lambda: results.stop(asdict(stopped)) if results else None)
         return stopped
     outcome = Outcome(True, trainer.done, *(tested or trainer.evaluate()))
+    guess = math.log(max(2, trainer.data.classes))
+    if results and outcome.test_loss and outcome.test_loss > FAR * guess:
+        results.note(
+            f"the test loss is {outcome.test_loss:.4g}, and guessing gives {guess:.3g}: nothing was learnt; is "
+            f"--learning-rate {trainer.config.learning_rate:g} too large, or the data not scaled to about 1?"
+        )
     numbers = asdict(outcome)
     on_all(trainer.comm, lambda: results.finish(numbers, trainer.facts(), steps_per_epoch) if results else None)
     if run.copies:  # not sooner, as they may be all there is

@@ -5,7 +5,6 @@ Or, if it was asked to stop and has written a checkpoint, a note of that.
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +20,8 @@ from hpcdist.checkpoint import Fence
 from hpcdist.train.config import Config
 from hpcdist.train.log import Log, Row, read
 from hpcdist.train.progress import Display
-from hpcdist.util.atomic_files import write_text
+from hpcdist.util import typed_json
+from hpcdist.util.atomic_files import drafts_of, write_text
 
 LOG, SETTINGS, FIGURE, SUMMARY, STOPPED = "log.csv", "config.toml", "training.png", "summary.json", "stopped.json"
 
@@ -47,6 +47,9 @@ class Results:
         with fence.held():
             for end in (SUMMARY, STOPPED):  # an earlier run's end is not ours
                 (self.directory / end).unlink(missing_ok=True)
+            for name in (LOG, SETTINGS, FIGURE, SUMMARY, STOPPED):
+                for draft in drafts_of(self.directory / name):  # of starts that were killed
+                    draft.unlink(missing_ok=True)
             write_text(self.directory / SETTINGS, config.to_toml())
             self.log = Log(self.directory / LOG, done)
         self._display = Display(console, total, done)
@@ -70,23 +73,20 @@ class Results:
     def stop(self, outcome: dict[str, Any]) -> None:
         """Note that the run ended before its time, with a checkpoint: job scripts run it again then."""
         with self._fence.held():
-            write_text(self.directory / STOPPED, json.dumps(outcome) + "\n")
+            write_text(self.directory / STOPPED, typed_json.text(outcome, None))
 
     def finish(self, outcome: dict[str, Any], facts: dict[str, Any], steps_per_epoch: int) -> None:
-        """Draw the figure and write the summary.
+        """Write the summary, then draw the figure; if that fails, it is noted.
 
         Args:
             outcome: Final numbers.
             facts: What a last checkpoint would hold, the settings among them.
             steps_per_epoch: For the axis of the figure.
         """
-        from hpcdist.train.figure import draw  # Matplotlib has many files; let it not be loaded by every rank
-
         self.log.sync()
         rows = read(self.directory / LOG)
         settings, how = facts["configuration"], facts["execution"]
         title = f"{settings['model']} on {settings['data']}: {how['ranks']} ranks, {how['algorithm']}"
-        draw(rows, self.directory / FIGURE, title=title, steps_per_epoch=steps_per_epoch)
         summary = {
             **outcome,
             "resumed_from": self._done,
@@ -96,8 +96,18 @@ class Results:
             "notes": list(self._notes),
             "epochs": [asdict(row) for row in rows if row.test_loss is not None],
         }
+        self._summarise(summary)
+        try:
+            from hpcdist.train.figure import draw  # Matplotlib has many files; let it not be loaded by every rank
+
+            draw(rows, self.directory / FIGURE, title=title, steps_per_epoch=steps_per_epoch)
+        except Exception as error:
+            self.note(f"{self.directory / FIGURE} could not be drawn: {type(error).__name__}: {error}")
+            self._summarise({**summary, "notes": list(self._notes)})
+
+    def _summarise(self, summary: dict[str, Any]) -> None:
         with self._fence.held():
-            write_text(self.directory / SUMMARY, json.dumps(summary, indent=1) + "\n")
+            write_text(self.directory / SUMMARY, typed_json.text(summary))
 
 
 def versions() -> dict[str, str]:

@@ -23,19 +23,30 @@ from hpcdist.device.kinds import by_name
 from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.models import MODELS
 from hpcdist.mpi import machine
-from hpcdist.mpi.collective_errors import agree, on_all, on_root
+from hpcdist.mpi.collective_errors import agree, agree_on, on_all, on_root
 from hpcdist.mpi.world import topology_of
 from hpcdist.train import resume
 from hpcdist.train.config import AUTO, BACKGROUND, Config
+from hpcdist.train.doubts import doubts, jump
+from hpcdist.train.examine import examine
 from hpcdist.train.results import Results
 from hpcdist.train.threads import share
 from hpcdist.train.trainer import Trainer
 
 
-def open_data(comm: MPI.Intracomm, config: Config) -> Dataset:
-    """Open the data set on every rank; rank 0 converts it first if need be. Collective."""
+def open_data(comm: MPI.Intracomm, config: Config, before: Dataset | None = None) -> Dataset:
+    """Open the data set on every rank, and look at all of it, unless that was done before. Collective.
+
+    Rank 0 converts it first if need be.
+    """
     path = on_root(comm, digits.cached) if config.data == "digits" else Path(config.data)
-    return on_all(comm, lambda: Dataset(path))
+    data = on_all(comm, lambda: Dataset(path))
+    try:
+        examine(comm, data, before)
+    except AgreedError:
+        data.close()
+        raise
+    return data
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ class Run:
 
 @contextmanager
 def started(
-    comm: MPI.Intracomm, settings: dict[str, Any], fence: Fence, console: Console, explain: bool
+    comm: MPI.Intracomm, settings: dict[str, Any], fence: Fence, console: Console, explain: bool, examined: Dataset
 ) -> Iterator[Run]:
     """A run in its newest state, if it has one. Collective.
 
@@ -68,7 +79,7 @@ def started(
         start = on_root(comm, lambda: resume.begin(settings, fence))
         copies = open_copies(comm, start.config, fence)
         start = newest_start(comm, settings, start, fence, copies)
-        with open_data(comm, start.config) as data:
+        with open_data(comm, start.config, examined) as data:
             run = Run(prepare(comm, start, data), open_store(comm, start.config, fence), copies)
             damage = restore(run, start)
             if damage is None:
@@ -175,22 +186,31 @@ def prepare(comm: MPI.Intracomm, start: resume.Start, data: Dataset) -> Trainer:
     device = on_all(comm, lambda: by_name(config.device))
     notes = machine.sharing(comm, device)
     trainer = Trainer(comm, config, model, data, how, device)
-    trainer.notes += notes
+    trainer.notes += [*data.notes, *notes]
     if start.checkpoint:
         checkpoint = start.checkpoint
         on_all(comm, lambda: resume.check(trainer, checkpoint))
     return trainer
 
 
-def rehearse(comm: MPI.Intracomm, settings: dict[str, Any]) -> None:
+def rehearse(comm: MPI.Intracomm, settings: dict[str, Any]) -> Dataset:
     """Prepare as for a start, and change nothing: a mistyped start must not end a run that is going well. Collective.
 
-    What is prepared is thrown away, as the other run may write a checkpoint before we take its directory.
+    What is prepared is thrown away, as the other run may write a checkpoint before we take its directory; the data
+    set, closed, is returned, as what was found in it holds.
     """
+    agree_on(comm, settings_of_all(comm, settings))
     start = on_root(comm, lambda: resume.begin(settings))
     on_all(comm, lambda: check_places(start.config, comm.size))
     with open_data(comm, start.config) as data:
         prepare(comm, start, data).close()
+    return data
+
+
+def settings_of_all(comm: MPI.Intracomm, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that any rank was given, by the names of their flags, with this rank's values. Collective."""
+    names = sorted(set().union(*comm.allgather(set(settings))))
+    return {f"--{name.replace('_', '-')}": settings.get(name, "not given") for name in names}
 
 
 def check_places(config: Config, size: int) -> None:
@@ -210,7 +230,10 @@ def describe(trainer: Trainer, start: resume.Start, console: Console, notes: lis
     config, how = trainer.config, trainer.execution
     where = "" if how.device == CPU else f" on {trainer.device.name}, gradients {trainer.plan.path}"
     notes = notes + start.notes + trainer.notes
+    notes += doubts(config, trainer.total, trainer.sampler.count, trainer.sends_messages)
     if start.checkpoint:
+        stored = start.checkpoint.facts["configuration"]
+        notes += jump(config, stored, start.checkpoint.step, trainer.sampler.steps_per_epoch)
         notes += [f"resumed from {start.checkpoint.path} after {start.checkpoint.step} of {trainer.total} steps"]
         notes += resume.placement_notes(start.checkpoint, how, topology_of(trainer.comm))
     console.print(

@@ -1,4 +1,4 @@
-"""Being asked to stop: Slurm's --signal and --time, or a user's kill."""
+"""Being asked to stop: Slurm's --signal and --time, a user's kill, or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Self
 from hpcdist.util.signals import handled
 
 STOPPED = 85  # exit code: "checkpointed, run me again", as job scripts expect it
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest(ExitStack):
-    """While entered, SIGUSR1 and SIGTERM only set `requested`; the loop looks at it once a step."""
+    """While entered, SIGUSR1, SIGTERM and SIGINT only set `requested`; the loop looks at it once a step.
+
+    A second SIGINT ends it at once.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,4 +28,6 @@ class StopRequest(ExitStack):
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.requested:
+            raise KeyboardInterrupt
         self.requested = True

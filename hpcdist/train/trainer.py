@@ -125,6 +125,12 @@ class Trainer:
         """Steps of the whole run."""
         return self.config.epochs * self.sampler.steps_per_epoch
 
+    @property
+    def sends_messages(self) -> bool:
+        """Whether gradients travel in messages, and not only through memory that ranks share."""
+        apart = not (self.plan.executor == "bounce_buffers" or self.plan.in_shared_memory)
+        return len(set(self.plan.topology)) > 1 or (apart and self.comm.size > 1)
+
     def step(self, stop: bool = False) -> tuple[Row, bool]:
         """Take one step. Collective.
 
@@ -179,10 +185,16 @@ class Trainer:
         )
 
     def evaluate(self) -> tuple[float, float]:
-        """Mean loss and accuracy on the test set, of which every rank takes its part. Collective."""
+        """Mean loss and accuracy on the test set, of which every rank takes its part. Collective.
+
+        Raises:
+            AgreedError: on all ranks, if the loss is no longer a number.
+        """
         self.scores[0], self.scores[1] = self.model.loss(self.parameters, *self.test)
         self.score_plan()
         loss, correct = self.device.get(self.scores).tolist()
+        if not math.isfinite(loss):
+            raise self._diverged(f"the test loss became {loss} after step {self.done}")
         return loss / self.data.sizes["test"], correct / self.data.sizes["test"]
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -18,7 +18,6 @@ rule speaks, the algorithm with the lowest predicted time is taken, by the table
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from hpcdist.algorithms import allreduce
+from hpcdist.algorithms import check
 from hpcdist.device.paths import AWARE, HOST, PEER, STAGED
 from hpcdist.kernels.reduce import DTYPES
 from hpcdist.simulate import cost
@@ -81,7 +80,7 @@ class Rule(msgspec.Struct, frozen=True):
             yield "choose", "expected max_bytes in ascending order, null at the end"
         for number, bracket in enumerate(self.choose):
             try:
-                allreduce(bracket.algorithm, 1)
+                check(bracket.algorithm)
             except ValueError as error:
                 yield f"choose[{number}].algorithm", str(error)
 
@@ -113,7 +112,7 @@ class Selection:
         """Put the table in a file that `load` reads, whole or not at all."""
         model = self.model.as_dict() if self.model else None
         document = msgspec.to_builtins(_Document(1, self.rules, model, self.provenance))
-        atomic_files.write_text(path, json.dumps(document, indent=1) + "\n")
+        atomic_files.write_text(path, typed_json.text(document))
 
     def choose(
         self, size: int, nodes: int, dtype: str, nbytes: int, memory: str = HOST, path: str = HOST

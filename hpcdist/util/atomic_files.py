@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+DIGITS = 12  # that tell drafts of one file apart
+
 
 @contextmanager
 def opened(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> Iterator[int]:
@@ -42,7 +44,7 @@ def replacing(path: Path, parents: bool = True) -> Iterator[Path]:
     if parents:
         path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last, since writers such as matplotlib choose the format by it.
-    draft = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}{path.suffix}")
+    draft = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:DIGITS]}{path.suffix}")
     try:
         yield draft
         fsync(draft)
@@ -50,6 +52,11 @@ def replacing(path: Path, parents: bool = True) -> Iterator[Path]:
     finally:
         draft.unlink(missing_ok=True)
     fsync(path.parent)
+
+
+def drafts_of(path: Path) -> list[Path]:
+    """What processes that were killed while they replaced `path` have left."""
+    return [*path.parent.glob(f".{path.stem}.{'[0-9a-f]' * DIGITS}{path.suffix}")]
 
 
 def write_text(path: Path, text: str, parents: bool = True) -> None:

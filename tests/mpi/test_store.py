@@ -275,6 +275,17 @@ def test_damage_on_one_rank_is_everybodys(shared: Path) -> None:
         assert newest(shared) == (None, [])
 
 
+@pytest.mark.parametrize("best", [np.inf, np.nan, {1}], ids=str)
+def test_facts_that_json_cannot_hold_are_refused_by_all_before_anything_is_written(shared: Path, best: Any) -> None:
+    with Store(COMM, shared) as store:
+        with pytest.raises(AgreedError, match="the facts are not what JSON can hold"):
+            store.save(1, arrays(1), {"best_loss": best})
+        assert not [path for path in shared.iterdir() if "step" in path.name]
+        store.save(2, arrays(2), {"best_loss": None})
+        store.wait()
+    assert [path.name for path in committed(shared)] == ["step-00000002"]
+
+
 def test_facts_are_those_of_the_moment(shared: Path) -> None:
     facts: dict[Any, Any] = {9: "nine", 10: "ten", "list": [1]}
     with Store(COMM, shared) as store:

@@ -9,7 +9,8 @@ import shutil
 import signal
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ from hpcdist.checkpoint import Fence, committed, look, read
 from hpcdist.checkpoint.fence import OWNER
 from hpcdist.checkpoint.partner import PartnerCopies
 from hpcdist.checkpoint.writer import claim
+from hpcdist.data import dataset
 from hpcdist.data.dataset import Dataset
 from hpcdist.device import local
 from hpcdist.device.host import Host
@@ -270,7 +272,7 @@ def test_stop_asked_of_one_rank_stops_all_with_a_checkpoint(whole: list[Row], sh
     assert train(out, resume="auto") == whole
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_a_request_to_stop(shared: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Trainer.step
 
@@ -554,3 +556,144 @@ def test_results_can_be_made_again_from_their_own_settings(shared: Path) -> None
     again = train(shared / "second", figure=True, **settings.lasting())
     assert again == first
     assert (shared / "second" / "training.png").stat().st_size > 10_000
+
+
+# --- the data set is looked at, and all see the same ---
+
+
+def data_set(path: Path, samples: int = 400, **values: float) -> Path:
+    """400 samples of 8 numbers in 4 classes, the first 80 to judge by; `y120=-1` changes a label of train."""
+    x = np.random.default_rng(0).normal(size=(samples, 8)).astype(np.float32)
+    y = np.arange(samples) % 4
+    for name, value in values.items():
+        (y[80:] if name[0] == "y" else x[80:, 0])[int(name[1:])] = value
+    with h5py.File(path, "w") as file:
+        for split, part in (("train", slice(80, None)), ("test", slice(80))):
+            file[f"{split}/x"], file[f"{split}/y"] = x[part], y[part]
+    return path
+
+
+def for_all(make: Callable[[], Path]) -> str:
+    """A file that rank 0 makes."""
+    return str(on_root(COMM, make))
+
+
+def test_any_file_with_the_four_arrays_trains_and_its_digest_is_kept(shared: Path) -> None:
+    path = for_all(lambda: data_set(shared / "data.h5"))
+    train(shared / "run", data=path, epochs=1, checkpoint_every=2)
+    with Dataset(Path(path)) as alone:
+        alone.look_at_all()
+        kept = look(committed(shared / "run" / "checkpoints")[-1]).facts["data"]
+    assert kept == {"path": path, "digest": alone.digest}
+
+
+@pytest.mark.every_size
+def test_data_that_cannot_be_learnt_from_are_refused_by_all_with_place_and_value(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "BLOCK", 1 << 10)  # so that one rank alone sees it
+    for number, (wrong, said) in enumerate(
+        (({"y120": -1}, r"train/y\[120\] is -1"), ({"x319": np.nan}, r"train/x\[319, 0\] is nan"))
+    ):
+        path = for_all(lambda wrong=wrong, number=number: data_set(shared / f"{number}.h5", **wrong))
+        with pytest.raises(AgreedError, match=said):
+            train(shared / "run", data=path)
+    assert not (shared / "run").exists()
+
+
+def test_data_that_change_while_a_run_stops_are_refused_when_it_goes_on(shared: Path) -> None:
+    path = for_all(lambda: data_set(shared / "data.h5"))
+    train(shared / "run", data=path, epochs=1, checkpoint_every=2)
+    for_all(lambda: data_set(shared / "data.h5", y100=3))
+    with pytest.raises(AgreedError, match="was trained on other data"):
+        train(shared / "run", data=path, epochs=2, resume="auto")
+
+
+needs_several = pytest.mark.skipif(COMM.size == 1, reason="takes two ranks that differ")
+
+
+@needs_several
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"samples": 399}, r"the data set must be the same on all ranks, but .*\(319,\)"),
+        (
+            {"y100": 3},
+            r"the digest of the data set must be the same on all ranks, but .*: '[0-9a-f]{16}'; rank {last}: ",
+        ),
+    ],
+    ids=["size", "contents"],
+)
+def test_copies_that_differ_are_refused_by_all(shared: Path, wrong: dict[str, Any], said: str) -> None:
+    last = COMM.size - 1
+    path = data_set(shared / f"{COMM.rank}.h5", **(wrong if COMM.rank == last else {}))
+    with monkeypatched_copy(path) as settings, pytest.raises(AgreedError, match=said.replace("{last}", str(last))):
+        train(shared / "run", **settings)
+    assert not (shared / "run").exists()
+
+
+@needs_several
+def test_copies_that_are_alike_are_looked_at_by_whoever_has_them(shared: Path) -> None:
+    path = data_set(shared / f"{COMM.rank % 2}-of-{COMM.rank}.h5")
+    with monkeypatched_copy(path) as settings:
+        train(shared / "run", epochs=1, **settings)
+
+
+@contextmanager
+def monkeypatched_copy(path: Path) -> Iterator[dict[str, str]]:
+    """Settings with the same name of the data set on all ranks, where each rank finds its own copy."""
+    open_here = setup.Dataset
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "Dataset", lambda name: open_here(path))
+        yield {"data": "copy.h5"}
+
+
+@needs_several
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"epochs": 3}, "--epochs must be the same on all ranks, but"), ({"keep": 9}, "--keep must be .*'not given'")],
+    ids=["other", "more"],
+)
+def test_settings_that_differ_are_refused_by_all_with_ranks_and_values(
+    shared: Path, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(AgreedError, match=said) as raised:
+        train(shared / "run", **(settings if COMM.rank == COMM.size - 1 else {}))
+    assert f"rank {COMM.size - 1}: {next(iter(settings.values()))}" in str(raised.value)
+    assert not (shared / "run").exists()
+
+
+def test_a_run_whose_test_loss_is_no_number_fails_and_leaves_no_checkpoint(shared: Path) -> None:
+    path = for_all(lambda: data_set(shared / "data.h5"))
+    wild = {"warmup": 0, "policy": "constant", "learning_rate": 1e30, "batch": 400, "epochs": 1}
+    with pytest.raises(AgreedError, match=r"the test loss became (nan|inf) after step 1: training diverged"):
+        train(shared / "run", data=path, checkpoint_every=1, **wild)
+    assert not committed(shared / "run" / "checkpoints")
+    assert not (shared / "run" / "summary.json").exists()
+
+
+def test_a_run_that_has_learnt_nothing_says_so(shared: Path) -> None:
+    path = for_all(lambda: data_set(shared / "data.h5"))
+    said = io.StringIO()
+    train(shared / "run", data=path, warmup=0, policy="constant", learning_rate=30.0, console=Console(file=said))
+    if COMM.rank == 0:
+        (note,) = json.loads((shared / "run" / "summary.json").read_text())["notes"]
+        assert "guessing gives 1.39: nothing was learnt; is --learning-rate 30 too large" in note
+
+
+def test_a_figure_that_cannot_be_drawn_costs_no_result(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("latex was not found")
+
+    monkeypatch.setattr("hpcdist.train.figure.draw", fail)
+    train(shared, figure=True, epochs=1)
+    summary = json.loads((shared / "summary.json").read_text())
+    assert summary["completed"]
+    assert summary["notes"][-1].endswith("training.png could not be drawn: RuntimeError: latex was not found")
+
+
+def test_a_path_with_a_dollar_is_no_formula(shared: Path) -> None:
+    path = for_all(lambda: data_set(shared / "a$b_$^{.h5"))
+    train(shared / "run", data=path, figure=True, epochs=1)
+    assert json.loads((shared / "run" / "summary.json").read_text())["notes"] == []
+    assert (shared / "run" / "training.png").exists()

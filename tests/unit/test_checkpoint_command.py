@@ -576,12 +576,26 @@ def test_prune_keeps_the_newest(tmp_path: Path) -> None:
         save(tmp_path, step, writers=step % 3 + 1)
     (tmp_path / "step-00000041.tmp-abc").mkdir()
     (tmp_path / "step-00000002.damaged-abc").mkdir()
+    (tmp_path / ".OWNER.0123456789ab").touch()
     text = good("prune", tmp_path, "--keep", 2)
     assert steps(tmp_path) == [3, 40]
-    assert text.count("removed\n") == 2
+    assert text.count("removed\n") == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         LOCK, OWNER, "step-00000002.damaged-abc", "step-00000003", "step-00000040",
     ]  # fmt: skip
+
+
+def test_drafts_and_damaged_ones_go_however_few_checkpoints_there_are(tmp_path: Path) -> None:
+    save(tmp_path)
+    draft, aside = tmp_path / "step-00000041.tmp-abc", tmp_path / "step-00000002.damaged-abc"
+    draft.mkdir()
+    aside.mkdir()
+    assert f"{draft}: removed" in good("prune", tmp_path, "--keep", 1)
+    assert aside.exists()
+    assert not draft.exists()
+    assert f"{aside}: removed" in good("prune", tmp_path, "--keep", 1, "--damaged")
+    assert not aside.exists()
+    assert len(steps(tmp_path)) == 1
 
 
 def test_prune_with_nothing_to_remove_takes_nothing(tmp_path: Path) -> None:

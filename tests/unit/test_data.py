@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from hpcdist.data import digits
-from hpcdist.data.dataset import Dataset, write
+from hpcdist.data import dataset, digits
+from hpcdist.data.dataset import DataError, Dataset, write
 from hpcdist.data.sampler import Sampler, part
 
 
@@ -39,10 +39,134 @@ def test_reads_nothing_if_asked_for_nothing(path: Path) -> None:
     assert y.shape == (0,)
 
 
-def test_refuses_another_kind_of_file(tmp_path: Path) -> None:
-    h5py.File(tmp_path / "other.h5", "w").close()
-    with pytest.raises(ValueError, match="is not a data set"):
-        Dataset(tmp_path / "other.h5")
+def changed(path: Path, **arrays: object) -> Path:
+    """A data set of 80 and 320 samples of 8 numbers in 4 classes, but for these arrays; None leaves one out."""
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(400, 8)).astype(np.float32), np.arange(400) % 4
+    made = {"train_x": x[80:], "train_y": y[80:], "test_x": x[:80], "test_y": y[:80], **arrays}
+    with h5py.File(path / "data.h5", "w") as file:
+        for name, values in made.items():
+            if name == "classes":
+                file.attrs["classes"] = values
+            elif values is not None:
+                file[name.replace("_", "/")] = values
+    return path / "data.h5"
+
+
+X, Y = np.ones((320, 8), np.float32), np.arange(320) % 4
+
+
+def with_one(values: np.ndarray, at: tuple[int, ...] | int, value: float) -> np.ndarray:
+    """A copy in which one element has this value."""
+    values = values.copy()
+    values[at] = value
+    return values
+
+
+FORMS = {
+    "nothing": (dict.fromkeys(("train_x", "train_y", "test_x", "test_y")), "there is no array train/x"),
+    "no labels to judge by": ({"test_y": None}, "there is no array test/y"),
+    "columns": ({"train_y": Y[:, None]}, r"train/y is int64 \(320, 1\); labels must be integers in one row"),
+    "floats": ({"train_y": Y.astype(float)}, r"train/y is float64 \(320,\); labels must be integers"),
+    "booleans": ({"train_y": Y > 1}, "train/y is bool"),
+    "one-hot": ({"test_y": np.eye(4, dtype=int)[Y[:80]]}, r"test/y is int64 \(80, 4\)"),
+    "fewer labels": ({"train_y": Y[:-3]}, "train/x has 320 samples and train/y 317 labels"),
+    "text": ({"train_x": X.astype("S4")}, "train/x is .*; samples must be real numbers"),
+    "complex": ({"test_x": X[:80].astype(complex)}, "test/x is complex128"),
+    "samples without axes": ({"train_x": X[:, 0]}, r"train/x is float32 \(320,\); samples must be real numbers"),
+    "empty samples": ({"train_x": X[:, :0]}, r"train/x is float32 \(320, 0\)"),
+    "an empty part": ({"test_x": X[:0], "test_y": Y[:0]}, "test has no samples"),
+    "other samples": ({"test_x": X[:80, :7]}, r"of train/x has shape \(8,\), one of test/x \(7,\)"),
+    "an empty array": ({"train_x": h5py.Empty("f4")}, "there is no array train/x"),
+    "half a class": ({"classes": 2.5}, "the attribute classes is .*2.5"),
+    "no class": ({"classes": 0}, "the attribute classes is .*0"),
+    "classes in words": ({"classes": "four"}, "the attribute classes is 'four'"),
+}
+
+
+@pytest.mark.parametrize(("arrays", "said"), FORMS.values(), ids=FORMS)
+def test_what_has_not_the_form_of_a_data_set_is_refused_when_it_is_opened(
+    tmp_path: Path, arrays: dict, said: str
+) -> None:
+    path = changed(tmp_path, **arrays)
+    with pytest.raises(DataError, match=said) as raised:
+        Dataset(path)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert "\n" not in str(raised.value)
+
+
+CONTENTS = {
+    "a negative label": ({"train_y": with_one(Y, 120, -1)}, r"train/y\[120\] is -1; labels go from 0$"),
+    "a label too large": ({"train_y": with_one(Y, 7, 4), "classes": 4}, r"train/y\[7\] is 4; labels go from 0 to 3"),
+    "labels from 1": ({"test_y": Y[:80] + 1, "classes": 4}, r"test/y\[3\] is 4; labels go from 0 to 3"),
+    "NaN": ({"train_x": with_one(X, (5, 2), np.nan)}, r"train/x\[5, 2\] is nan; all samples must be finite"),
+    "infinity": ({"test_x": with_one(X[:80], (79, 0), -np.inf)}, r"test/x\[79, 0\] is -inf"),
+    "NaN in float16": ({"train_x": with_one(X.astype(np.float16), (0, 7), np.nan)}, r"train/x\[0, 7\] is nan"),
+}
+
+
+@pytest.mark.parametrize("block", [1, 100, 1 << 24])
+@pytest.mark.parametrize(("arrays", "said"), CONTENTS.values(), ids=CONTENTS)
+def test_what_cannot_be_learnt_from_is_named_with_part_sample_and_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrays: dict, said: str, block: int
+) -> None:
+    monkeypatch.setattr(dataset, "BLOCK", block)
+    path = changed(tmp_path, **arrays)
+    with Dataset(path) as data, pytest.raises(DataError, match=said) as raised:
+        data.look_at_all()
+    assert str(raised.value).startswith(f"{path}: ")
+
+
+def digest_of(path: Path) -> str:
+    with Dataset(path) as data:
+        data.look_at_all()
+        return data.digest
+
+
+def test_the_digest_is_of_contents_types_and_shapes_and_of_nothing_else(tmp_path: Path) -> None:
+    same = digest_of(changed(tmp_path))
+    assert same == digest_of(changed(tmp_path))
+    others = [
+        {"train_x": with_one(X, (319, 7), 2)},
+        {"train_y": with_one(Y, 319, 0)},
+        {"train_x": X.astype(np.float64)},
+        {"train_x": X.reshape(320, 2, 4), "test_x": X[:80].reshape(80, 2, 4)},
+        {"classes": 5},
+    ]
+    first = digest_of(changed(tmp_path, train_x=X, test_x=X[:80]))
+    found = {digest_of(changed(tmp_path, **{"train_x": X, "test_x": X[:80], **other})) for other in others}
+    assert len(found | {first, same}) == len(others) + 2
+
+
+def test_any_file_with_the_four_arrays_will_do_and_labels_say_how_many_classes(tmp_path: Path) -> None:
+    for kind in (np.uint8, np.int16, np.float64, np.dtype(">f4")):
+        path = changed(tmp_path, train_x=X.astype(kind), test_x=X[:80].astype(kind), train_y=Y.astype(np.uint8))
+        with Dataset(path) as data:
+            assert data.classes == 0
+            data.look_at_all()
+            assert data.classes == 4
+            assert data.read("train", np.array([5, 1]))[1].tolist() == [1, 1]
+
+
+def test_packed_samples_are_unpacked_once(tmp_path: Path) -> None:
+    path = changed(tmp_path, train_x=None)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("train/x", data=X, compression="gzip", chunks=(64, 8))
+    with Dataset(path) as data:
+        assert data.notes == []
+        assert data._file.id.get_access_plist().get_cache()[2] >= X.nbytes
+        assert np.array_equal(data.read("train", np.array([319, 0]))[0], X[[319, 0]])
+
+
+def test_packed_samples_that_do_not_fit_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "CACHE", 1000)
+    path = changed(tmp_path, train_x=None)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("train/x", data=X, compression="gzip", chunks=(64, 8))
+    with Dataset(path) as data:
+        (note,) = data.notes
+    assert "train/x is packed (gzip) in chunks of 64 samples" in note
+    assert "h5repack" in note
 
 
 def test_a_file_that_is_not_hdf5_is_named(tmp_path: Path) -> None:

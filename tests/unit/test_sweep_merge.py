@@ -76,6 +76,32 @@ def test_the_later_of_two_measurements_counts(tmp_path):
     assert [row["time_us_p50"] for row in results] == pytest.approx([20.0, 20.0])
 
 
+def test_the_later_counts_also_where_clocks_are_of_different_zones(tmp_path):
+    earlier, later = "2026-01-02T13:00:00+05:00", "2026-01-02T12:00:00+00:00"  # 8 and 12 o'clock
+    for name, start, us in (("a", later, 1.0), ("b", earlier, 2.0)):
+        swept(tmp_path / f"{name}.json", 4, us)
+        head = json.loads((tmp_path / f"{name}.json").read_text())
+        (tmp_path / f"{name}.json").write_text(json.dumps({**head, "start_time": start}))
+    merge(tmp_path / "a.json", tmp_path / "b.json", "--json", tmp_path / "all.json")
+    _, records = read_json(tmp_path / "all.json")
+    assert {record.times.time_us_p50 for record in records} == {1.0}
+
+
+def test_what_was_merged_can_be_merged_again(tmp_path):
+    swept(tmp_path / "2.json", 2, 10.0)
+    swept(tmp_path / "4.json", 4, 30.0, hour=1)
+    swept(tmp_path / "4-later.json", 4, 20.0, hour=3)
+    swept(tmp_path / "4-between.json", 4, 40.0, hour=2)
+    merge(tmp_path / "2.json", tmp_path / "4.json", tmp_path / "4-later.json", "--json", tmp_path / "some.json")
+    once = merge(tmp_path / "some.json", "--json", tmp_path / "again.json")
+    assert once.exit_code == 0, once.output
+    assert read_json(tmp_path / "again.json") == read_json(tmp_path / "some.json")
+    merge(tmp_path / "some.json", tmp_path / "4-between.json", "--json", tmp_path / "all.json")
+    head, records = read_json(tmp_path / "all.json")
+    assert {(record.ranks, record.times.time_us_p50) for record in records} == {(2, 10.0), (4, 20.0)}
+    assert len(head["sweeps"]) == 4
+
+
 def test_wrong_elements_are_an_exit_code(tmp_path):
     swept(tmp_path / "a.json", 4, 20.0, wrong=3)
     assert merge(tmp_path / "a.json").exit_code == 1

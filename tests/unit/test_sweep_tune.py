@@ -54,6 +54,29 @@ def test_both_placements_count():
     assert [bracket.algorithm for bracket in tune.brackets(records)] == ["tree"]
 
 
+def test_an_algorithm_that_was_measured_once_more_neither_wins_nor_loses_by_it():
+    for other in ({"op": "max"}, {"timing": "sync"}):
+        records = [*pair("ring", 8, (10.0, 10.0)), *pair("tree", 8, (12.0, 12.0))]
+        for again in (0.1, 1000.0):
+            for name in ("ring", "tree"):
+                more = [*records, *pair(name, 8, (again, again), **other)]
+                assert [bracket.algorithm for bracket in tune.brackets(more)] == ["ring"]
+                assert tune.times_of(more) == pytest.approx({("ring", 65536): 10.0, ("tree", 65536): 12.0})
+
+
+def test_an_algorithm_that_was_measured_in_one_placement_only_is_not_compared_with_others():
+    records = [*pair("ring", 8, (10.0, 10.0)), *pair("tree", 8, (12.0, 12.0)), pair("direct", 8, (1.0, 1.0))[0]]
+    records += pair("circulant", 8, (11.0, 11.0))
+    assert set(tune.times_of(records)) == {(name, 65536) for name in ("ring", "tree", "circulant")}
+
+
+def test_the_margin_is_on_the_mean_and_not_on_the_product():
+    ops = ("sum", "max", "min", "prod")
+    times = {"ring": 1.04, "tree": 1.0}  # 17 % apart in the product
+    records = [each for name, us in times.items() for op in ops for each in pair(name, 8, (us, us), op=op)]
+    assert tune.brackets(records, before=("ring", 65536))[0].algorithm == "ring"
+
+
 def test_neither_the_library_nor_a_wrong_algorithm_is_chosen():
     records = [
         record("MPI_Allreduce", us=1),

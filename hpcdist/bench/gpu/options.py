@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from hpcdist.algorithms import ALLREDUCE, SHARED
+from hpcdist.algorithms import ALLREDUCE, SHARED, check
 from hpcdist.bench import jobs
-from hpcdist.bench.jobs import algorithm, float32s
+from hpcdist.bench.jobs import float32s
 from hpcdist.device.paths import ASKABLE, AUTO, AWARE, PEER, STAGED
 from hpcdist.util.parameters import Listed, options
 
@@ -43,7 +43,7 @@ settings = options(
     click.option("--sizes", type=Listed("sizes", float32s), default=SIZES, show_default=True, help="Of the buffer."),
     click.option(
         "--algorithms",
-        type=Listed("names", algorithm),
+        type=Listed("names", check),
         default=ALGORITHMS,
         show_default=True,
         help="Ours to measure.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import shutil
 import socket
@@ -28,6 +27,7 @@ from hpcdist.checkpoint.shares import Share, shares
 from hpcdist.errors import AgreedError, ArgumentError
 from hpcdist.mpi.collective_errors import agree, on_all, raise_together
 from hpcdist.transport.mpi import MpiTransport
+from hpcdist.util import typed_json
 
 ALONE = "there is one rank, so its memory is the only copy: a restarted job finds it, but not after the node was lost"
 ONE_NODE = (
@@ -161,7 +161,7 @@ class PartnerCopies:
             raise ArgumentError(
                 f"rank {other} keeps another step, or arrays of other names, shapes or dtypes, than rank 0"
             )
-        facts = self._transport.from_rank_0(json.loads(json.dumps(facts)), "hear what rank 0 keeps")
+        facts = self._transport.from_rank_0(typed_json.exact(facts, "the facts"), "hear what rank 0 keeps")
         return Order(generation(step, self.token), step, facts, shapes, shares(shapes, self._transport.size))
 
     def _problem_of(self, step: int, arrays: Mapping[str, NDArray], facts: dict[str, Any]) -> str | None:
@@ -173,9 +173,9 @@ class PartnerCopies:
         if wrong:
             return f"{', '.join(wrong)}: arrays of Python objects cannot be kept"
         try:
-            json.dumps(facts)
-        except (TypeError, ValueError) as error:
-            return f"the facts are not what JSON can hold: {error}"
+            typed_json.exact(facts, "the facts")
+        except ValueError as error:
+            return str(error)
         return None
 
     def _begin(self, order: Order) -> None:

@@ -178,13 +178,14 @@ def convert(source: Path, directory: Path, layout: str, writers: int | None, com
 @checkpoint.command()
 @click.argument("directory", type=DIRECTORY)
 @click.option("--keep", type=click.IntRange(min=1), required=True, help="How many of the newest to keep.")
+@click.option("--damaged", is_flag=True, help="Remove those that were found damaged and set aside, too.")
 @FORCE
 @_reported
-def prune(directory: Path, keep: int, force: bool) -> None:
+def prune(directory: Path, keep: int, damaged: bool, force: bool) -> None:
     """Remove old checkpoints of a DIRECTORY that no run uses.
 
-    The newest stay, and one of them must be whole: they are read, the newest first, until one is. Drafts that were
-    left over go, too.
+    The newest stay, and one of them must be whole: they are read, the newest first, until one is. Drafts that killed
+    runs have left go, too, however few checkpoints there are.
 
     A run still uses the directory if the process that took it is alive on this host, or if Slurm knows its job. If it
     ran elsewhere without Slurm, that cannot be known, and --force is needed. A run that goes on and loses the
@@ -192,7 +193,7 @@ def prune(directory: Path, keep: int, force: bool) -> None:
     """
     if is_checkpoint(directory):
         raise click.UsageError(f"{directory} is a checkpoint; give the directory above")
-    done = pruning.prune(directory, keep, force)
+    done = pruning.prune(directory, keep, force, damaged)
     for error in done.damaged:
         click.echo(f"Warning: {error}", err=True)
     for path in done.removed:

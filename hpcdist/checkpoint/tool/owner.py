@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from hpcdist.checkpoint.fence import OWNER
+from hpcdist.checkpoint.fence import OWNER, job_of
 
 SLACK = 2.0  # seconds by which a process may seem to have begun after it took the directory
 TIME = "%Y-%m-%d %H:%M:%S %z"
@@ -77,7 +77,7 @@ def _running(said: dict[str, Any]) -> tuple[bool | None, str]:
     here, job = said["host"] == socket.gethostname(), str(said["job"])
     if here and _alive(int(said["process"]), datetime.strptime(said["time"], TIME).timestamp()):
         return True, "that process is alive on this host"
-    if job != "none" and not (here and job == os.environ.get("SLURM_JOB_ID")):  # a job may tidy up after its own run
+    if job != "none" and not (here and job == job_of(os.environ)):  # a job may tidy up after its own run
         return _known_to_slurm(job)
     if here:
         return False, "that process is gone from this host"

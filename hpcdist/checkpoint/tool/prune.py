@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,26 +36,37 @@ class Pruned:
     damaged: list[DamagedCheckpoint] = field(default_factory=list)
 
 
-def prune(directory: Path, keep: int, force: bool) -> Pruned:
+def prune(directory: Path, keep: int, force: bool, damaged: bool = False) -> Pruned:
     """Remove all but the newest `keep` checkpoints, if one of those that stay is whole, and drafts left over.
+
+    Args:
+        directory: Of the checkpoints.
+        keep: How many stay.
+        force: Whether to take it even from an owner that may still go on.
+        damaged: Whether those that were found damaged and set aside go, too.
 
     Raises:
         Owned: the owner of the directory may still go on, and `force` is not given.
         NoneWhole: none that would stay is whole; nothing was removed.
         FencedOut: a run has taken the directory meanwhile.
     """
-    if len(committed(directory)) <= keep:
+    too_many = len(committed(directory)) > keep
+    aside = [*directory.glob("step-*.damaged-*")] if damaged else []
+    if not (too_many or aside or writer.leftovers(directory)):
         return Pruned([], committed(directory))
     if not force:
         refuse_if_owned(directory)
     fence = Fence(directory)
     kept = committed(directory)[-keep:]
-    whole, damaged = _newest_whole(kept)
-    if whole is None:
-        raise NoneWhole(f"nothing is removed, as none that would stay is whole: {'; '.join(map(str, damaged))}")
-    removed = writer.prune(fence, keep)
-    writer.remove_leftovers(fence)
-    return Pruned(removed, kept, whole, damaged)
+    whole, seen, removed = None, list[DamagedCheckpoint](), list[Path]()
+    if too_many:
+        whole, seen = _newest_whole(kept)
+        if whole is None:
+            raise NoneWhole(f"nothing is removed, as none that would stay is whole: {'; '.join(map(str, seen))}")
+        removed = writer.prune(fence, keep)
+    for path in aside:
+        shutil.rmtree(path)
+    return Pruned([*removed, *aside, *writer.remove_leftovers(fence)], kept, whole, seen)
 
 
 def _newest_whole(paths: list[Path]) -> tuple[Path | None, list[DamagedCheckpoint]]:

@@ -43,7 +43,7 @@ def export(sweeps: tuple[Path, ...], name: str, out: Path, nodes: int | None, ba
     if base and not form.has_base:
         raise click.UsageError(f"--base is for mpich-json; a file of {name} needs none")
     try:
-        _, records = collect(sweeps)
+        _, records, _ = collect(sweeps)
         chosen = table(records, form, nodes)
         text = form.write(chosen, base)
     except (OSError, ValueError) as error:

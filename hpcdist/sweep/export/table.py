@@ -128,8 +128,7 @@ def _gain(records: Sequence[Record], bracket: Bracket) -> str:
         times = tune.times_of([record for record in records if record.nbytes == nbytes])
         ours, theirs = times.get((FIXED + bracket.algorithm, bracket.segment_nbytes)), times.get((LIBRARY, None))
         if ours and theirs:
-            each = sum(r.nbytes == nbytes and r.algorithm == LIBRARY for r in records)
-            gains.append((theirs / ours) ** (1 / each))  # of one measurement, not of the product
+            gains.append(theirs / ours)
     if not gains:
         return ""
     worst, best = min(gains), max(gains)
