@@ -18,10 +18,10 @@ CLASSICS = ("ring", "halving_doubling", "recursive_doubling")  # what it is said
 EVEN = 0.05  # a smaller part of the time is no difference
 
 EXPLANATION = f"""\
-Share: 2(p-1)/p of the buffer over each link each way, at its rate, over the time. Foreseen: by the price model, which
-the first job fits, and by which `auto` goes. {CLAIMED} wins, is even or loses where it takes less than
-{1 - EVEN:.2f}, up to {1 + EVEN:.2f} and more of the time of the fastest of the others: of
-{", ".join(CLASSICS)}, and of all of ours.
+- Share: 2(p-1)/p of the buffer over each link each way, at its rate, over the time.
+- Foreseen: by the price model, which the first job fits, and by which `auto` goes.
+- {CLAIMED} wins, is even or loses where it takes less than {1 - EVEN:.2f}, up to {1 + EVEN:.2f} and more of the time of
+  the fastest of the others: of {", ".join(CLASSICS)}, and of all of ours.
 """
 
 
@@ -29,7 +29,7 @@ def tables(group: Group) -> Iterator[str]:
     """Of one cluster."""
     names = cases(group)
     ours = [name for name in names if name not in (RAW, LIBRARY, AUTO)]
-    yield from [EXPLANATION, "Share of the links' rate.", ""]
+    yield from ["Share of the links' rate.", ""]
     yield from cells.table(group, [(name, _share(name)) for name in names])
     yield from ["Time [us], and over what was foreseen.", ""]
     yield from cells.table(group, [(name, _time(name)) for name in names])

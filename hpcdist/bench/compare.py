@@ -56,12 +56,12 @@ class Point:
         return ratio(self.rows, ours, self.rival) if ours and self.rival else None
 
     def at_address(self, name: str) -> Spread | None:
-        """The same at an address, with the bounds of the median."""
+        """Ours in the jobs of the best library at an address over that library, with the bounds of the median."""
         case, library = (addressed(each, name) for each in (AUTO, LIBRARY))
         if self.wrong(case):
             return WRONG
-        ours, theirs = best(self.rows, case), best(self.rows, library)
-        return ratio(self.rows, ours, theirs, Spread.bounded) if ours and theirs else None
+        rival = best(self.rows, library)
+        return ratio(self.rows, Side(rival.peer, case), rival, Spread.bounded) if rival else None
 
     def worst_over_best(self, cases: Sequence[str]) -> Spread | None:
         """The slowest of some cases over the fastest, in the jobs of the MPI that suits the fastest best."""

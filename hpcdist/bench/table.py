@@ -44,8 +44,9 @@ OF_THE_NETWORK = """\
   all the time and keep cores busy; raw TCP does not. Where raw TCP itself keeps them busy, the cores are the limit.
 """
 OF_ADDRESSES = f"""\
-Ours over the best library at the same address, which is the offset of the buffer in its page [bytes]; in brackets the
-95 % confidence bounds of the median over rounds, each one-sided, by order statistics. **Bold**: the upper one is above
+Ours over the best library at the same address, which is the offset of the buffer in its page [bytes]: both in the jobs
+of that library, paired sample by sample, though ours may be faster on another MPI. In brackets the 95 % confidence
+bounds of the median over rounds, each one-sided, by order statistics. **Bold**: the upper one is above
 {cells.NEAR_BEST}, or {cells.NEAR_BEST_SMALL} below {format_bytes(cells.SMALL)}.
 Worst / best: the slowest address of ours over the fastest; **bold**: the median is above {cells.APART}.
 """
@@ -75,9 +76,11 @@ def text(report: Report, figures: Mapping[str, str] | None = None) -> str:
         lines[-1] += f"{TABLES_OF_THE_NETWORK}\n"
     for group in network:
         lines += [*_picture(group, figures or {}), *_network(group)]
-    for group in algorithms:
-        if group.place != HERE:
-            lines += [*_picture(group, figures or {}, "each algorithm, "), *by_algorithm.tables(group)]
+    on_hosts = [group for group in algorithms if group.place != HERE]
+    if on_hosts:
+        lines += ["# Each algorithm on virtual hosts", "", by_algorithm.EXPLANATION]
+    for group in on_hosts:
+        lines += [*_picture(group, figures or {}), *by_algorithm.tables(group)]
     commits = list(groups(report.rows, "commits"))
     later = groups(report.rows, "commits again")
     again = {(group.place, group.ranks, point.nbytes): point for group in later for point in group.points}
@@ -119,8 +122,8 @@ def _tables(report: Report, part: str) -> str:
     )
 
 
-def _picture(group: Group, figures: Mapping[str, str], what: str = "") -> Iterator[str]:
-    where = what + ("one machine" if group.place == HERE else f"hosts behind links of {group.place}")
+def _picture(group: Group, figures: Mapping[str, str]) -> Iterator[str]:
+    where = "one machine" if group.place == HERE else f"hosts behind links of {group.place}"
     yield from [f"## {group.ranks} ranks, {where}", ""]
     if group.name in figures:
         yield from [f"![{group.ranks} ranks, {where}]({figures[group.name]})", ""]

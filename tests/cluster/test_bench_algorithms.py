@@ -87,7 +87,7 @@ def test_a_report_is_complete_on_hosts_of_several_rates_and_in_racks(tmp_path):
         assert all(us > 0 for us in (*row.us.values(), *row.predicted.values()))
         assert row.chosen
     text = (tmp_path / "out" / "bench.md").read_text()
-    assert f"## 5 ranks, each algorithm, hosts behind links of {racks}" in text
+    assert f"## 5 ranks, hosts behind links of {racks}" in text
     assert "was right." in text
     assert (tmp_path / "out" / "algorithms-2gbit-2.png").stat().st_size > 10_000
 

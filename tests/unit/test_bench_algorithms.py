@@ -106,7 +106,8 @@ def test_each_cluster_is_a_part_by_itself_and_has_a_figure(tmp_path):
     assert label(row()) == "algorithms, 200mbit, 6 ranks"
     found = report(row(), row(place=RACKS))
     text = table.text(found, {"algorithms-200mbit-2-racks-100mbit-to-each-6": "racks.png"})
-    assert f"## 6 ranks, each algorithm, hosts behind links of {RACKS}" in text
+    assert f"## 6 ranks, hosts behind links of {RACKS}" in text
+    assert text.count("# Each algorithm on virtual hosts") == 1
     assert "(racks.png)" in text
     files = figure.write(tmp_path, found)
     assert [path.name for path in files] == [
