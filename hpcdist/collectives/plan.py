@@ -83,6 +83,7 @@ class Plan:
         self._dropping = weakref.finalize(self.bound, _drop, collective.transport, tag, self.bound.requests)
         self._dropping.atexit = False
         self._closed = False
+        collective.transport.plans.add(self)
 
     def __call__(self) -> None:
         """Run and block until the result is there."""
@@ -117,6 +118,7 @@ class Plan:
     def free(self) -> None:
         """Give up what it is bound to, on this rank alone; the plan cannot run again."""
         self._dropping.detach()
+        self.collective.transport.plans.discard(self)
         self.bound.free()
 
     def close(self) -> None:

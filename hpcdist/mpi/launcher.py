@@ -75,7 +75,9 @@ def started(environment: Mapping[str, str]) -> Started | None:
     return None
 
 
-def launch(launcher: Launcher, ranks: int, command: Sequence[str], cores: int, root: bool) -> tuple[list[str], dict]:
+def launch(
+    launcher: Launcher, ranks: int, command: Sequence[str], cores: int, root: bool, stdin: bool = False
+) -> tuple[list[str], dict]:
     """The command line, and the variables to set, that start `ranks` copies of `command` on this machine.
 
     Args:
@@ -84,12 +86,15 @@ def launch(launcher: Launcher, ranks: int, command: Sequence[str], cores: int, r
         command: the program and its arguments.
         cores: how many the ranks share.
         root: whether the user is root, which Open MPI refuses unless told twice.
+        stdin: whether rank 0 reads what comes in.
 
     Returns:
         (argv, variables).
     """
     crowded = ranks > cores
     options, variables = OPTIONS[launcher.maker](crowded, root)
+    if launcher.maker == "Open MPI" and not stdin:
+        options += ["--stdin", "none"]  # Open MPI 5 never tells rank 0 that an empty input has ended
     return [launcher.path, *options, "-n", str(ranks), *command], variables
 
 
@@ -196,7 +201,7 @@ def run(ranks: int, mpirun: str | None, dry_run: bool, stdin: bool, command: tup
     _refuse_inside_a_rank()
     launcher = find(mpirun)
     cores = len(os.sched_getaffinity(0))
-    argv, variables = launch(launcher, ranks, command, cores, root=os.geteuid() == 0)
+    argv, variables = launch(launcher, ranks, command, cores, root=os.geteuid() == 0, stdin=stdin)
     if dry_run:
         click.echo(shlex.join([*(f"{key}={value}" for key, value in variables.items()), *argv]))
         return

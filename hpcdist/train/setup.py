@@ -67,7 +67,12 @@ class Run:
 
 @contextmanager
 def started(
-    comm: MPI.Intracomm, settings: dict[str, Any], fence: Fence, console: Console, explain: bool, examined: Dataset
+    comm: MPI.Intracomm,
+    settings: dict[str, Any],
+    fence: Fence,
+    console: Console,
+    explain: bool,
+    examined: Dataset | None = None,
 ) -> Iterator[Run]:
     """A run in its newest state, if it has one. Collective.
 

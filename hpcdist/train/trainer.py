@@ -146,7 +146,8 @@ class Trainer:
         began = time.perf_counter()
         batch = self.sampler.indices(self.done)
         x, y = self._read("train", batch[part(len(batch), self.comm.rank, self.comm.size)])
-        loss, correct = self.model.loss_and_gradient(self.parameters, x, y, self.gradient)
+        with np.errstate(all="ignore"):  # what comes of it is looked at
+            loss, correct = self.model.loss_and_gradient(self.parameters, x, y, self.gradient)
         self.tail[0], self.tail[1], self.tail[2] = loss, correct, stop
 
         self.plan()  # from here on, the buffer holds the sums over all ranks
@@ -190,7 +191,8 @@ class Trainer:
         Raises:
             AgreedError: on all ranks, if the loss is no longer a number.
         """
-        self.scores[0], self.scores[1] = self.model.loss(self.parameters, *self.test)
+        with np.errstate(all="ignore"):
+            self.scores[0], self.scores[1] = self.model.loss(self.parameters, *self.test)
         self.score_plan()
         loss, correct = self.device.get(self.scores).tolist()
         if not math.isfinite(loss):

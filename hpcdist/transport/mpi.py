@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import weakref
 from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from typing import Any
@@ -47,6 +48,7 @@ class MpiTransport:
         self.cache: dict[Any, Any] = {}
         self.seen: dict[Any, Any] = {}
         self.calls = 0  # so far
+        self.plans: weakref.WeakSet[Any] = weakref.WeakSet()  # of this rank, that were not closed
         self.home: Any = None  # the memory that ranks of a node share, once it is asked for
         self.free_tags: list[int] = []
         self.dropped: set[int] = set()  # tags of plans that nobody refers to any more on this rank
@@ -212,10 +214,11 @@ def _free_transport(comm: MPI.Comm, keyval: int, transport: MpiTransport) -> Non
 
 
 def _forget_plans(transport: MpiTransport) -> None:
-    """Free the plans of one-line calls, which keep their arrays alive."""
-    for collective in transport.cache.values():
-        for plan in collective.plans.values():
-            plan.free()
+    """Free all plans, which keep arrays alive and could not run any more."""
+    for plan in list(transport.plans):
+        plan.free()
+        plan.collective.plans.clear()  # or the two would refer to each other until the next collection of garbage
+        plan.collective.forget_bounce_buffer()
     transport.cache.clear()
     transport.seen.clear()
 

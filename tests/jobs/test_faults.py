@@ -80,10 +80,11 @@ def test_a_loop_over_lines_has_all_its_turns(tmp_path):
     (tmp_path / "lines").write_text("one\ntwo\nthree\n")
     run = f"{sys.executable} -m hpcdist run"
     for options, turns in (("", 3), ("--stdin", 1)):
-        loop = f"while read line; do {run} {options} -n 1 -- sh -c 'cat > rest'; echo turn; done < lines"
+        rank = "read next; echo $next > rest; exec cat > /dev/null" if not options else "read next; echo $next > rest"
+        loop = f"while read line; do {run} {options} -n 1 -- sh -c '{rank}'; echo turn; done < lines"
         done = called("sh", "-c", loop, folder=tmp_path)
         assert done.stdout.split() == ["turn"] * turns, done.stderr
-    assert (tmp_path / "rest").read_text() == "two\nthree\n"
+        assert (tmp_path / "rest").read_text() == ("two\n" if options else "\n")
 
 
 @pytest.mark.parametrize("verb", [["doctor"], ["train"], ["sweep"]], ids=lambda verb: verb[0])

@@ -462,8 +462,10 @@ def test_arrays_outlive_their_communicator_and_garbage_is_collected_alone(waitin
     array = hpcdist.empty(100, "int64", comm)
     plan = hpcdist.plan(comm, array, algorithm="shared")
     array[:] = 1
-    comm.Free()
     plan()
+    comm.Free()
+    with pytest.raises(RuntimeError, match="it was closed"):
+        plan()
     assert (array == SIZE).all()
     plan.close()
     if RANK == 0:
@@ -493,6 +495,32 @@ def test_arrays_of_one_line_calls_go_with_their_communicator(waiting, algorithm)
     del array
     comm.Free()
     assert home.windows == []
+
+
+@pytest.mark.every_size
+@pytest.mark.parametrize("kind", ["line", "bcast", "plan", "plan of messages", "kept plan", "empty", "plan of empty"])
+def test_a_communicator_that_is_freed_gives_everything_back(waiting, kind):
+    x, kept = np.ones(20_000, np.float32), []
+    for _ in range(10):
+        comm = COMM.Dup()
+        transport = transport_of(comm)
+        y = hpcdist.empty(5000, np.float32, comm) if "empty" in kind else x
+        y[:] = 1
+        if kind == "bcast":
+            hpcdist.bcast(comm, y)
+        elif kind in ("line", "empty"):
+            hpcdist.allreduce(comm, y)
+        else:
+            plan = hpcdist.plan(comm, y, algorithm="ring" if kind == "plan of messages" else "auto")
+            plan()
+            kept += [plan] if kind == "kept plan" else []
+            del plan
+        del y
+        home = transport.home
+        comm.Free()
+        assert transport.freed
+        assert not transport.plans
+        assert home is None or home.windows == []
 
 
 def test_a_plan_still_running_is_not_closed(comm):

@@ -593,6 +593,7 @@ def test_drafts_and_damaged_ones_go_however_few_checkpoints_there_are(tmp_path: 
     assert f"{draft}: removed" in good("prune", tmp_path, "--keep", 1)
     assert aside.exists()
     assert not draft.exists()
+    own(tmp_path, process=ended())
     assert f"{aside}: removed" in good("prune", tmp_path, "--keep", 1, "--damaged")
     assert not aside.exists()
     assert len(steps(tmp_path)) == 1

@@ -22,8 +22,8 @@ ODD = {
         "--selection t.json has no effect, as --algorithm ring was asked for",
     ),
     "compression": (
-        {"checkpoint_compression": "lzf"},
-        "--checkpoint-compression lzf, but no checkpoint is written unless the run is asked to stop",
+        {"checkpoint_compression": "gzip"},
+        "--checkpoint-compression gzip, but no checkpoint is written unless the run is asked to stop",
     ),
 }
 
@@ -43,7 +43,7 @@ def test_segments_of_messages_that_are_not_sent_are_said():
 def test_ordinary_settings_are_not_doubted():
     assert not [*doubts(USUAL, 100, 320)]
     assert not [*doubts(replace(USUAL, selection="t.json"), 100, 320)]
-    assert not [*doubts(replace(USUAL, checkpoint_compression="lzf", checkpoint_every=5), 100, 320)]
+    assert not [*doubts(replace(USUAL, checkpoint_compression="gzip", checkpoint_every=5), 100, 320)]
     assert not [*doubts(replace(USUAL, warmup=99), 100, 320)]
 
 

@@ -53,7 +53,10 @@ def test_a_stranger_is_nobody():
 def test_open_mpi_takes_more_ranks_than_slots_and_yields_only_in_a_crowd():
     mpirun = Launcher("/x/mpirun", "Open MPI")
     argv, variables = launcher.launch(mpirun, 2, ["python", "-V"], cores=2, root=False)
-    assert argv == ["/x/mpirun", "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none", "-n", "2", "python", "-V"]
+    placed = ["/x/mpirun", "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none"]
+    assert argv == [*placed, "--stdin", "none", "-n", "2", "python", "-V"]
+    reading, _ = launcher.launch(mpirun, 2, ["python", "-V"], cores=2, root=False, stdin=True)
+    assert reading == [*placed, "-n", "2", "python", "-V"]
     assert variables == {"OMPI_MCA_btl": "^ofi"}
     argv, _ = launcher.launch(mpirun, 3, ["x"], cores=2, root=False)
     assert argv[5:8] == ["--mca", "mpi_yield_when_idle", "1"]
