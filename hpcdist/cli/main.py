@@ -20,6 +20,7 @@ VERBS = {
         "Measure and check every algorithm over sizes, beside the MPI's own.",
     ),
     "merge": ("hpcdist.sweep.merge:merge", "Put the sweeps of several jobs together."),
+    "compare": ("hpcdist.sweep.compare:compare", "Set two sweeps beside each other, before and after a change."),
     "export": ("hpcdist.sweep.export.command:export", "Write a sweep as a tuning file of Open MPI, MPICH or UCC."),
     "train": ("hpcdist.train.command:train", "Train a model data-parallel, with checkpoints."),
     "checkpoint": (

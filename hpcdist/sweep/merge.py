@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import click
 
 from hpcdist.simulate import cost
-from hpcdist.sweep import figure, tune
-from hpcdist.sweep.record import VERSION, Record, read_json, write_csv
-from hpcdist.tuning.table import Selection
+from hpcdist.sweep import figure, report, tune
+from hpcdist.sweep.record import VERSION, Record, point, read_json, write_csv
+from hpcdist.tuning.table import Rule, Selection
 from hpcdist.util import atomic_files, typed_json
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -40,12 +41,17 @@ def merge(
     for head in heads:
         remark = ", interrupted: only its first sizes are there" if head["interrupted"] else ""
         click.echo(f"{head['file']}: {head['machine']['ranks']} ranks, {head['start_time']}{remark}")
+    for line in report.answer(records):
+        click.echo(line)
     if json_:
         _write_json(json_, heads, records, owners)
     if csv:
         write_csv(csv, records)
     if table:
-        _write_table(table, heads, records)
+        rules = tune.rules(records)
+        _write_table(table, heads, rules)
+        for line in report.in_words(rules):
+            click.echo(line)
     if figure_ and any(record.busbw for record in records):  # which a lone rank has not
         figure.write(figure_, [record for record in records if record.busbw])
     sys.exit(int(any(record.wrong for record in records)))
@@ -59,7 +65,7 @@ def collect(paths: tuple[Path, ...]) -> tuple[list[dict[str, Any]], list[Record]
     """
     reports = [report for path in paths for report in _reports(path)]
     reports.sort(key=lambda report: (report[0]["machine"]["ranks"], datetime.fromisoformat(report[0]["start_time"])))
-    latest = {_point(record): (record, number) for number, (_, records) in enumerate(reports) for record in records}
+    latest = {point(record): (record, number) for number, (_, records) in enumerate(reports) for record in records}
     return [head for head, _ in reports], [record for record, _ in latest.values()], [own for _, own in latest.values()]
 
 
@@ -75,14 +81,6 @@ def _reports(path: Path) -> list[tuple[dict[str, Any], list[Record]]]:
     ]
 
 
-def _point(record: Record) -> tuple:
-    """What tells one measurement from another."""
-    return (
-        record.ranks, record.nodes, record.dtype, record.op, record.nbytes,
-        record.algorithm, record.segment_nbytes, record.placement, record.timing, record.memory, record.path,
-    )  # fmt: skip
-
-
 def _write_json(path: Path, heads: list[dict[str, Any]], records: list[Record], owners: list[int]) -> None:
     document = {
         "version": VERSION,
@@ -95,9 +93,9 @@ def _write_json(path: Path, heads: list[dict[str, Any]], records: list[Record], 
     atomic_files.write_text(path, typed_json.text(document))
 
 
-def _write_table(path: Path, heads: list[dict[str, Any]], records: list[Record]) -> None:
+def _write_table(path: Path, heads: list[dict[str, Any]], rules: Sequence[Rule]) -> None:
     provenance = {"sweeps": [{name: head[name] for name in ("file", "command", "start_time")} for head in heads]}
-    Selection(tune.rules(records), cost.Model.from_dict(_model(heads)), provenance, str(path)).write(path)
+    Selection(tuple(rules), cost.Model.from_dict(_model(heads)), provenance, str(path)).write(path)
 
 
 def _model(heads: list[dict[str, Any]]) -> dict[str, Any]:

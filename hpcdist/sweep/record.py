@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from hpcdist.device.paths import HOST
 from hpcdist.util import atomic_files, typed_json
 from hpcdist.util.sizes import format_bytes
+
+T = TypeVar("T")
 
 VERSION = 1
 WHOLE = 1 << 30  # bytes of a segment from which on messages are whole: no message is larger
@@ -106,9 +108,17 @@ def of_library(algorithm: str) -> bool:
     return algorithm == LIBRARY or algorithm.startswith(FIXED)
 
 
-def grouped(records: Iterable[Record], key: Callable[[Record], Any]) -> dict[Any, list[Record]]:
-    """Records by key, in the order in which the keys first appear."""
-    groups: dict[Any, list[Record]] = {}
+def point(record: Record) -> tuple:
+    """What tells one measurement from another."""
+    return (
+        record.ranks, record.nodes, record.dtype, record.op, record.nbytes,
+        record.algorithm, record.segment_nbytes, record.placement, record.timing, record.memory, record.path,
+    )  # fmt: skip
+
+
+def grouped(records: Iterable[T], key: Callable[[T], Any]) -> dict[Any, list[T]]:
+    """Records, or what else, by key, in the order in which the keys first appear."""
+    groups: dict[Any, list[T]] = {}
     for record in records:
         groups.setdefault(key(record), []).append(record)
     return groups

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hpcdist.device.paths import HOST
-from hpcdist.sweep import deviation
-from hpcdist.sweep.record import Record, Report, grouped, labels, segment_name
+from hpcdist.sweep import deviation, tune
+from hpcdist.sweep.record import LIBRARY, Record, Report, grouped, labels, of_library, segment_name
+from hpcdist.tuning.table import Rule
+from hpcdist.util.sampling import digits
 from hpcdist.util.sizes import format_bytes
 
 NCCL_TYPES = {
@@ -75,6 +77,47 @@ def foot(records: Sequence[Record]) -> Iterator[str]:
         "#",
         f"# Collective test concluded: {PROGRAM}",
     ]
+
+
+def answer(records: Sequence[Record]) -> Iterator[str]:
+    """Which algorithm of ours is the fastest at each size, beside the library: what one sweeps for.
+
+    Times are geometric means over what was measured of all, as operations and placements.
+    """
+    groups = grouped(tune.right(records), lambda r: (r.ranks, r.nodes, r.dtype, r.memory, r.path))
+    for (ranks, nodes, dtype, memory, path), block in groups.items():
+        where = "" if memory == HOST else f", {memory} memory, path {path}"
+        rows = [_best(nbytes, found) for nbytes, found in grouped(block, lambda r: r.nbytes).items()]
+        if any(rows):
+            yield "#"
+            yield f"# The fastest of ours, {ranks} ranks on {nodes} node{'s' if nodes > 1 else ''}, {dtype}{where}"
+            yield ANSWER.format("size", "algorithm", "segment", "time (us)", "MPI_Allreduce (us)", "ours / MPI")
+            yield from filter(None, rows)
+
+
+ANSWER = "# {:>10}  {:<28}  {:>9}  {:>12}  {:>18}  {:>10}"
+
+
+def _best(nbytes: int, records: Sequence[Record]) -> str:
+    """The line of a size; nothing without any of ours."""
+    times = tune.times_of(records)
+    ours = {case: us for case, us in times.items() if not of_library(case[0])}
+    if not ours:
+        return ""
+    name, segment = min(ours, key=ours.__getitem__)
+    us, library = ours[name, segment], times.get((LIBRARY, None))
+    beside = ("-", "-") if library is None else (digits(library), f"{us / library:.2f}")
+    return ANSWER.format(format_bytes(nbytes), name, segment_name(segment), digits(us), *beside)
+
+
+def in_words(rules: Sequence[Rule]) -> Iterator[str]:
+    """What a table takes, for each number of ranks and type."""
+    for rule in rules:
+        where = "" if rule.memory == HOST else f", {rule.memory} memory, path {rule.path}"
+        yield f"# table, {rule.size} ranks on {rule.nodes} node{'s' if rule.nodes > 1 else ''}, {rule.dtype}{where}:"
+        for bracket in rule.choose:
+            sizes = "above" if bracket.max_bytes is None else f"up to {format_bytes(bracket.max_bytes)}"
+            yield f"#   {sizes:<16}  {bracket.algorithm}, segments: {segment_name(bracket.segment_nbytes)}"
 
 
 def nccl(records: Sequence[Record]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from hpcdist.algorithms import SHARED
 from hpcdist.collectives.decide import is_shared
 from hpcdist.device import Accelerator
 from hpcdist.device.paths import HOST, PEER
+from hpcdist.executor.intranode.capability import compiled_on_all
 from hpcdist.mpi import machine
 from hpcdist.mpi.collective_errors import agree
 from hpcdist.mpi.world import topology_of
@@ -27,6 +28,7 @@ from hpcdist.sweep import deviation, library, memory, model, paths, record, repo
 from hpcdist.sweep.interrupt import Interrupt
 from hpcdist.sweep.measure import Bench, Case, Point, refused
 from hpcdist.sweep.options import Options
+from hpcdist.transport.mpi import transport_of
 from hpcdist.tuning.auto import resolve
 from hpcdist.tuning.table import Choice, Selection
 from hpcdist.util.display import Progress
@@ -44,6 +46,8 @@ class Sweep:
         self.options = options = options.sensible(self.topology)
         self.library = library.find(comm) if options.library_algorithms else None
         self.notes = machine.sharing(comm, accelerator) if accelerator else []
+        if not compiled_on_all(transport_of(comm)):
+            self.notes.append("plans run in plain Python: 8 bytes take about 4 times as long as with hpcdist[fast]")
         self.paths = paths.find(comm, accelerator, options.path) if accelerator else paths.on_host(comm)
         self.model = model.fit(comm, self.topology)
         self.report = record.Report(
@@ -190,6 +194,9 @@ class Sweep:
             self._say(report.model(results))
         self._say(deviation.flags(results, self.report.machine, self.report.model))
         self._say(report.foot(results))
+        self._say(report.answer(results))
+        if self.options.tune:
+            self._say(report.in_words(tune.rules(results)))
         if self.options.explain:
             self._say(self._explanations())
         if self.report.interrupted:

@@ -192,6 +192,21 @@ def test_a_thread_level_below_multiple_is_told_where_it_matters():
 
 
 @pytest.mark.parametrize(
+    ("numba", "said", "level", "words"),
+    [
+        (True, None, OK, None),
+        (True, "1", OK, None),
+        (True, "0", WARN, "unset HPCDIST_COMPILED"),
+        (False, None, WARN, "pip install 'hpcdist[fast]'"),
+    ],
+)
+def test_plans_in_plain_python_are_said(numba, said, level, words):
+    found = library.judge_executor(numba, said)
+    assert found.level == level
+    assert found.do == words if words else True
+
+
+@pytest.mark.parametrize(
     ("revoke", "enabled", "launcher", "level", "words"),
     [
         (False, None, None, WARN, "no MPI_Comm_revoke"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sweep_records import pair, record
 
-from hpcdist.sweep import report
+from hpcdist.sweep import report, tune
 from hpcdist.sweep.record import Report
 
 # The header and rows that nccl-tests' own format strings give for these numbers, trailing blanks included.
@@ -147,3 +147,33 @@ def test_devices_are_told_with_how_many_ranks_share_one():
     found = {"kind": "cuda", "names": {"A GPU": 2}, "ranks_per_device": [2, 4], "versions": {"driver": "550.1"}}
     assert report.devices(found) == "cuda, 2 x A GPU, up to 4 ranks on each, driver 550.1"
     assert "ranks" not in report.devices({**found, "ranks_per_device": [1, 1]})
+
+
+def test_the_answer_is_the_fastest_of_ours_at_each_size_beside_the_library():
+    times = {"ring": (9.0, 80.0), "tree": (4.0, 200.0), "MPI_Allreduce": (5.0, 160.0)}
+    records = [
+        each
+        for number, nbytes in enumerate((8, 1 << 20))
+        for name, us in times.items()
+        for each in pair(name, nbytes, (us[number], us[number]), **({"segment_nbytes": None} if "MPI" in name else {}))
+    ]
+    told = [line.split() for line in report.answer([*records, *pair("direct", 8, (1.0, 1.0), wrong=1)])]
+    assert told[1][1:] == ["The", "fastest", "of", "ours,", "8", "ranks", "on", "2", "nodes,", "float32"]
+    assert told[3] == ["#", "8", "B", "tree", "64KiB", "4", "5", "0.80"]
+    assert told[4] == ["#", "1", "MiB", "ring", "64KiB", "80", "160", "0.50"]
+
+
+def test_without_the_library_the_answer_is_ours_alone_and_without_ours_there_is_none():
+    assert [*report.answer(pair("ring", 8, (9.0, 9.0)))][-1].split()[-3:] == ["9", "-", "-"]
+    assert not [*report.answer(pair("MPI_Allreduce", 8, (9.0, 9.0)))]
+    assert not [*report.answer([])]
+
+
+def test_a_table_is_told_in_words():
+    us = {("tree", 8): 1.0, ("ring", 8): 9.0, ("ring", 1024): 1.0, ("tree", 1024): 9.0}
+    rules = tune.rules([each for (name, nbytes), time in us.items() for each in pair(name, nbytes, (time, time))])
+    assert [line.split() for line in report.in_words(rules)] == [
+        ["#", "table,", "8", "ranks", "on", "2", "nodes,", "float32:"],
+        ["#", "up", "to", "90", "B", "tree,", "segments:", "64KiB"],
+        ["#", "above", "ring,", "segments:", "64KiB"],
+    ]
