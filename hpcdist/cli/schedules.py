@@ -231,7 +231,7 @@ def predict(
             f"{seconds * 1e6:.1f}",
             f"{busbw:.3f}",
         )
-    Console(width=110).print(grid)
+    Console(width=90 + max((len(name) for _, name, _, _ in rows), default=20)).print(grid)  # no name is cut
     for line in skipped:
         click.echo(line)
     click.echo(f"{ranks} ranks, {format_bytes(nbytes)}; messages and bytes are those of the rank that sends most")

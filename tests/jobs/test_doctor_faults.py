@@ -177,7 +177,8 @@ try:
     comm.Barrier()
 except MPI.Exception:
     comm.Revoke()
-    print("left:", comm.Shrink().size)
+    print("left:", comm.Shrink().size, flush=True)
+    os._exit(0)  # MPI_Finalize may wait for the dead rank for ever
 """
 
 

@@ -174,6 +174,6 @@ def test_a_table_is_told_in_words():
     rules = tune.rules([each for (name, nbytes), time in us.items() for each in pair(name, nbytes, (time, time))])
     assert [line.split() for line in report.in_words(rules)] == [
         ["#", "table,", "8", "ranks", "on", "2", "nodes,", "float32:"],
-        ["#", "up", "to", "90", "B", "tree,", "segments:", "64KiB"],
+        ["#", "up", "to", "91", "B", "tree,", "segments:", "64KiB"],
         ["#", "above", "ring,", "segments:", "64KiB"],
     ]
