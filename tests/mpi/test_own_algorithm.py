@@ -18,7 +18,6 @@ FILE = Path(__file__).parents[2] / "jobscripts" / "own_algorithm.py"
 MINE = {name: f"{FILE}:{name}" for name in ("star", "stars", "forgetful")}
 
 
-@pytest.mark.every_size
 @pytest.mark.parametrize("name", ["star", "stars"])
 def test_a_schedule_of_the_user_s_runs(name):
     for given in (MINE[name], algorithms.allreduce(MINE[name], COMM.size)):

@@ -163,9 +163,8 @@ def test_a_result_out_of_place_leaves_the_input_alone(comm):
         np.testing.assert_array_equal(out, values.sum(axis=0))
 
 
-@pytest.mark.every_size
 @pytest.mark.parametrize("topology", [*NODES.values(), [*range(SIZE)]], ids=[*NODES, "each alone"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int64"])
 def test_what_is_read_where_the_input_lies_is_combined_into_the_result(comm, dtype, topology):
     for op in ("sum", "max"):
         values = distinct(SIZE, 1300, dtype, op)
@@ -497,11 +496,10 @@ def test_arrays_of_one_line_calls_go_with_their_communicator(waiting, algorithm)
     assert home.windows == []
 
 
-@pytest.mark.every_size
 @pytest.mark.parametrize("kind", ["line", "bcast", "plan", "plan of messages", "kept plan", "empty", "plan of empty"])
 def test_a_communicator_that_is_freed_gives_everything_back(waiting, kind):
     x, kept = np.ones(20_000, np.float32), []
-    for _ in range(10):
+    for _ in range(3):
         comm = COMM.Dup()
         transport = transport_of(comm)
         y = hpcdist.empty(5000, np.float32, comm) if "empty" in kind else x

@@ -65,7 +65,7 @@ def test_a_loop_computes_the_bits_of_the_python_executor(dtype, op, into):
             np.testing.assert_array_equal(bits(by_loop(op, *operands, into)), bits(by_numpy(op, *operands, into)))
 
 
-@pytest.mark.parametrize("into", ["left", "right", "neither"])
+@pytest.mark.parametrize("into", ["left", "right"])  # elsewhere it is the left once it is there
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", HALVES)
 def test_every_16_bit_number_is_combined_with_others_of_all_kinds(dtype, op, into):
