@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 RANKS = range(1, 10)
+PRIME = 997
 COUNTS = (0, 1, 2, 7, 600, 5_000, 200_000)  # the last three are bounds of what is drawn
 
 
@@ -28,9 +29,10 @@ def draw(luck: random.Random, size: int) -> dict:
 
     count, names = luck.choice(COUNTS), ["auto"] * 3 + [*algorithms.ALLREDUCE, "one_shot", "two_shot:3"]
     algorithm = luck.choice([*names, "shared", "shared:ring"])
+    dtype, op = luck.choice([*DTYPES]), luck.choice(OPS)
     return {
-        "dtype": luck.choice([*DTYPES]),
-        "op": luck.choice(OPS),
+        "dtype": dtype,
+        "op": "max" if (dtype, op) == ("bfloat16", "prod") else op,  # products of these numbers leave its range
         "count": luck.randrange(count) if count > 7 else count,
         "algorithm": algorithm,
         "line": luck.choice([True, False]),
@@ -42,14 +44,32 @@ def draw(luck: random.Random, size: int) -> dict:
     }
 
 
+def compare(result, few, op: str) -> None:
+    """That the result is right: the first elements by exact arithmetic, the others by being the same, or nearly."""
+    import numpy as np
+    from buffers import ROUNDING, check
+
+    check(result[:PRIME], few, op)
+    again = np.arange(result.size) % PRIME
+    if result.dtype.kind in "iu" or op in ("max", "min"):
+        np.testing.assert_array_equal(result, result[:PRIME][again])
+        return
+    magnitudes = np.abs(few.astype(np.float64))
+    scale = magnitudes.prod(axis=0) if op == "prod" else magnitudes.sum(axis=0)
+    error = np.abs(result.astype(np.float64) - result[:PRIME].astype(np.float64)[again])
+    assert (error <= 2.02 * len(few) * ROUNDING[result.dtype.name] * scale[again]).all(), "far from its repetition"
+
+
 def run(comm, call: dict) -> str:
     """What went wrong on this rank; nothing, or "refused", if all was right."""
     import numpy as np
-    from buffers import check, distinct
+    from buffers import distinct
 
     import hpcdist
 
-    values = distinct(comm.size, call["count"], call["dtype"], call["op"], call["seed"])
+    # Of 16 bits there are not so many finite numbers: they repeat after a prime number of elements.
+    few = distinct(comm.size, min(call["count"], PRIME), call["dtype"], call["op"], call["seed"])
+    values = np.take(few, np.arange(call["count"]) % PRIME, axis=1)
 
     def array(content):
         shape, dtype, begin = values[0].shape, values.dtype, call["begin"]
@@ -72,13 +92,13 @@ def run(comm, call: dict) -> str:
             else:
                 plan = plan or hpcdist.plan(comm, buffer, out, topology=call["topology"], **how)
                 plan()
-            check(buffer if out is None else out, values, call["op"])
+            compare(buffer if out is None else out, few, call["op"])
             if out is not None:
                 np.testing.assert_array_equal(buffer, values[comm.rank])
     except hpcdist.ArgumentError:
         return "refused"
     except AssertionError as error:
-        return str(error) or "wrong"
+        return f"{str(error)[:300]} ..." if str(error) else "wrong"
     finally:
         if plan:
             plan.close()
