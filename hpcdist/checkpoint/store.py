@@ -159,8 +159,7 @@ class Store:
         on_all(self.comm, lambda: _check_dtypes(arrays))
         shapes = shapes_of(arrays)
         _agree_on(self.comm, "saves another step, or arrays of other names, shapes or dtypes,", (step, shapes))
-        facts = on_root(self.comm, lambda: typed_json.exact(facts, "the facts"))
-        draft = on_root(self.comm, lambda: begin(self.fence, step))
+        facts, draft = on_root(self.comm, lambda: (typed_json.exact(facts, "the facts"), begin(self.fence, step)))
         if together := self.layout == "collective":
             writers = [Writer(rank, STATE, share) for rank, share in enumerate(shares_of(arrays, self.comm.size))]
         else:

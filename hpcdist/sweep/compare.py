@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import geometric_mean
 
 import click
 
@@ -54,7 +54,7 @@ def text(pairs: Sequence[tuple[Record, Record]]) -> Iterator[str]:
             where = f"{said}: {new.ranks} ranks, {new.dtype}, {new.op}, {new.placement}"
             yield ROW.format(what, format_bytes(new.nbytes), *map(digits, us), f"{ratio(old, new):.2f}", where)
     for name, group in grouped(pairs, lambda pair: pair[1].algorithm).items():
-        mean = math.exp(sum(math.log(ratio(*pair)) for pair in group) / len(group))
+        mean = geometric_mean(ratio(*pair) for pair in group)
         verdicts = [verdict(*pair) for pair in group]
         counts = ", ".join(f"{verdicts.count(each)} {each}" for each in ("faster", "even", "slower"))
         yield f"{name}: {mean:.3f} of the time before, the geometric mean of {len(group)} cases: {counts}"

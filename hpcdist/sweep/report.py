@@ -86,11 +86,10 @@ def answer(records: Sequence[Record]) -> Iterator[str]:
     """
     groups = grouped(tune.right(records), lambda r: (r.ranks, r.nodes, r.dtype, r.memory, r.path))
     for (ranks, nodes, dtype, memory, path), block in groups.items():
-        where = "" if memory == HOST else f", {memory} memory, path {path}"
         rows = [_best(nbytes, found) for nbytes, found in grouped(block, lambda r: r.nbytes).items()]
         if any(rows):
             yield "#"
-            yield f"# The fastest of ours, {ranks} ranks on {nodes} node{'s' if nodes > 1 else ''}, {dtype}{where}"
+            yield f"# The fastest of ours, {_where(ranks, nodes, dtype, memory, path)}"
             yield ANSWER.format("size", "algorithm", "segment", "time (us)", "MPI_Allreduce (us)", "ours / MPI")
             yield from filter(None, rows)
 
@@ -110,11 +109,15 @@ def _best(nbytes: int, records: Sequence[Record]) -> str:
     return ANSWER.format(format_bytes(nbytes), name, segment_name(segment), digits(us), *beside)
 
 
+def _where(ranks: int, nodes: int, dtype: str, memory: str, path: str) -> str:
+    apart = "" if memory == HOST else f", {memory} memory, path {path}"
+    return f"{ranks} ranks on {nodes} node{'s' if nodes > 1 else ''}, {dtype}{apart}"
+
+
 def in_words(rules: Sequence[Rule]) -> Iterator[str]:
     """What a table takes, for each number of ranks and type."""
     for rule in rules:
-        where = "" if rule.memory == HOST else f", {rule.memory} memory, path {rule.path}"
-        yield f"# table, {rule.size} ranks on {rule.nodes} node{'s' if rule.nodes > 1 else ''}, {rule.dtype}{where}:"
+        yield f"# table, {_where(rule.size, rule.nodes, rule.dtype, rule.memory, rule.path)}:"
         for bracket in rule.choose:
             sizes = "above" if bracket.max_bytes is None else f"up to {format_bytes(bracket.max_bytes)}"
             yield f"#   {sizes:<16}  {bracket.algorithm}, segments: {segment_name(bracket.segment_nbytes)}"

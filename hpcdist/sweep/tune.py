@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import geometric_mean
 
 from hpcdist.device.paths import HOST
 from hpcdist.sweep.record import Record, grouped, of_library
@@ -90,7 +91,7 @@ def times_of(records: Sequence[Record]) -> dict[Case, float]:
     least = min(len(found) // 2 + 1, max(counts.values(), default=0))
     common = [circumstance for circumstance, count in counts.items() if count >= least]
     return {
-        case: math.exp(sum(math.log(times[each]) for each in common) / len(common))
+        case: geometric_mean(times[each] for each in common)
         for case, times in found.items()
         if all(each in times for each in common)
     }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import geometric_mean
 
 from msgspec.structs import replace
 
@@ -133,5 +133,6 @@ def _gain(records: Sequence[Record], bracket: Bracket) -> str:
         return ""
     worst, best = min(gains), max(gains)
     warning = "; SLOWER somewhere than what the library does by itself" if worst < 1 / tune.MARGIN else ""
-    mean = math.exp(sum(map(math.log, gains)) / len(gains))
-    return f", {mean:.2f} times as fast as the library's own choice ({worst:.2f} to {best:.2f}){warning}"
+    return (
+        f", {geometric_mean(gains):.2f} times as fast as the library's own choice ({worst:.2f} to {best:.2f}){warning}"
+    )
