@@ -3,9 +3,9 @@
     python tests/mutants.py --out results/mutants
 
 A site is a node of a syntax tree: an operator, a constant, a condition or a statement that can be changed. As many are
-drawn from each of five parts of the package. Each mutant meets the tests of `make test` (and of `make test-mpio`, where
-one part has its ring) that reach the changed statement, up to the first that fails; if none does, the same tests in the
-whole matrix, that of `make test-full`.
+drawn from each of five parts of the package. Each mutant meets the tests of `make test` and `make test-long` (and of
+`make test-mpio`, where one part has its ring) that reach the changed statement, up to the first that fails; if none
+does, the same tests in the whole matrix, that of `make test-full`.
 
 Which tests reach a statement is found out first, in a run of them all under coverage. Mutants in what coverage does
 not see, such as compiled code, meet the tests that reach anything in their module, or all if none does. Mutants in what

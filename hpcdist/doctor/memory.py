@@ -10,11 +10,13 @@ from pathlib import Path
 
 from hpcdist.doctor.finding import FAIL, OK, SKIP, WARN, Finding, listing, plural
 from hpcdist.doctor.job import Job
+from hpcdist.mpi import leftovers
 from hpcdist.util.cgroups import available_memory
 from hpcdist.util.sizes import format_bytes
 
 SHM = Path("/dev/shm")
 PER_RANK = 16 << 20  # bytes of shared memory that MPI libraries take per rank of a host, about
+SOME = 20  # files: fewer are met by one job in 3000
 INFINIBAND = Path("/sys/class/infiniband")
 
 
@@ -26,6 +28,7 @@ class Room:
     available: int
     devices: tuple[str, ...] = ()  # of InfiniBand and its kin
     lockable: int | None = None
+    leftovers: int = 0  # files of ranks of Open MPI that were killed
 
 
 def check(job: Job) -> list[Finding]:
@@ -33,7 +36,7 @@ def check(job: Job) -> list[Finding]:
     answers = job.ask("look at /dev/shm and at limits", lambda: look() if job.is_head else None)
     hosts = {name: room for name, room in job.by_host(answers).items() if room}
     ranks = {name: len(ranks) for name, ranks in zip(job.names, job.nodes, strict=True)}
-    return [judge_memory(hosts), judge_shm(hosts, ranks), judge_locked(hosts)]
+    return [judge_memory(hosts), judge_shm(hosts, ranks), judge_leftovers(hosts), judge_locked(hosts)]
 
 
 def look() -> Room:
@@ -45,7 +48,7 @@ def look() -> Room:
     devices = tuple(sorted(os.listdir(INFINIBAND))) if INFINIBAND.is_dir() else ()
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     lockable = None if soft == resource.RLIM_INFINITY else soft
-    return Room(shm, available_memory(), devices, lockable)
+    return Room(shm, available_memory(), devices, lockable, leftovers.killed())
 
 
 def judge_memory(hosts: Mapping[str, Room]) -> Finding:
@@ -75,6 +78,20 @@ def judge_shm(hosts: Mapping[str, Room], ranks: Mapping[str, int]) -> Finding:
     name, least = min(hosts.items(), key=lambda item: item[1].shm or 0)
     return Finding(
         OK, "/dev/shm", f"{format_bytes(least.shm or 0)} free" + (f" on {name}, the least" if len(hosts) > 1 else "")
+    )
+
+
+def judge_leftovers(hosts: Mapping[str, Room]) -> Finding:
+    """A job that draws the number of one that was killed finds its files."""
+    found = [f"{name}: {room.leftovers}" for name, room in hosts.items() if room.leftovers > SOME]
+    if not found:
+        return Finding(OK, "killed jobs", f"at most {SOME} files of theirs in {SHM}")
+    return Finding(
+        WARN,
+        "killed jobs",
+        f"files that their ranks left in {SHM}. {listing(found)}",
+        "Open MPI names such files by 16 bits: a job that draws the number of an old one dies of SIGSEGV in MPI_Init",
+        "`hpcdist run` removes those that nobody has mapped; or rm /dev/shm/sm_segment.* while no job runs",
     )
 
 

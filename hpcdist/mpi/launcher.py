@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import click
 
+from hpcdist.mpi import leftovers
 from hpcdist.util.display import TERMINAL
 
 # What a launcher sets for the ranks it starts. SLURM_PROCID is not among them: a batch script has it, too.
@@ -207,6 +208,7 @@ def run(ranks: int, mpirun: str | None, dry_run: bool, stdin: bool, command: tup
         return
     if launcher.maker == "Open MPI":  # it would refuse to start where one of the same number was killed
         shutil.rmtree(Path(tempfile.gettempdir()) / f"ompi.{os.getpid()}", ignore_errors=True)
+        leftovers.remove()
     if not stdin:  # mpirun would read it all, and of a loop over lines in a shell there would be no second turn
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdout.flush()

@@ -22,6 +22,8 @@ from hpcdist.bench.crash.record import Report
 from hpcdist.checkpoint import committed, look
 from hpcdist.kernels.jit import SWITCH
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("sklearn", reason="trains on the digits")
 
 TRIALS = int(os.environ.get("HPCDIST_KILL_TRIALS", "4" if WHOLE else "2"))

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from matrix import WHOLE
 
+pytestmark = pytest.mark.long
+
 COMMAND = [sys.executable, "-m", "hpcdist"]
 PATIENCE = 60.0  # seconds, for a machine that is busy with other things
 

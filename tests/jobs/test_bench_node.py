@@ -19,6 +19,8 @@ from hpcdist.bench.start import CLI
 from hpcdist.bench.task import ADDRESSED, AUTO, CALL, COPY, KINDS, LIBRARY, NAMES, REGISTERED, Task
 from hpcdist.mpi.launcher import maker
 
+pytestmark = pytest.mark.long
+
 NAME = maker(MPI.Get_library_version())
 BENCH = [sys.executable, "-m", "hpcdist.bench"]
 

@@ -8,8 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from hpcdist.bench.checkpoints.record import Report
 from hpcdist.bench.checkpoints.ways import BACKGROUND, PLAIN, RAW, SHARDS, SINGLE
+
+pytestmark = pytest.mark.long
 
 MIB = 1 << 20
 REPORT = [sys.executable, "-m", "hpcdist.bench.checkpoints.report"]

@@ -11,6 +11,8 @@ from test_no_hang import Job
 
 from hpcdist.transport.shared_memory import BACKING
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def little(tmp_path):
