@@ -21,7 +21,7 @@ DEMO    := demo
 help:
 	@echo "make demo    install into $(VENV) and run the main job: train, resume, sweep"
 	@echo "make test    all tests that need one machine, 12 minutes (test-unit, test-mpi, test-jobs, test-device by themselves)"
-	@echo "make test-long     tests that take longer: killed training runs, the measuring programs"
+	@echo "make test-long      killed training runs, measuring programs, the doctor, CUDA sources on the host, 5 minutes"
 	@echo "make test-cluster  tests on virtual hosts; installs iproute2 if it is missing, as root"
 	@echo "make test-slurm    tests under a real Slurm on virtual hosts, as root; installs it if it is missing"
 	@echo "make parallel-hdf5  a second environment, in which h5py has MPI, 2 minutes; installs Debian's HDF5 as root"
@@ -81,16 +81,17 @@ MATRIX ?=
 TESTS  ?=
 export HPCDIST_TEST_MATRIX := $(MATRIX)
 WHOLE_ON := $(if $(filter full,$(MATRIX)),$(SIZES),3)
+LONG   ?= $(if $(TESTS)$(filter full,$(MATRIX)),,-m "not long")
 on_ranks = HPCDIST_TEST_MATRIX=$$(echo " $(WHOLE_ON) " | grep -q " $$n " && echo $(MATRIX) || echo every_size) \
-    timeout -k 10 900 $(HPCDIST) run -n $$n -- python -m pytest -q --color=no -p no:cacheprovider --with-mpi \
+    timeout -k 10 900 $(HPCDIST) run -n $$n -- python -m pytest -q --color=no -p no:cacheprovider --with-mpi $(LONG) \
     $(or $(TESTS),$(1))
 
-RINGS := checks test-local test-mpi test-device $(if $(filter full,$(MATRIX)),test-long)
+RINGS := checks test-local test-mpi test-device
 test: $(STAMP)
 	@set -e; for ring in $(RINGS); do begun=$$(date +%s); $(MAKE) --no-print-directory $$ring; \
 	    took="$$took$$(printf '%6d s  %s' $$(($$(date +%s) - begun)) $$ring)\n"; done; printf "\n$$took"
 	@echo "All tests of this ring passed. Not run:"
-	@echo "  make test-long      training runs that are killed and resumed, and the measuring programs, 3 minutes"
+	@echo "  make test-long      killed training runs, the measuring programs, the doctor, CUDA sources on the host, 5 minutes"
 	@echo "  make test-full      all combinations of types, operators, algorithms and numbers of ranks, much longer"
 	@echo "  make test-cluster   several hosts: makes virtual ones, for which it wants root and iproute2"
 	@echo "  make test-slurm     job scripts: makes a Slurm on virtual hosts, for which it wants root and Debian's packages"
@@ -128,11 +129,12 @@ compiled-code: $(STAMP)
 WORKERS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
 side_by_side = $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist worksteal $(or $(TESTS),$(1))
 test-local: $(STAMP)
-	$(call side_by_side,-m "not long" tests/jobs tests/unit)
+	$(call side_by_side,$(LONG) tests/crash tests/jobs tests/unit)
 
-# Kills of training runs, and the measuring programs.
+# Kills of training runs, the measuring programs, the doctor, CUDA sources on the host, training on a simulated device.
 test-long: $(STAMP)
-	$(call side_by_side,-m long tests/crash tests/jobs)
+	$(call side_by_side,-m long tests/crash tests/jobs tests/unit)
+	$(MAKE) --no-print-directory test-device LONG="-m long" AWARE_SIZES=
 
 test-unit: $(STAMP)
 	$(call side_by_side,tests/unit)

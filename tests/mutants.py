@@ -295,6 +295,7 @@ class Reach:
             PYTEST_PLUGINS="mutants",
             PYTHONPATH=str(clone.root / "tests"),
             HPCDIST_TEST_TIMEOUT="600",
+            LONG="",
         )
         for hook in hooks:
             hook.unlink()

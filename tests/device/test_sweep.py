@@ -26,7 +26,7 @@ from hpcdist.sweep.record import LIBRARY
 from hpcdist.sweep.run import Sweep
 from hpcdist.tuning.table import Selection
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.long]
 
 WORLD = MPI.COMM_WORLD
 DEVICE = guarded.install()

@@ -10,7 +10,7 @@ from hpcdist.device.kinds import KINDS
 from hpcdist.device.paths import AWARE, PEER, STAGED
 
 pytest.importorskip("sklearn", reason="trains on the digits")
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.long]
 
 
 @pytest.fixture(autouse=True, scope="module")

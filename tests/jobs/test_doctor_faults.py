@@ -13,6 +13,8 @@ from mpi4py import MPI
 
 from hpcdist.mpi import launcher as launch
 
+pytestmark = pytest.mark.long
+
 COMMAND = [sys.executable, "-m", "hpcdist"]
 DOCTOR = [*COMMAND, "doctor"]
 FROM_A_LAUNCHER = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "HPCDIST_", "HDF5_", "OMP_")

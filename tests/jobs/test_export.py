@@ -42,6 +42,7 @@ if world.rank == 0:
 pytestmark = [
     pytest.mark.skipif(not FORMAT, reason=f"no file can be written for the MPI in use, {MAKER}"),
     pytest.mark.limit(600),
+    pytest.mark.long,
 ]
 
 

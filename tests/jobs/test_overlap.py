@@ -9,6 +9,8 @@ import pytest
 from hpcdist.bench import overlap
 from hpcdist.bench.overlap import LIBRARY, OURS, WORK, hidden
 
+pytestmark = pytest.mark.long
+
 RUN = [sys.executable, "-m", "hpcdist", "run", "-n", "2", "--"]
 WAYS = [
     "calls before and after the work",

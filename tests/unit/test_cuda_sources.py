@@ -21,6 +21,8 @@ from hpcdist.kernels.reduce import DTYPES, binary
 from hpcdist.kernels.segments import TILE, Segments, tiles_of
 from hpcdist.optim.sgd import SGD
 
+pytestmark = pytest.mark.long
+
 NVCC = shutil.which("nvcc")
 FLOATS = [name for name, dtype in DTYPES.items() if dtype.kind != "i"]
 
