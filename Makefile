@@ -32,6 +32,7 @@ help:
 	@echo "make test-full      the same with every combination of types, operators, algorithms and numbers of ranks, much longer"
 	@echo "make mutants        small faults in the code, drawn by seed, and which test notices them, 90 minutes; writes to results/"
 	@echo "make soak           long seeded runs: random calls on 1 to 9 ranks, 300 kills of training runs, 50 minutes; writes to results/"
+	@echo "make docs    pages of the API from its docstrings, in docs/; make figures: what README.md shows, made anew"
 	@echo "make lint    formatting, style, types"
 	@echo "make bench   measure ours beside Open MPI, MPICH, Intel MPI and Gloo, on this machine and on virtual hosts, as root:"
 	@echo "             4 hours, or BENCH_SECONDS and 40 minutes; installs them all; writes to results/; the two below, too"
@@ -101,7 +102,19 @@ test: $(STAMP)
 test-full: $(STAMP)
 	$(MAKE) --no-print-directory test MATRIX=full
 
-.PHONY: test-full test-environment mutants soak
+# What README.md shows, from the code at hand.
+figures: $(STAMP)
+	$(HPCDIST) show binary_blocks -n 6 --figure results/figures/binary_blocks-6.png
+	$(HPCDIST) run -n 7 -- hpcdist sweep --min-bytes 8 --max-bytes 4MiB --json results/sweep-7-ranks/sweep.json \
+	    --csv results/sweep-7-ranks/sweep.csv --figure results/sweep-7-ranks/sweep
+
+# Pages of the API from its docstrings, by pdoc.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m pdoc --docformat google --output-directory docs hpcdist
+	@echo "open docs/index.html"
+
+.PHONY: figures docs test-full test-environment mutants soak
 test-environment: $(STAMP)
 
 # Small faults in the code, drawn by seed: which tests notice them? Those that live need a reason; see tests/mutants.py.

@@ -91,7 +91,8 @@ def show(algorithm: str, ranks: int, ranks_per_node: int | None, topology: str |
     """
     from hpcdist.schedule.plot import draw, grid
 
-    schedule = _make(algorithm, ranks, _topology(ranks, ranks_per_node, topology))
+    nodes = _topology(ranks, ranks_per_node, topology)
+    schedule = _make(algorithm, ranks, nodes)
     click.echo(schedule)
     counts = cost.count(schedule)
     most = counts.sent.max() / schedule.chunks
@@ -101,7 +102,7 @@ def show(algorithm: str, ranks: int, ranks_per_node: int | None, topology: str |
         click.echo(grid(schedule))
     if figure is not None:
         try:
-            draw(schedule, figure)
+            draw(schedule, figure, nodes)
         except (OSError, ValueError) as error:
             raise click.ClickException(str(error)) from None
         click.echo(f"\ndrawn to {figure}")
