@@ -100,6 +100,19 @@ def test_a_rank_told_to_stop_makes_all_save_and_exit_with_85(
     assert log(tmp_path) == uninterrupted
 
 
+def test_ctrl_c_saves_and_the_run_goes_on_later(
+    tmp_path: Path, environment: dict[str, str], uninterrupted: list[dict[str, str]]
+) -> None:
+    process = start(tmp_path, environment, "never")
+    wait_for_step(process, tmp_path, 50)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the launcher and its ranks
+    assert process.wait(PATIENCE) != 0
+    assert look(committed(tmp_path / "checkpoints")[-1]).step == len(log(tmp_path)) < STEPS
+
+    finish(tmp_path, environment, "auto")
+    assert log(tmp_path) == uninterrupted
+
+
 def test_a_signal_at_any_time_since_the_start_is_heard_and_breaks_nothing(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
