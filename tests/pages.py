@@ -68,8 +68,7 @@ def programs(page: Path) -> tuple[dict[str, str], str]:
 
 def prepare(page: Path, folder: Path) -> None:
     """Lay what a page's commands want into a directory."""
-    for name in ("jobscripts", "hpcdist"):
-        (folder / name).symlink_to(ROOT / name)
+    (folder / "jobscripts").symlink_to(ROOT / "jobscripts")
     files, rest = programs(page)
     for name, text in files.items():
         (folder / name).write_text(text)

@@ -22,6 +22,7 @@ VERBS = {
     "merge": ("hpcdist.sweep.merge:merge", "Put the sweeps of several jobs together."),
     "compare": ("hpcdist.sweep.compare:compare", "Set two sweeps beside each other, before and after a change."),
     "export": ("hpcdist.sweep.export.command:export", "Write a sweep as a tuning file of Open MPI, MPICH or UCC."),
+    "data": ("hpcdist.data.command:data", "Make, check and import data sets for training."),
     "train": ("hpcdist.train.command:train", "Train a model data-parallel, with checkpoints."),
     "checkpoint": (
         "hpcdist.checkpoint.tool.command:checkpoint",

@@ -217,6 +217,10 @@ class Dataset:
             x[order], y[order] = (array[rows] for array in self._arrays[split])
         return x, y
 
+    def labels(self, split: str) -> np.ndarray:
+        """How many samples of a part there are of each class, [classes]; after `know`."""
+        return np.bincount(self._arrays[split][1][()], minlength=self.classes)
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -46,7 +46,9 @@ class Config:
         ConfigError: naming every setting with a bad value.
     """
 
-    data: str = setting("digits", "Data set: digits, or an HDF5 file with train/x, train/y, test/x, test/y.")
+    data: str = setting(
+        "digits", "Data set: digits; an HDF5 file (see hpcdist data); or .npz or .csv, which is imported first."
+    )
     model: str = setting("mlp", f"Model: {', '.join(MODELS)}.")
     epochs: int = setting(6, "Passes over the training set.")
     batch: int = setting(32, "Samples per step, over all ranks together.")

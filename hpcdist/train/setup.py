@@ -16,7 +16,7 @@ from hpcdist.checkpoint import DamagedCheckpoint, Fence, Store
 from hpcdist.checkpoint.history import given_up, history_of, note_start
 from hpcdist.checkpoint.partner import PartnerCopies, Recovery, key_of
 from hpcdist.checkpoint.store import check_arguments
-from hpcdist.data import digits
+from hpcdist.data import digits, importing
 from hpcdist.data.dataset import Dataset
 from hpcdist.device.host import CPU
 from hpcdist.device.kinds import by_name
@@ -39,7 +39,7 @@ def open_data(comm: MPI.Intracomm, config: Config, before: Dataset | None = None
 
     Rank 0 converts it first if need be.
     """
-    path = on_root(comm, digits.cached) if config.data == "digits" else Path(config.data)
+    path = on_root(comm, lambda: _file_of(config.data))
     data = on_all(comm, lambda: Dataset(path))
     try:
         examine(comm, data, before)
@@ -47,6 +47,13 @@ def open_data(comm: MPI.Intracomm, config: Config, before: Dataset | None = None
         data.close()
         raise
     return data
+
+
+def _file_of(data: str) -> Path:
+    """The HDF5 file of a data set by name or path; made first where there is none yet."""
+    if data == "digits":
+        return digits.cached()
+    return importing.cached(Path(data)) if Path(data).suffix in (".npz", ".csv") else Path(data)
 
 
 @dataclass(frozen=True)
