@@ -103,11 +103,11 @@ def main(folder: str, path: str) -> None:
     assert Path(hpcdist.__file__).is_relative_to(folder)
     with open(path) as file:
         task = json.load(file)
-    found: dict[str, Any] = {"machine": {}, "sizes": [], "missing": []}
+    found: dict[str, Any] = {"machine": {}, "rows": [], "missing": []}
     gc.disable()
     measure(hpcdist.plan, 8, {**task, "most": 1, "least": 1})  # compiles what is not compiled yet
     for nbytes in task["sizes"]:
-        found["sizes"].append(measure(hpcdist.plan, nbytes, task))
+        found["rows"].append(measure(hpcdist.plan, nbytes, task))
         if comm.rank == 0:
             with open(f"{task['out']}.new", "w") as file:
                 json.dump(found, file)

@@ -199,9 +199,9 @@ def main(path: str) -> None:
         task = json.load(file)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=PATIENCE)
-    found: dict[str, Any] = {"machine": {}, "sizes": [], "missing": []}
+    found: dict[str, Any] = {"machine": {}, "rows": [], "missing": []}
     for nbytes in task["sizes"]:
-        found["sizes"].append(measure(nbytes, task))
+        found["rows"].append(measure(nbytes, task))
         if dist.get_rank() == 0:
             with open(f"{task['out']}.new", "w") as file:
                 json.dump(found, file)
