@@ -13,7 +13,12 @@ VERBS = {
     "halves": ("hpcdist.bench.halves:command", "Half types beside float32."),
     "addresses": ("hpcdist.bench.addresses:command", "Buffers at each address within a page."),
     "commits": ("hpcdist.bench.commits:command", "Two commits of this package in turn."),
-    "all": ("hpcdist.bench.every:all_", "All of these but commits."),
+    "overlap": (
+        "hpcdist.bench.overlap.report:command",
+        "How much of an all-reduce is hidden behind its caller's work.",
+    ),
+    "overhead": ("hpcdist.bench.overhead.report:command", "What checkpoints cost a training run."),
+    "all": ("hpcdist.bench.every:all_", "Those beside libraries, but for commits, with their defaults."),
     "table": ("hpcdist.bench.every:table", "Write texts and figures anew from the numbers that there are."),
 }
 

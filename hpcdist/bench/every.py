@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from hpcdist.bench import addresses, algorithms, beside, halves, network, node
-from hpcdist.bench.draft import Draft, drafted
+from hpcdist.bench.draft import Draft, Kind, drafted
+from hpcdist.bench.overhead import report as overhead
+from hpcdist.bench.overlap import report as overlap
 from hpcdist.bench.record import Part
 
 PARTS = (node, algorithms, halves, addresses, network)
@@ -37,7 +39,7 @@ all_ = beside.verb(
     ),
 )
 
-KINDS = (beside.KIND,)
+KINDS: tuple[Kind, ...] = (beside.KIND, overlap.KIND, overhead.KIND)
 
 
 @click.command()

@@ -37,7 +37,8 @@ def _head(title: str, report: Report, notes: Callable[[str], str]) -> Iterator[s
 
 
 def _how(part: Part) -> str:
-    return ", ".join([part.start_time, f"{part.seconds / 60:.0f} minutes", *_machine(part.machine), *part.software()])
+    took = f"{part.seconds / 60:.0f} minutes" if part.seconds else ""
+    return ", ".join(filter(None, [part.start_time, took, *_machine(part.machine), *part.software()]))
 
 
 def _machine(machine: Mapping[str, Any]) -> Iterator[str]:

@@ -49,6 +49,11 @@ class Part(msgspec.Struct, forbid_unknown_fields=True):
         self.missing.append(what)
         click.echo(f"Missing: {what}", err=True)
 
+    def take(self, found: Part) -> None:
+        """Take over what a job has found."""
+        for name in set(self.__struct_fields__) - {"command", "start_time", "config", "seconds"}:
+            setattr(self, name, getattr(found, name))
+
     def problems(self) -> list[str]:
         """Whatever must not be."""
         return [*(problem for row in self.rows for problem in row.problems()), *self.wrong]
@@ -95,7 +100,7 @@ def read(path: Path, part: type[P]) -> Report[P]:
     return typed_json.decode(path.read_bytes(), Report[part], str(path))  # type: ignore[valid-type]
 
 
-def builtins(found: msgspec.Struct) -> Any:
+def builtins(found: Any) -> Any:
     """What JSON is made of; numbers of NumPy and paths become plain."""
     return msgspec.to_builtins(
         found, enc_hook=lambda value: value.item() if isinstance(value, np.generic) else str(value)

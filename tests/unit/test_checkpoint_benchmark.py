@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from hpcdist.bench import overhead
+from hpcdist.bench import saved
 from hpcdist.bench.checkpoints import cache, figure, raw, room, table
 from hpcdist.bench.checkpoints.options import Settings
 from hpcdist.bench.checkpoints.record import Load, Report, Save, paired
 from hpcdist.bench.checkpoints.rounds import Saves
 from hpcdist.bench.checkpoints.state import UNIT, State
 from hpcdist.bench.checkpoints.ways import BACKGROUND, MEANING, PLAIN, RAW, SHARDS, ways
+from hpcdist.bench.overhead import ranks as overhead
+from hpcdist.bench.overhead import report as costs
 from hpcdist.checkpoint.unchanged import HEAD
 from hpcdist.models.mlp import MLP
 from hpcdist.util.sampling import Spread
@@ -206,18 +208,17 @@ def test_checkpoints_are_evenly_spread_and_leave_time_at_the_end(steps, count):
 
 
 def test_costs_are_ratios_within_a_round():
-    def round_of(slowness):
-        return {
-            overhead.NONE: overhead.Period(overhead.NONE, 10 * slowness, []),
-            overhead.BACKGROUND: overhead.Period(overhead.BACKGROUND, 11 * slowness, [0.1 * slowness, 0.12 * slowness]),
-            overhead.SINGLE: overhead.Period(overhead.SINGLE, 15 * slowness, [2 * slowness, 2 * slowness]),
-        }
-
-    background, single = overhead.costs([round_of(1), round_of(4), round_of(2)])
-    assert background.longer.median == pytest.approx(0.1)
-    assert background.blocking_share.median == pytest.approx(0.02)
-    assert single.longer.median == pytest.approx(0.5)
-    assert single.blocking.median == 4
-    config = {"state": 8 * MIB, "seconds_per_step": 0.5, "rounds": 3, "steps": 20, "saves": 2}
-    words = overhead.text("command", {"ranks": 4, "mpi": "m", "cores_per_host": 2, "cpu": "c"}, config, [background])
-    assert "| 2.00 % (2.00 to 2.00) | 10.00 % (10.00 to 10.00) |" in words
+    rows = []
+    for slowness in (1, 4, 2):
+        rows += [
+            costs.Period(costs.SINGLE, 15 * slowness, [2 * slowness, 2 * slowness]),
+            costs.Period(costs.NONE, 10 * slowness, []),
+            costs.Period(costs.BACKGROUND, 11 * slowness, [0.1 * slowness, 0.12 * slowness]),
+        ]
+    background, single = costs.costs(rows)
+    assert background[2:] == ["2.00 % (2.00 to 2.00)", "10.00 % (10.00 to 10.00)"]
+    assert single[1:] == ["4000 (2000-8000)", "26.67 % (26.67 to 26.67)", "50.00 % (50.00 to 50.00)"]
+    part = costs.Part(["hpcdist"], "now", rows=rows, state=8 * MIB, steps=20, saves=2, seconds_per_step=0.5)
+    words = costs.text(saved.Report({"4 ranks": part}), {})
+    assert f"| {' | '.join(background)} |" in words
+    assert "8 MiB of parameters and momentum, 0.50 s a step; 3 rounds of periods of 20 steps with 2 checkpoints" in words
