@@ -17,6 +17,10 @@ VERBS = {
         "hpcdist.bench.overlap.report:command",
         "How much of an all-reduce is hidden behind its caller's work.",
     ),
+    "checkpoints": (
+        "hpcdist.bench.checkpoints.report:command",
+        "Saves and restores beside h5py, torch and plain files.",
+    ),
     "overhead": ("hpcdist.bench.overhead.report:command", "What checkpoints cost a training run."),
     "all": ("hpcdist.bench.every:all_", "Those beside libraries, but for commits, with their defaults."),
     "table": ("hpcdist.bench.every:table", "Write texts and figures anew from the numbers that there are."),

@@ -56,7 +56,7 @@ class Draft(Generic[P]):
 
     def __init__(self, kind: Kind[P], out: Path, json: Path | None = None) -> None:
         self.kind, self.out, self.json = kind, out, json or out / f"{kind.name}.json"
-        self.report: Report[P] = read(self.json, kind.part) if self.json.exists() else Report()
+        self.report: Report[P] = read(self.json, kind.part) if self.json.exists() else Report({})
         self.config: dict[str, Any] = {}
         self.part: P | None = None
         self.failed = False

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from hpcdist.bench import addresses, algorithms, beside, halves, network, node
+from hpcdist.bench.checkpoints import report as checkpoints
 from hpcdist.bench.draft import Draft, Kind, drafted
 from hpcdist.bench.overhead import report as overhead
 from hpcdist.bench.overlap import report as overlap
@@ -39,7 +40,7 @@ all_ = beside.verb(
     ),
 )
 
-KINDS: tuple[Kind, ...] = (beside.KIND, overlap.KIND, overhead.KIND)
+KINDS: tuple[Kind, ...] = (beside.KIND, overlap.KIND, overhead.KIND, checkpoints.KIND)
 
 
 @click.command()

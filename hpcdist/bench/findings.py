@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -16,7 +13,6 @@ from mpi4py import MPI
 from hpcdist.bench.saved import Part, builtins
 from hpcdist.errors import AgreedError
 from hpcdist.mpi import machine
-from hpcdist.mpi.collective_errors import on_root
 from hpcdist.mpi.world import run_on_world, topology_of
 from hpcdist.util import atomic_files, typed_json
 from hpcdist.util.sizes import format_bytes
@@ -56,17 +52,6 @@ class Findings(Generic[P]):
         """Write all of it."""
         if self.comm.rank == 0 and self.out:
             atomic_files.write_text(self.out, typed_json.text(builtins(self.part), None))
-
-
-@contextmanager
-def folder(comm: MPI.Intracomm, scratch: Path) -> Iterator[Path]:
-    """A folder of our own below `scratch`, which is removed at the end."""
-    made = Path(on_root(comm, lambda: tempfile.mkdtemp(prefix="hpcdist-benchmark-", dir=scratch)))
-    try:
-        yield made
-    finally:
-        if comm.rank == 0:
-            shutil.rmtree(made, ignore_errors=True)
 
 
 def main(work: Callable[..., None], part: type[Part], accelerator: Any = None) -> None:

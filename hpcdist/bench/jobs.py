@@ -73,9 +73,10 @@ def _job(
     place: Place | None,
 ) -> None:
     began = monotonic()
-    with tempfile.TemporaryDirectory(prefix="hpcdist-bench-", dir=scratch) as folder:
+    with tempfile.TemporaryDirectory(prefix="hpcdist-bench-", dir=scratch and scratch.absolute()) as folder:
         task, out = Path(folder) / "task.json", Path(folder) / "found.json"
-        task.write_text(typed_json.text(builtins({**asked, "out": out})))
+        given = {**asked, "out": out} | ({"scratch": folder} if scratch else {})
+        task.write_text(typed_json.text(builtins(given)))
         try:
             why = _apart(place, count, module, task) if place else _within(module, task)
         finally:
@@ -84,6 +85,7 @@ def _job(
             part.seconds = monotonic() - began
     if why:
         draft.miss(part, why)
+    draft.failed |= not part.rows
     draft.write()
 
 

@@ -70,7 +70,7 @@ P = TypeVar("P", bound=Part)
 class Report(msgspec.Struct, Generic[P], forbid_unknown_fields=True, tag_field="version", tag=2):
     """All parts by name, growing as they come; a part that is measured again replaces what there was of it."""
 
-    parts: dict[str, P] = field(default_factory=dict)
+    parts: dict[str, P]
 
     @property
     def rows(self) -> list[Any]:

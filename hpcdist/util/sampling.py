@@ -37,6 +37,11 @@ class Spread:
         return cls(median, low, high, len(values))
 
     @classmethod
+    def paired(cls, limit: Sequence[float], ours: Sequence[float]) -> Spread:
+        """Of the rounds' ratios limit / ours: 1 is as fast as the limit, 0.5 takes twice its time."""
+        return cls.of([a / b for a, b in zip(limit, ours, strict=True)])
+
+    @classmethod
     def bounded(cls, values: Sequence[float]) -> Spread:
         """Of ratios: between the 95 % confidence bounds of the median, each one-sided and an order statistic.
 

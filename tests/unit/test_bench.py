@@ -60,7 +60,7 @@ def timed(peer, round, **us):
 
 def of(rows):
     """A report of these rows."""
-    found = Report()
+    found = Report({})
     for each in rows:
         found.parts.setdefault(part_of(each.part, each.place, each.ranks), Part()).rows.append(each)
     return found
@@ -494,8 +494,8 @@ def test_a_report_is_read_as_it_was_written(tmp_path):
 
 
 def test_an_empty_report_is_one_too(tmp_path):
-    Report().write(tmp_path / "bench.json")
-    assert read(tmp_path / "bench.json", Part) == Report()
+    Report({}).write(tmp_path / "bench.json")
+    assert read(tmp_path / "bench.json", Part) == Report({})
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"version": 1}', '{"version": 2, "parts": {"node": {"rows": [{}]}}}'])

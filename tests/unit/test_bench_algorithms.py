@@ -31,7 +31,7 @@ def row(nbytes=MIB, round=0, place="200mbit", predicted=1000.0, wrong=None, **ti
 
 
 def report(*rows):
-    found = Report()
+    found = Report({})
     for each in rows:
         part = Part(["python"], "2026-01-31", seconds=1.0, machine=MACHINE, model=MODEL)
         found.parts.setdefault(part_of(each.part, each.place, each.ranks), part).rows.append(each)

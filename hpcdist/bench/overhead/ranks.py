@@ -91,7 +91,7 @@ def work(
     found: Findings[Part], state: int, batch: int, every: float, seconds: float, rounds: int, scratch: str
 ) -> None:
     """All rounds."""
-    with findings.folder(found.comm, Path(scratch)) as folder, _bench(found.comm, state, batch, folder) as bench:
+    with _bench(found.comm, state, batch, Path(found.comm.bcast(scratch))) as bench:
         part, per_step = found.part, bench.seconds_per_step()
         part.seconds_per_step, part.state = per_step, sum(values.nbytes for values in bench.trainer.arrays().values())
         part.steps, part.saves = max(1, math.ceil(seconds / per_step)), max(1, round(seconds / every))

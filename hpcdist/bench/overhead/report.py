@@ -91,7 +91,7 @@ KIND = Kind("overhead", "checkpoints", Part, text)
 
 def measure(draft: Draft[Part], ranks: tuple[int, ...], scratch: Path, **asked: Any) -> None:
     """A job for each number of ranks."""
-    everywhere(draft, "hpcdist.bench.overhead.ranks", {**asked, "scratch": scratch.absolute()}, ranks, scratch=scratch)
+    everywhere(draft, "hpcdist.bench.overhead.ranks", asked, ranks, scratch=scratch)
 
 
 command = options.verb(
