@@ -17,6 +17,7 @@ VERBS = {
         "hpcdist.bench.overlap.report:command",
         "How much of an all-reduce is hidden behind its caller's work.",
     ),
+    "gpu": ("hpcdist.bench.gpu.report:command", "All-reduces of device buffers on this machine's GPUs."),
     "checkpoints": (
         "hpcdist.bench.checkpoints.report:command",
         "Saves and restores beside h5py, torch and plain files.",

@@ -10,6 +10,7 @@ import click
 from hpcdist.bench import addresses, algorithms, beside, halves, network, node
 from hpcdist.bench.checkpoints import report as checkpoints
 from hpcdist.bench.draft import Draft, Kind, drafted
+from hpcdist.bench.gpu import report as gpu
 from hpcdist.bench.overhead import report as overhead
 from hpcdist.bench.overlap import report as overlap
 from hpcdist.bench.record import Part
@@ -40,7 +41,7 @@ all_ = beside.verb(
     ),
 )
 
-KINDS: tuple[Kind, ...] = (beside.KIND, overlap.KIND, overhead.KIND, checkpoints.KIND)
+KINDS: tuple[Kind, ...] = (beside.KIND, overlap.KIND, overhead.KIND, checkpoints.KIND, gpu.KIND)
 
 
 @click.command()

@@ -13,6 +13,7 @@ from mpi4py import MPI
 from hpcdist.bench.saved import Part, builtins
 from hpcdist.errors import AgreedError
 from hpcdist.mpi import machine
+from hpcdist.mpi.collective_errors import agree
 from hpcdist.mpi.world import run_on_world, topology_of
 from hpcdist.util import atomic_files, typed_json
 from hpcdist.util.sizes import format_bytes
@@ -31,7 +32,7 @@ class Findings(Generic[P]):
     """
 
     def __init__(self, comm: MPI.Intracomm, out: Path | None, part: P, accelerator: Any = None) -> None:
-        self.comm, self.out, self.part = comm, out, part
+        self.comm, self.out, self.part, self.accelerator = comm, out, part, accelerator
         self.topology = topology_of(comm)
         part.machine.update(machine.describe(comm, self.topology, accelerator))
 
@@ -54,18 +55,20 @@ class Findings(Generic[P]):
             atomic_files.write_text(self.out, typed_json.text(builtins(self.part), None))
 
 
-def main(work: Callable[..., None], part: type[Part], accelerator: Any = None) -> None:
+def main(work: Callable[..., None], part: type[Part], accelerator: Any = None, no_device: str | None = None) -> None:
     """What every rank runs, as `python -m MODULE TASK`: the work that the file says, with what it says.
 
     Args:
         work: Called with the findings and what was asked for.
         part: Of which kind they are.
         accelerator: This rank's device, if it has one.
+        no_device: Why it has none, if it should.
     """
     asked = json.loads(Path(sys.argv[1]).read_text())
     out = Path(asked.pop("out"))
 
     def on_ranks(comm: MPI.Intracomm) -> int:
+        agree(comm, no_device is None, f"nothing was measured: {no_device}")
         work(Findings(comm, out, part(), accelerator), **asked)
         return 0
 

@@ -10,6 +10,7 @@ from math import comb, inf
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ class Spread:
     count: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def of(cls, values: Sequence[float] | NDArray[np.float64]) -> Spread:
         """Of samples, at least one: from the 10th to the 90th percentile."""
         low, median, high = np.percentile(values, (10, 50, 90)).tolist()
         return cls(median, low, high, len(values))
