@@ -22,6 +22,7 @@ VERBS = {
         "hpcdist.bench.checkpoints.report:command",
         "Saves and restores beside h5py, torch and plain files.",
     ),
+    "crash": ("hpcdist.bench.crash.report:command", "Training runs killed at random moments, and resumed."),
     "overhead": ("hpcdist.bench.overhead.report:command", "What checkpoints cost a training run."),
     "all": ("hpcdist.bench.every:all_", "Those beside libraries, but for commits, with their defaults."),
     "table": ("hpcdist.bench.every:table", "Write texts and figures anew from the numbers that there are."),

@@ -9,6 +9,7 @@ import click
 
 from hpcdist.bench import addresses, algorithms, beside, halves, network, node
 from hpcdist.bench.checkpoints import report as checkpoints
+from hpcdist.bench.crash import report as crash
 from hpcdist.bench.draft import Draft, Kind, drafted
 from hpcdist.bench.gpu import report as gpu
 from hpcdist.bench.overhead import report as overhead
@@ -41,7 +42,7 @@ all_ = beside.verb(
     ),
 )
 
-KINDS: tuple[Kind, ...] = (beside.KIND, overlap.KIND, overhead.KIND, checkpoints.KIND, gpu.KIND)
+KINDS: tuple[Kind, ...] = (beside.KIND, overlap.KIND, overhead.KIND, checkpoints.KIND, gpu.KIND, crash.KIND)
 
 
 @click.command()
