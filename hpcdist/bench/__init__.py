@@ -16,9 +16,9 @@ hosts.
 Ours beside the libraries: `node`, `network`, `algorithms`, `halves`, `addresses` and `commits` are the parts of one
 report, `every` all of them. `beside` and `peers` are the libraries, each in an environment of its own; `rounds`
 interleaves their jobs; `task` is what a job is told, `ranks` what the ranks of an MPI do with it, `values`, `cases` and
-`links` its parts, `gloo` and `commit_job` the same without this package; `tuning` makes the tables that "auto" reads,
-and judges them; `record` holds results, `ratios` compares them, `compare` says what is told of a size, and `table`,
-`by_algorithm`, `cells` and `figure` tell it.
+`links` its parts, `alone` the same without this package, and what both share; `tuning` makes the tables that "auto"
+reads, and judges them; `record` holds results, `ratios` compares them, `compare` says what is told of a size, and
+`table`, `by_algorithm`, `cells` and `figure` tell it.
 
 Reports of ranks of this environment, which `jobs` starts: `overlap`, `overhead`, `checkpoints` and `gpu`, each with its
 `report`, the command and its text, and its `ranks`; `findings` is what those write, `sampling` their samples. `crash`

@@ -27,11 +27,11 @@ from hpcdist.bench import (
     tuning,
     values,
 )
+from hpcdist.bench.alone import harness
 from hpcdist.bench.beside import KIND
 from hpcdist.bench.cases import Size
 from hpcdist.bench.compare import groups, slower
 from hpcdist.bench.draft import Draft
-from hpcdist.bench.links import Links
 from hpcdist.bench.peers import GLOO, INTEL, MPICH, MPIS, NAMES, NEW, OLD, OPEN_MPI, Peer
 from hpcdist.bench.ratios import Side, best, link_bytes, name_of, paired, ratio, share
 from hpcdist.bench.record import AGAIN, HERE, WRONG, Judgement, Part, Report, Row, part_of
@@ -42,7 +42,7 @@ from hpcdist.bench.task import NAMES as ALGORITHMS
 from hpcdist.cli.main import main
 from hpcdist.cluster import plan
 from hpcdist.tuning.table import Bracket, Rule, Selection
-from hpcdist.util.sampling import Spread
+from hpcdist.util.sampling import Spread, order
 
 SIZES = (8, 65536, 1 << 24)
 
@@ -385,9 +385,22 @@ def test_cases_of_addresses_begin_where_they_say_and_are_right():
 
 
 def test_buckets_refill_at_the_rate_of_the_link_until_they_are_full():
-    links = Links(MPI.COMM_SELF, None, Link(8 * 10**6, 1000))
-    assert links.refill([100e-6, 900e-6, 200e-6]) == pytest.approx(200)
-    assert links.refill([1.0]) == 1000
+    turns = harness.Turns(harness.OfMpi(MPI.COMM_SELF), 8, SimpleNamespace(link=Link(8 * 10**6, 1000)))
+    assert turns.refill([100e-6, 900e-6, 200e-6]) == pytest.approx(200)
+    assert turns.refill([1.0]) == 1000
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 200])
+def test_numbers_of_programs_without_this_package_have_exact_sums(size):
+    found = [harness.float32s(rank, size) for rank in range(size)]
+    assert np.sum([each.own.astype(float) for each in found], axis=0).tolist() == found[0].sum.astype(float).tolist()
+    assert all(each.own.min() > 0 for each in found)
+    assert np.log2(found[0].small.max()) + found[0].calls * np.log2(size) <= harness.LARGEST
+
+
+def test_all_take_turns_in_the_same_order():
+    for number in range(7):
+        assert harness.order([*"abc"], number) == order([*"abc"], number)
 
 
 # --- starting ---
@@ -430,28 +443,28 @@ def test_a_python_that_cannot_use_it_is_missing_with_its_last_words(tmp_path):
 @pytest.mark.parametrize("dtype", values.SMALL)
 @pytest.mark.parametrize("size", [2, 4, 7])
 def test_small_numbers_bear_as_many_sums_as_they_say_and_are_never_zero(dtype, size):
-    numbers = values.Numbers(0, size, dtype)
+    numbers = values.numbers_of(0, size, dtype)
     largest, least = (float(pick(np.abs(numbers.small.astype(float)))) for pick in (np.max, np.min))
     assert least >= float(2.0 ** (1 - values.LARGEST[dtype]))  # no subnormal number
     assert largest * float(size) ** numbers.calls <= 2.0 ** values.LARGEST[dtype]
     assert numbers.calls >= halves.SAMPLES.iterations if dtype == "float16" and size == 2 else numbers.calls >= 6
 
 
-@pytest.mark.parametrize("count", [1, values.TILE - 1, values.TILE, 3 * values.TILE + 5])
+@pytest.mark.parametrize("count", [1, harness.TILE - 1, harness.TILE, 3 * harness.TILE + 5])
 def test_buffers_are_filled_and_what_is_wrong_is_counted(count):
-    buffer, tile = np.zeros(count, "f4"), np.arange(1, values.TILE + 1, dtype="f4")
-    values.fill(buffer, tile)
-    assert values.wrong(buffer, tile) == 0
+    buffer, tile = np.zeros(count, "f4"), np.arange(1, harness.TILE + 1, dtype="f4")
+    harness.fill(buffer, tile)
+    assert harness.wrong(buffer, tile) == 0
     np.testing.assert_array_equal(buffer, np.resize(tile, count))
     buffer[-1] += 1
-    assert values.wrong(buffer, tile) == 1
+    assert harness.wrong(buffer, tile) == 1
 
 
 def test_a_chunk_that_comes_to_a_wrong_place_is_wrong():
-    buffer, tile = np.zeros(1 << 20, "f4"), values.Numbers(1, 4, "float32").sum
-    values.fill(buffer, tile)
+    buffer, tile = np.zeros(1 << 20, "f4"), values.numbers_of(1, 4, "float32").sum
+    harness.fill(buffer, tile)
     half = buffer.size // 2
-    assert values.wrong(np.concatenate([buffer[half:], buffer[:half]]), tile) > 0.9 * buffer.size
+    assert harness.wrong(np.concatenate([buffer[half:], buffer[:half]]), tile) > 0.9 * buffer.size
 
 
 # --- files ---
