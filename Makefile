@@ -248,20 +248,16 @@ bench-peers: $(BENCH_PEERS) $(TORCH)/.installed
 bench: $(STAMP)
 	$(call debian,tc,iproute2)
 	-$(MAKE) --keep-going --jobs=1 bench-peers
-	missed=0; $(BIN)/python -m hpcdist.bench --environments $(BENCH) --torch $(TORCH)/bin/python \
-	    all $(if $(BENCH_SECONDS),--seconds $(BENCH_SECONDS)) || missed=1; \
+	missed=0; $(HPCDIST) bench all --environments $(BENCH) --torch $(TORCH)/bin/python \
+	    $(if $(BENCH_SECONDS),--seconds $(BENCH_SECONDS)) || missed=1; \
 	    $(MAKE) --keep-going --jobs=1 bench-overlap bench-algorithms || missed=1; exit $$missed
 
 bench-overlap: $(STAMP)
 	$(call debian,tc,iproute2)
-	$(HPCDIST) run -n 2 -- python -m hpcdist.bench.overlap --out results/overlap/one-node
-	$(HPCDIST) cluster up --name overlap --hosts 4 --rate 200mbit
-	trap '$(HPCDIST) cluster down --name overlap' EXIT; set -e; for n in 2 4; do \
-	    $(HPCDIST) cluster run --name overlap -n $$n -- python -m hpcdist.bench.overlap \
-	        --out results/overlap/200mbit-$$n; done
+	$(HPCDIST) bench overlap --ranks 2 --hosts 2,4 --rate 200mbit
 
 # Each algorithm on hosts, many numbers of which are awkward for it, and on hosts in racks.
-ON_HOSTS = $(BIN)/python -m hpcdist.bench --environments $(BENCH) algorithms --ranks 0 --rates 200mbit \
+ON_HOSTS = $(HPCDIST) bench algorithms --environments $(BENCH) --ranks 0 --rates 200mbit \
     --sizes 1KiB,64KiB,1MiB,4MiB,16MiB --rounds 5 --seconds 180
 bench-algorithms: $(STAMP) $(BENCH)/openmpi/.installed
 	$(call debian,tc,iproute2)
@@ -272,7 +268,7 @@ bench-algorithms: $(STAMP) $(BENCH)/openmpi/.installed
 GPU ?= report
 .PHONY: bench-gpu
 bench-gpu: $(STAMP)
-	$(BIN)/python -m hpcdist.bench.gpu --out results/gpu/$(GPU)
+	$(HPCDIST) bench gpu --out results/gpu/$(GPU)
 
 # Torch for CPUs, in an environment of its own, since it comes with libraries of a gigabyte.
 $(TORCH)/.installed:
@@ -283,12 +279,11 @@ $(TORCH)/.installed:
 
 SCRATCH ?= .
 bench-checkpoints: $(STAMP) $(TORCH)/.installed
-	$(BIN)/python -m hpcdist.bench.checkpoints.report --torch $(TORCH)/bin/python --scratch $(SCRATCH) \
-	    --out results/checkpoints
-	$(HPCDIST) run -n 4 -- python -m hpcdist.bench.overhead --scratch $(SCRATCH) --out results/checkpoints/overhead
+	$(HPCDIST) bench checkpoints --torch $(TORCH)/bin/python --scratch $(SCRATCH)
+	$(HPCDIST) bench overhead --ranks 4 --scratch $(SCRATCH)
 
 crash-report: $(STAMP)
-	$(BIN)/python -m hpcdist.bench.crash --trials 300 --seed 0 --out results/checkpoints
+	$(HPCDIST) bench crash --trials 300 --seed 0
 
 clean:
 	rm -rf $(VENV) $(MPIO) $(TORCH) $(BENCH) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -7,88 +7,107 @@ job.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from hpcdist.algorithms import SHARED
+import click
+
+from hpcdist.algorithms import SHARED, check
+from hpcdist.bench import beside, options
+from hpcdist.bench.beside import Beside
+from hpcdist.bench.draft import Draft
 from hpcdist.bench.network import CALLS, CASE_SECONDS, LEAST_ROUNDS
-from hpcdist.bench.node import fitting
+from hpcdist.bench.node import here
 from hpcdist.bench.peers import MPIS, OPEN_MPI
-from hpcdist.bench.record import ALGORITHMS, part_of
-from hpcdist.bench.rounds import Asked, Rounds, case_seconds
-from hpcdist.bench.settings import Draft
-from hpcdist.bench.start import Here, Hosts, place_of
-from hpcdist.bench.task import AUTO, LIBRARY, RAW, Link, Task
+from hpcdist.bench.record import ALGORITHMS, Part, part_of
+from hpcdist.bench.rounds import Asked, Rounds
+from hpcdist.bench.start import place_of
+from hpcdist.bench.task import AUTO, LIBRARY, NAMES, RAW, Link, Samples, Task
 from hpcdist.cluster import plan
+from hpcdist.cluster.command import RATE
 from hpcdist.cluster.plan import Network
+from hpcdist.util.parameters import Listed
 
 PART = ALGORITHMS
 SIZES = "8,4KiB,64KiB,1MiB,16MiB"
-LEAST, MOST, ITERATIONS, WARMUP = 3, 31, 50, 2
+SECONDS = 300.0
+SAMPLES = Samples(3, 31, 50, 2)
 LAYERED = "hierarchical"  # on hosts of one rank each only where they are in racks
 
 
-@dataclass(frozen=True)
-class Options:
-    """What to measure, where, and for how long; one field per option.
-
-    Raises: ValueError if hosts cannot be spread over the racks.
-    """
-
-    sizes: tuple[int, ...]
-    algorithms: tuple[str, ...]
-    numbers: tuple[int, ...]
-    hosts: tuple[int, ...]
-    rates: tuple[int, ...]
-    racks: int
-    rack_rate: int | None
-    rounds: int
-    seconds: float
-    name: str
-
-    def __post_init__(self) -> None:
-        self.networks()
-
-    def networks(self) -> list[Network]:
-        """The virtual clusters."""
-        numbers = [number for number in self.hosts if number]
-        return [plan.network(number, rate, self.racks, self.rack_rate) for rate in self.rates for number in numbers]
-
-
-def measure(draft: Draft, options: Options) -> None:
+def measure(
+    draft: Draft[Part],
+    asked: Beside,
+    sizes: tuple[int, ...],
+    names: tuple[str, ...],
+    ranks: tuple[int, ...],
+    hosts: tuple[int, ...],
+    rates: tuple[int, ...],
+    racks: int,
+    rack_rate: int | None,
+    rounds: int,
+    seconds: float,
+    name: str,
+) -> None:
     """Every number of ranks of this machine on each MPI, then every cluster on Open MPI."""
-    if numbers := [number for number in options.numbers if number]:
-        _here(draft, options, numbers)
-    for network in options.networks():
-        _on_hosts(draft, options, network)
+    try:
+        networks = [plan.network(count, rate, racks, rack_rate) for rate in rates for count in filter(None, hosts)]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    numbers = [number for number in ranks if number]
+    if numbers:
+        part, found = asked.begin(draft, PART, MPIS)
+    for number in numbers:
+        effort = Asked(PART, number, rounds, rounds, seconds, _pairs(names))
+        here(draft, part, found, effort, sizes, SAMPLES, lambda peer: (LIBRARY, *names))
+    for network in networks:
+        _on_hosts(draft, asked, network, sizes, names, rounds, seconds, name)
 
 
-def _here(draft: Draft, options: Options, numbers: Sequence[int]) -> None:
-    part, found = draft.begin(PART, MPIS, vars(options))
-    cases = (LIBRARY, *options.algorithms)
-    for ranks in numbers:
-        asked = _asked(options, ranks, options.rounds, options.algorithms)
-        sizes = fitting(part, options.sizes, ranks)
-        seconds = case_seconds(asked, len(found), len(sizes), len(cases))
-        task = Task(sizes, (), "", seconds, LEAST, MOST, ITERATIONS, WARMUP, 0)
-        Rounds(draft.report, part, draft.write, Here(), found, asked, task, lambda peer: cases).run()
-
-
-def _on_hosts(draft: Draft, options: Options, network: Network) -> None:
+def _on_hosts(
+    draft: Draft[Part],
+    asked: Beside,
+    network: Network,
+    sizes: tuple[int, ...],
+    algorithms: Sequence[str],
+    rounds: int,
+    seconds: float,
+    name: str,
+) -> None:
     ranks = len(network.hosts)
-    names = [each for each in options.algorithms if each != SHARED and (network.racks > 1 or each != LAYERED)]
-    part, found = draft.begin(part_of(PART, place_of(network), ranks), [OPEN_MPI], vars(options))
-    asked = _asked(options, ranks, min(LEAST_ROUNDS, options.rounds), [*names, AUTO])
+    names = [each for each in algorithms if each != SHARED and (network.racks > 1 or each != LAYERED)]
+    part, found = asked.begin(draft, part_of(PART, place_of(network), ranks), [OPEN_MPI])
+    effort = Asked(PART, ranks, rounds, min(LEAST_ROUNDS, rounds), seconds, _pairs([*names, AUTO]))
     racks = tuple(host.rack for host in network.hosts) if network.racks > 1 else ()
     link = Link(network.hosts[0].rate)
-    task = Task(options.sizes, (), "", CASE_SECONDS, 1, MOST, CALLS, 0, 0, link, priced=True, racks=racks)
-
-    def rounds(hosts: Hosts) -> None:
-        cases = (RAW, LIBRARY, *names, AUTO)
-        Rounds(draft.report, part, draft.write, hosts, found, asked, task, lambda peer: cases).run()
-
-    draft.on_hosts(part, network, options.name, rounds)
+    task = Task(sizes, (), "", CASE_SECONDS, 1, SAMPLES.most, CALLS, 0, 0, link, priced=True, racks=racks)
+    cases = (RAW, LIBRARY, *names, AUTO)
+    draft.on_hosts(
+        part, network, name, lambda hosts: Rounds(draft, part, hosts, found, effort, task, lambda peer: cases).run()
+    )
 
 
-def _asked(options: Options, ranks: int, least: int, names: Sequence[str]) -> Asked:
-    pairs = tuple((name, other) for name in names for other in (LIBRARY, RAW))
-    return Asked(PART, ranks, options.rounds, least, options.seconds, pairs)
+def _pairs(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, other) for name in names for other in (LIBRARY, RAW))
+
+
+command = beside.verb(
+    PART,
+    "Each algorithm beside the library's own, here or on virtual hosts: with raw TCP, and what prices foresee.",
+    measure,
+    options.sizes(SIZES),
+    click.option(
+        "--algorithms",
+        "names",
+        type=Listed("names", check),
+        default=",".join(NAMES),
+        show_default=True,
+        help="shared only on this machine, hierarchical on hosts only in racks.",
+    ),
+    options.numbers("--ranks", "2", "Of this machine; 0 for none.", none=True),
+    options.numbers("--hosts", "0", "Virtual, on Open MPI alone; 0 for none.", none=True),
+    options.RATES,
+    click.option("--racks", type=click.IntRange(min=1), default=1, show_default=True, help="Spread hosts over racks."),
+    click.option("--rack-rate", type=RATE, help="Of the link from each rack, where there are several."),
+    options.rounds(11, "Of a size; on hosts fewer of those that take more than their part of the time."),
+    options.seconds(SECONDS, "About so long for each number of ranks or hosts."),
+    options.NAME,
+)

@@ -3,47 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from mmap import PAGESIZE
-from time import perf_counter
 from typing import Any, Self
 
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from hpcdist.bench.links import Cores, Links
+from hpcdist.bench.alone.harness import Case, Numbers, OfMpi, Turns, fill
+from hpcdist.bench.links import Neighbours
 from hpcdist.bench.ratios import link_bytes
 from hpcdist.bench.task import ADDRESSED, AUTO, CALL, COPY, KINDS, LIBRARY, RAW, REGISTERED, Task
-from hpcdist.bench.values import Numbers, fill, numbers_of, wrong
+from hpcdist.bench.values import numbers_of
 from hpcdist.collectives import calls
 from hpcdist.collectives.plan import Plan
 from hpcdist.errors import AgreedError
 from hpcdist.kernels.reduce import DTYPES
 from hpcdist.mpi.collective_errors import on_all
 from hpcdist.simulate import cost
-from hpcdist.sweep.measure import Effort, collector_paused, sample
 from hpcdist.sweep.record import segment_name
 from hpcdist.tuning.table import Selection
-from hpcdist.util.sampling import order
-
-
-@dataclass
-class Case:
-    """Something to call, the buffer that it works on, and where its result appears; raw TCP has neither."""
-
-    name: str
-    call: Callable[[], object]
-    buffer: NDArray | None
-    result: NDArray | None
-    numbers: Numbers
-    plan: Any = None
-    cores: Cores = field(default_factory=Cores)
-    wrong: int = 0
-    seconds: float = 0.0  # of one call
-    times: list[float] = field(default_factory=list)
-    idle: list[float] = field(default_factory=list)  # seconds that links had before each sample
 
 
 @dataclass(frozen=True)
@@ -58,29 +39,28 @@ class Prices:
         return 1e6 * cost.predict(plan.schedule, nbytes, self.model, tuple(self.topology))
 
 
-class Size:
+class Size(Turns):
     """All cases of a task at one size, on the same buffers: a context that closes them. All methods are collective.
 
     Args:
         comm: the ranks.
         nbytes: of a buffer of float32.
         task: with the names of the cases.
-        links: with raw TCP, where the task has a link.
+        neighbours: raw TCP, where the task has a link.
         prices: by which "auto" goes, where the task says so.
     """
 
     def __init__(
-        self, comm: MPI.Intracomm, nbytes: int, task: Task, links: Links | None, prices: Prices | None = None
+        self, comm: MPI.Intracomm, nbytes: int, task: Task, neighbours: Neighbours | None, prices: Prices | None = None
     ) -> None:
-        self.comm, self.nbytes, self.task, self.links = comm, nbytes, task, links
+        super().__init__(OfMpi(comm, neighbours.exchange if neighbours else None), nbytes, task)
+        self.comm, self.neighbours = comm, neighbours
         self.how: dict[str, Any] = (
             {"topology": prices.topology, "selection": Selection((), prices.model)} if prices else {}
         )
         self.count = max(1, nbytes // 4)
         self.arrays: dict[tuple[str, bool], NDArray] = {}
         self.pages: dict[str, NDArray[np.uint8]] = {}
-        self.cases: list[Case] = []
-        self.iterations = 1
 
     def __enter__(self) -> Self:
         return self
@@ -105,23 +85,23 @@ class Size:
             return self._plan(name, "float32", name == REGISTERED)
         array, numbers = self._array("float32", False), self._numbers("float32")
         if name == RAW:
-            return Case(name, self._raw(), None, None, numbers)
+            return Case(name, self._raw(), numbers)
         if name == COPY:
             target = on_all(self.comm, lambda: np.ones_like(array))
-            return Case(name, partial(np.copyto, target, array), array, target, numbers)
+            return Case(name, partial(np.copyto, target, array), numbers, array, target, copies=True)
         ways: dict[str, Callable[[], object]] = {
             # The type is named, or mpi4py would look for it in each call.
             LIBRARY: partial(self.comm.Allreduce, MPI.IN_PLACE, [array, MPI.FLOAT]),
             CALL: partial(calls.allreduce, self.comm, array),
         }
         return (
-            Case(name, ways[name], array, array, numbers) if name in ways else self._plan(name, "float32", False, name)
+            Case(name, ways[name], numbers, array, array) if name in ways else self._plan(name, "float32", False, name)
         )
 
     def _plan(self, name: str, dtype: str, registered: bool, algorithm: str = "auto") -> Case:
         array = self._array(dtype, registered)
         plan = calls.plan(self.comm, array, algorithm=algorithm, **self.how)
-        return Case(name, plan, array, array, self._numbers(dtype), plan)
+        return Case(name, plan, self._numbers(dtype), array, array, plan=plan)
 
     def _array(self, dtype: str, registered: bool) -> NDArray:
         """The array of a type and kind, its pages touched."""
@@ -142,9 +122,9 @@ class Size:
         numbers = self._numbers("float32")
         if case == LIBRARY:
             given = MPI.IN_PLACE if out is array else [array, MPI.FLOAT]
-            return Case(name, partial(self.comm.Allreduce, given, [out, MPI.FLOAT]), array, out, numbers)
+            return Case(name, partial(self.comm.Allreduce, given, [out, MPI.FLOAT]), numbers, array, out)
         plan = calls.plan(self.comm, array, None if out is array else out)
-        return Case(name, plan, array, out, numbers, plan)
+        return Case(name, plan, numbers, array, out, plan=plan)
 
     def _at(self, pages: str, offset: int) -> NDArray[np.float32]:
         """An array that begins so many bytes behind the beginning of a page."""
@@ -157,69 +137,9 @@ class Size:
         return numbers_of(self.comm.rank, self.comm.size, dtype)
 
     def _raw(self) -> Callable[[], object]:
-        assert self.links
+        assert self.neighbours
         nbytes = round(link_bytes(self.comm.size, self.nbytes))
-        return partial(self.links.neighbours.exchange, nbytes)
-
-    def check(self) -> None:
-        """Call every case once on numbers whose sum is exact, and count the wrong elements of all ranks."""
-        for case in self.cases:
-            if case.buffer is not None:
-                fill(case.buffer, case.numbers.own)
-            if case.result is not None and case.result is not case.buffer:
-                case.result.fill(0)
-            case.seconds = sample(self.comm, case.call, 1)
-            found = 0
-            if case.result is not None:
-                found = wrong(case.result, case.numbers.own if case.name == COPY else case.numbers.sum)
-            case.wrong = self.comm.allreduce(found)
-
-    def measure(self) -> int:
-        """Take the samples; returns how many there are of each case."""
-        samples = self._share_out()
-        for number in range(samples):
-            with collector_paused():
-                for case in order(self.cases, self.task.turn + number):
-                    case.times.append(self._sample(case))
-        for case in self.cases:
-            times = np.array(case.times)
-            self.comm.Allreduce(MPI.IN_PLACE, times, MPI.MAX)
-            case.times = times.tolist()
-        return samples
-
-    def _share_out(self) -> int:
-        """Warm up, and choose how many samples of how many calls there is time for, the same for all.
-
-        With more calls a sample has less of the barrier before, which would make a difference in ratios.
-        """
-        task = self.task
-        effort = Effort(samples=task.most, iterations=task.iterations, seconds=task.seconds)
-        numbers, counts = [], []
-        for case in self.cases:
-            self._fill(case)
-            warm = [sample(self.comm, case.call, 1) for _ in range(task.warmup)]
-            seconds = self.comm.allreduce(max(min(warm, default=case.seconds), 1e-7), MPI.MAX)
-            samples, iterations = effort.divide(seconds)
-            counts.append(min(iterations, case.numbers.calls))
-            numbers.append(samples if samples * seconds <= task.seconds else 1)
-        self.iterations = min(counts)
-        return max(task.least, min(numbers))
-
-    def _sample(self, case: Case) -> float:
-        """Seconds per call on this rank, on small numbers, through links that are not idle."""
-        self._fill(case)
-        if self.links is None:
-            return sample(self.comm, case.call, self.iterations)
-        self.links.drain()
-        emptied = perf_counter()
-        with case.cores:
-            seconds = sample(self.comm, case.call, self.iterations)
-            case.idle.append(perf_counter() - seconds * self.iterations - emptied)
-        return seconds
-
-    def _fill(self, case: Case) -> None:
-        if case.buffer is not None:
-            fill(case.buffer, case.numbers.small)
+        return partial(self.neighbours.exchange, nbytes)
 
     def close(self) -> None:
         """Close the plans, and give back what ranks share."""

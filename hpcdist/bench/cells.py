@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from math import isnan
 
 from hpcdist.bench.compare import SLOWER, Group, Point
+from hpcdist.bench.page import rows
 from hpcdist.bench.ratios import TIE, Side
 from hpcdist.bench.record import WRONG
 from hpcdist.bench.task import AUTO, LIBRARY, addressed
@@ -24,14 +25,6 @@ def table(group: Group, columns: Sequence[Column]) -> Iterator[str]:
     """A line for each size."""
     lines = [[format_bytes(point.nbytes), *(cell(point) for _, cell in columns)] for point in group.points]
     yield from rows(["size", *(title for title, _ in columns)], lines)
-
-
-def rows(head: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table, and an empty line."""
-    yield f"| {' | '.join(head)} |"
-    yield "|---" * len(head) + "|"
-    yield from (f"| {' | '.join(line)} |" for line in lines)
-    yield ""
 
 
 # --- what a column tells of a point ---

@@ -8,59 +8,59 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import click
 
-from hpcdist.bench.addresses import LEAST_ROUNDS
+from hpcdist.bench import options
+from hpcdist.bench.addresses import SIZES
+from hpcdist.bench.beside import KIND, begin
 from hpcdist.bench.compare import groups
+from hpcdist.bench.draft import Draft
 from hpcdist.bench.node import fitting
 from hpcdist.bench.peers import NEW, OLD, Peer
 from hpcdist.bench.processes import last_words
-from hpcdist.bench.record import Report
-from hpcdist.bench.rounds import Asked, Rounds
-from hpcdist.bench.settings import Draft
+from hpcdist.bench.record import AGAIN, COMMITS, Part
+from hpcdist.bench.rounds import AT_LEAST, LEAST_ROUNDS, Asked, Rounds
 from hpcdist.bench.start import Here, Place
-from hpcdist.bench.task import AUTO, Link, Task
+from hpcdist.bench.task import AUTO, Link, Samples, Task
 from hpcdist.cluster import plan
 
-PART, AGAIN = "commits", "commits again"
+PART = COMMITS
 SECONDS = 300.0
 MOST_ON_HOSTS = 16 << 20  # bytes
 HERE, ON_HOSTS = (AUTO,), (AUTO, "ring")  # cases
-LEAST, MOST, ITERATIONS, CASE_SECONDS = 3, 101, 50, 0.5
+CASE_SECONDS, SAMPLES = 0.5, Samples(3, 101, 50, 0)
 ROOT = Path(__file__).parents[2]
 
 
-@dataclass(frozen=True)
-class Options:
-    """What to measure, where, and for how long; one field per option."""
-
-    old: str
-    sizes: tuple[int, ...]
-    numbers: tuple[int, ...]
-    hosts: tuple[int, ...]
-    rate: int
-    rounds: int
-    seconds: float
-    name: str
-
-
-def measure(draft: Draft, options: Options) -> None:
+def measure(
+    draft: Draft[Part],
+    old: str,
+    sizes: tuple[int, ...],
+    ranks: tuple[int, ...],
+    hosts: tuple[int, ...],
+    rate: int,
+    rounds: int,
+    seconds: float,
+    name: str,
+) -> None:
     """Every number of ranks of this machine, then a cluster for every number of hosts."""
     with tempfile.TemporaryDirectory(prefix="hpcdist-bench-") as folder:
-        both = commits(options.old, Path(folder))
-        for name in (AGAIN, PART):
-            draft.start(name, both, asdict(options))
-        part = draft.report.parts[PART]
-        for ranks in filter(None, options.numbers):
-            _measure(draft, both, ranks, options, fitting(part, options.sizes, ranks), HERE, None, Here())
-        sizes = tuple(size for size in options.sizes if size <= MOST_ON_HOSTS)
-        for ranks in filter(None, options.hosts):
-            measure = partial(_measure, draft, both, ranks, options, sizes, ON_HOSTS, Link(options.rate))
-            draft.on_hosts(part, plan.network(ranks, options.rate), options.name, measure)
+        both = commits(old, Path(folder))
+        parts = [begin(draft, each, both) for each in (AGAIN, PART)]
+        asked = Asked(PART, 0, rounds, min(LEAST_ROUNDS, rounds), seconds, ())
+        task = Task(sizes, (), "", CASE_SECONDS, *SAMPLES, 0)
+        for count in filter(None, ranks):
+            some = replace(task, sizes=fitting(parts[1], sizes, count))
+            _measure(draft, both, replace(asked, ranks=count), some, HERE, Here())
+        small = tuple(size for size in sizes if size <= MOST_ON_HOSTS)
+        for count in filter(None, hosts):
+            some = replace(task, sizes=small, link=Link(rate))
+            measure = partial(_measure, draft, both, replace(asked, ranks=count), some, ON_HOSTS)
+            draft.on_hosts(parts[1], plan.network(count, rate), name, measure)
 
 
 def commits(old: str, folder: Path) -> list[Peer]:
@@ -84,28 +84,31 @@ def _git(*words: str) -> bytes:
 
 
 def _measure(
-    draft: Draft,
-    both: list[Peer],
-    ranks: int,
-    options: Options,
-    sizes: tuple[int, ...],
-    cases: tuple[str, ...],
-    link: Link | None,
-    place: Place,
+    draft: Draft[Part], both: list[Peer], asked: Asked, task: Task, cases: tuple[str, ...], place: Place
 ) -> None:
     """All rounds at a place, and once more those of sizes at which the new commit is slower."""
-    asked = Asked(PART, ranks, options.rounds, min(LEAST_ROUNDS, options.rounds), options.seconds, ())
-    task = Task(sizes, (), "", CASE_SECONDS, LEAST, MOST, ITERATIONS, 0, 0, link)
     parts = draft.report.parts
-    Rounds(draft.report, parts[PART], draft.write, place, both, asked, task, lambda peer: cases).run()
-    found = (group for group in groups(draft.report.rows, PART) if (group.place, group.ranks) == (place.name, ranks))
+    Rounds(draft, parts[PART], place, both, asked, task, lambda peer: cases).run()
+    found = (
+        group for group in groups(parts[PART].rows, PART) if (group.place, group.ranks) == (place.name, asked.ranks)
+    )
     slower = tuple(point.nbytes for group in found for point in group.points if point.slower)
-    asked = replace(asked, part=AGAIN, seconds=options.seconds * len(slower) / max(1, len(sizes)))
+    asked = replace(asked, part=AGAIN, seconds=asked.seconds * len(slower) / max(1, len(task.sizes)))
     task = replace(task, sizes=slower)
-    Rounds(draft.report, parts[AGAIN], draft.write, place, both, asked, task, lambda peer: cases).run()
+    Rounds(draft, parts[AGAIN], place, both, asked, task, lambda peer: cases).run()
 
 
-def slower(report: Report) -> bool:
-    """Whether the new commit is slower anywhere; where it was measured once more, that counts."""
-    every = [(group, point) for part in (PART, AGAIN) for group in groups(report.rows, part) for point in group.points]
-    return any({(group.place, group.ranks, point.nbytes): point.slower for group, point in every}.values())
+command = options.verb(
+    KIND,
+    PART,
+    "Two commits of this package in turn, on this machine and on virtual hosts, whose sizes end at 16 MiB.",
+    measure,
+    click.option("--old", required=True, help="The commit to stand beside; the new one is the code at hand."),
+    options.sizes(SIZES),
+    options.numbers("--ranks", "2,4", "Of this machine; 0 for none.", none=True),
+    options.numbers("--hosts", "5,8", "Virtual; 0 for none.", none=True),
+    options.ONE_RATE,
+    options.rounds(11, AT_LEAST),
+    options.seconds(SECONDS, "About so long for each number of ranks or hosts, and again for sizes that are slower."),
+    options.NAME,
+)

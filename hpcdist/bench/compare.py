@@ -11,7 +11,7 @@ from functools import cached_property
 
 from hpcdist.bench.peers import MPIS, NAMES, NEW, OLD, OPEN_MPI
 from hpcdist.bench.ratios import Side, best, link_bytes, medians, ratio, share
-from hpcdist.bench.record import HERE, WRONG, Row
+from hpcdist.bench.record import AGAIN, COMMITS, HERE, WRONG, Report, Row
 from hpcdist.bench.task import AUTO, LIBRARY, RAW, addressed
 from hpcdist.cluster.plan import parse_rate
 from hpcdist.util.sampling import Spread
@@ -187,6 +187,12 @@ def groups(rows: Sequence[Row], part: str) -> Iterator[Group]:
         sizes = sorted({row.nbytes for row in there})
         points = (Point(tuple(row for row in there if row.nbytes == nbytes)) for nbytes in sizes)
         yield Group(part, place, ranks, tuple(points))
+
+
+def slower(report: Report) -> bool:
+    """Whether the new commit is slower anywhere; where it was measured once more, that counts."""
+    every = [(group, p) for part in (COMMITS, AGAIN) for group in groups(report.rows, part) for p in group.points]
+    return any({(group.place, group.ranks, p.nbytes): p.slower for group, p in every}.values())
 
 
 LIMIT = Side(OPEN_MPI, RAW)

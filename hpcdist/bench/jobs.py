@@ -1,135 +1,110 @@
-"""A report of several jobs on this machine, one for each number of ranks, and the options that such reports share."""
+"""Jobs of this environment's ranks: what they find becomes a part of a report, also if they fail or are interrupted."""
 
 from __future__ import annotations
 
+import math
 import os
-import signal
-import subprocess
+import runpy
 import sys
 import tempfile
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from time import monotonic
+from typing import Any
 
 import click
 
-from hpcdist.bench.saved import Report
-from hpcdist.util.parameters import Listed
-from hpcdist.util.sizes import format_bytes, parse_bytes
+from hpcdist.bench.draft import Draft
+from hpcdist.bench.peers import Peer
+from hpcdist.bench.processes import call
+from hpcdist.bench.saved import Part, builtins
+from hpcdist.bench.start import Here, Place
+from hpcdist.cluster import plan
+from hpcdist.mpi.launcher import started
+from hpcdist.util import typed_json
 
-HPCDIST = (sys.executable, "-m", "hpcdist")
-PATIENCE = 20.0  # seconds for ranks to end when they are told to
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a job is asked to do; one field per option."""
-
-    sizes: tuple[int, ...]
-
-    def flags(self) -> list[str]:
-        """The settings as a command line says them."""
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        texts = {
-            name: ",".join(map(str, value)) if isinstance(value, tuple) else str(value) for name, value in given.items()
-        }
-        return [part for name, text in texts.items() for part in (f"--{name.replace('_', '-')}", text)]
+OURS = Peer("this environment", Path(sys.executable), "")
 
 
-def float32s(text: str) -> int:
-    """Bytes of whole float32 elements; ValueError if the text says another size."""
-    nbytes = parse_bytes(text)
-    if nbytes < 4 or nbytes % 4:
-        raise ValueError(f"{text!r} is no whole number of float32, which take 4 bytes each")
-    return nbytes
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"{text!r} is no number of ranks")
-    return int(text)
-
-
-numbers_of_ranks = click.option(
-    "--ranks", "numbers", type=Listed("numbers", _number), default="1,2,4,8", show_default=True
-)
-
-
-R = TypeVar("R", bound=Report)
-
-
-class Jobs(ABC, Generic[R]):
-    """A report in the making: a job on each number of ranks, whose results are kept also if it fails or is interrupted.
+def everywhere(
+    draft: Draft,
+    module: str,
+    asked: Mapping[str, Any],
+    ranks: Iterable[int],
+    hosts: Iterable[int] = (),
+    rate: int = 0,
+    name: str = "",
+    scratch: Path | None = None,
+) -> None:
+    """A job, and a part, for each number of ranks of this machine, then of virtual hosts; under a launcher just one.
 
     Args:
-        report: It is written anew after each job.
-        asked: What each job is asked to do.
-        program: What every rank runs; it writes a report of the same kind.
+        draft: Of the report.
+        module: What each rank runs; see `findings.main`.
+        asked: What it is asked to do.
+        ranks: Numbers of them; 0 for none.
+        hosts: Numbers of them, with a rank on each; 0 for none.
+        rate: Of their links [bit/s].
+        name: Of the cluster.
         scratch: Folder for what jobs write; by default where temporary files belong.
     """
+    launcher = started(os.environ)
+    if launcher and launcher.processes > 1:
+        part = draft.start(f"{launcher.processes} ranks of {launcher.launcher}")
+        _job(draft, part, module, asked, scratch, launcher.processes, None)
+        return
+    for count in filter(None, ranks):
+        part = draft.start(f"{count} rank{'s' if count > 1 else ''}")
+        _job(draft, part, module, asked, scratch, count, Here())
+    for count in filter(None, hosts):
+        part = draft.start(f"{count} hosts, {plan.format_rate(rate)}")
+        job = partial(_job, draft, part, module, asked, scratch, count)
+        draft.on_hosts(part, plan.network(count, rate), name, job)
 
-    def __init__(self, report: R, asked: Settings, program: Sequence[str], scratch: Path | None = None) -> None:
-        self.report, self.asked, self.program, self.scratch = report, asked, program, scratch
-        self.failed = False
 
-    @abstractmethod
-    def add(self, ranks: int, measured: R) -> Collection[int]:
-        """Add what a job has measured to the report; returns the sizes in bytes that it has come to."""
-
-    @abstractmethod
-    def miss(self, ranks: int, what: str) -> None:
-        """Note in the report what failed or was not done on so many ranks."""
-
-    @abstractmethod
-    def write(self) -> None:
-        """Write the files of the report."""
-
-    def command(self, folder: Path) -> list[str]:
-        """What every rank runs, if the job's files are in this folder."""
-        return [*self.program, *self.asked.flags()]
-
-    def run(self, numbers: Sequence[int]) -> None:
-        """Measure all numbers of ranks, or until a request to end."""
-        to_do = list(numbers)
+def _job(
+    draft: Draft,
+    part: Part,
+    module: str,
+    asked: Mapping[str, Any],
+    scratch: Path | None,
+    count: int,
+    place: Place | None,
+) -> None:
+    began = monotonic()
+    with tempfile.TemporaryDirectory(prefix="hpcdist-bench-", dir=scratch and scratch.absolute()) as folder:
+        task, out = Path(folder) / "task.json", Path(folder) / "found.json"
+        given = {**asked, "out": out} | ({"scratch": folder} if scratch else {})
+        task.write_text(typed_json.text(builtins(given)))
         try:
-            while to_do:
-                self._job(to_do.pop(0))
-                self.write()
-        except KeyboardInterrupt:
-            self.failed = True
-            for ranks in to_do:
-                self.miss(ranks, "not begun when the report was interrupted")
-        self.write()
-
-    def _job(self, ranks: int) -> None:
-        click.echo(f"{ranks} ranks ...", err=True)
-        why = "interrupted"
-        with tempfile.TemporaryDirectory(prefix="hpcdist-benchmark-", dir=self.scratch) as folder:
-            path = Path(folder) / "results.json"
-            start = [*HPCDIST, "run", "-n", str(ranks), "--", *self.command(Path(folder)), "--json", str(path)]
-            try:
-                code = _call(start)
-                why = f"the run exited with {code}" if code else ""
-            finally:
-                self._take_over(ranks, path, why)
-
-    def _take_over(self, ranks: int, path: Path, why: str) -> None:
-        """Add what a job has written to the report, and note what it has not."""
-        there = self.add(ranks, type(self.report).read(path)) if path.exists() else ()
-        if why:
-            self.failed = True
-            lacking = ", ".join(format_bytes(size) for size in self.asked.sizes if size not in there)
-            self.miss(ranks, f"{why}{'; not measured: ' + lacking if lacking else ''}")
+            why = _apart(place, count, module, task) if place else _within(module, task)
+        finally:
+            if out.exists():
+                part.take(typed_json.decode(out.read_bytes(), type(part), module))
+            part.seconds = monotonic() - began
+    if why:
+        draft.miss(part, why)
+    draft.failed |= not part.rows
+    draft.write()
 
 
-def _call(command: list[str]) -> int:
-    """Run a command and return its exit code; all its processes are told to end if we are."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+def _apart(place: Place, count: int, module: str, task: Path) -> str:
+    """Start ranks; returns what went wrong, or nothing."""
+    click.echo(f"{module}: {count} ranks, {place.name} ...", err=True)
+    return call(place.ranks(OURS, count, ["-m", module, str(task)]), math.inf)
+
+
+def _within(module: str, task: Path) -> str:
+    """Be one of the ranks that a launcher has started; only rank 0 returns."""
+    before, sys.argv = sys.argv, [module, str(task)]
     try:
-        return process.wait()
+        runpy.run_module(module, run_name="__main__")
+    except SystemExit as ended:
+        from mpi4py import MPI  # which the module has started
+
+        if MPI.COMM_WORLD.rank or ended.code:
+            raise
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(PATIENCE)
+        sys.argv = before
+    return ""

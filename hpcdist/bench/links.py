@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from time import sleep
 
-import numpy as np
 import psutil
 from mpi4py import MPI
 
@@ -91,51 +89,11 @@ class Neighbours(ExitStack):
         return 0
 
 
-class Links:
-    """Raw TCP between neighbours, and links whose token buckets it empties. All methods are collective."""
-
-    def __init__(self, comm: MPI.Intracomm, neighbours: Neighbours, link: Link) -> None:
-        self.comm, self.neighbours, self.link = comm, neighbours, link
-
-    def drain(self) -> None:
-        """Wait until all buckets are full, then empty them all at the same time."""
-        self.comm.Barrier()  # nobody is still busy with the sample before
-        sleep(self.link.bucket * 8 / self.link.rate)
-        self.comm.Barrier()
-        self.neighbours.exchange(2 * self.link.bucket)
-
-    def refill(self, idle: Sequence[float]) -> float:
-        """Bytes that a bucket holds again so many seconds later, the median: that of the first to be empty."""
-        longest = np.array(idle)
-        self.comm.Allreduce(MPI.IN_PLACE, longest, MPI.MAX)
-        return min(float(np.median(longest)) * self.link.rate / 8, self.link.bucket)
-
-
 @contextmanager
-def network(comm: MPI.Intracomm, link: Link | None, interface: str = "eth0") -> Iterator[Links | None]:
+def network(comm: MPI.Intracomm, link: Link | None, interface: str = "eth0") -> Iterator[Neighbours | None]:
     """Raw TCP over the links, if there are any. Collective."""
     if link is None:
         yield None
         return
     with Neighbours(comm, interface) as neighbours:
-        yield Links(comm, neighbours, link)
-
-
-class Cores:
-    """How busy the cores of this machine were while in the context, all times together."""
-
-    def __init__(self) -> None:
-        self.total = self.waiting = 0.0
-
-    def __enter__(self) -> None:
-        self.before = psutil.cpu_times()
-
-    def __exit__(self, *exception: object) -> None:
-        spent = [after - before for after, before in zip(psutil.cpu_times(), self.before, strict=True)]
-        self.total += sum(spent[:8])  # what follows, time of guests, is counted in them already
-        self.waiting += spent[3] + spent[4]  # idle, and idle while a disk works
-
-    @property
-    def busy(self) -> float:
-        """The part of all cores' time; 0 if the samples were too short to tell."""
-        return 1 - self.waiting / self.total if self.total else 0.0
+        yield neighbours

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 import psutil
 
-from hpcdist.bench import tuning
+from hpcdist.bench import beside, options, tuning
+from hpcdist.bench.beside import Beside
+from hpcdist.bench.draft import Draft
 from hpcdist.bench.peers import NAMES, Peer
 from hpcdist.bench.record import Part
 from hpcdist.bench.rounds import Asked, Rounds, case_seconds
-from hpcdist.bench.settings import Draft
 from hpcdist.bench.start import Here
-from hpcdist.bench.task import AUTO, CALL, COPY, LIBRARY, REGISTERED, Task
+from hpcdist.bench.task import AUTO, CALL, COPY, LIBRARY, REGISTERED, Samples, Task
 from hpcdist.util.cgroups import available_memory
 from hpcdist.util.sizes import format_bytes
 
@@ -33,21 +33,11 @@ PAIRS = (
     (CALL, AUTO),
     (AUTO, COPY),
 )
-LEAST, MOST, ITERATIONS, WARMUP = 3, 21, 50, 2
+SAMPLES = Samples(3, 21, 50, 2)
+SECONDS = 1500.0
 SHARED_MEMORY = Path("/dev/shm")  # where registered arrays lie
 ARRAYS = 6  # of a rank: three of its own, what plans receive into, and what a library may keep
 FEWER = 2  # times as few rounds of all numbers of ranks but the first
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to measure, and for how long; one field per option."""
-
-    sizes: tuple[int, ...]
-    numbers: tuple[int, ...]
-    rounds: int
-    seconds: float
-    tune: bool
 
 
 def cases(peer: Peer) -> tuple[str, ...]:
@@ -55,19 +45,41 @@ def cases(peer: Peer) -> tuple[str, ...]:
     return OURS if peer.mpi else THEIRS
 
 
-def measure(draft: Draft, options: Options) -> None:
+def measure(
+    draft: Draft[Part],
+    asked: Beside,
+    sizes: tuple[int, ...],
+    ranks: tuple[int, ...],
+    rounds: int,
+    seconds: float,
+    tune: bool,
+) -> None:
     """All numbers of ranks; the first has half of the time."""
-    part, found = draft.begin(PART, NAMES, vars(options))
+    part, found = asked.begin(draft, PART, NAMES)
     with tempfile.TemporaryDirectory(prefix="hpcdist-bench-") as folder:
-        for number, ranks in enumerate(options.numbers):
-            rounds = options.rounds if number == 0 else max(1, options.rounds // FEWER)
-            parts = 1 if len(options.numbers) == 1 else 2 * (1 if number == 0 else len(options.numbers) - 1)
-            asked = Asked(PART, ranks, rounds, rounds, options.seconds / parts, PAIRS)
-            sizes = fitting(part, options.sizes, ranks)
-            tables = tabled(part, found, ranks, Path(folder)) if options.tune else {}
-            seconds = case_seconds(asked, len(found), len(sizes), len(OURS))
-            task = Task(sizes, (), "", seconds, LEAST, MOST, ITERATIONS, WARMUP, 0)
-            Rounds(draft.report, part, draft.write, Here(), found, asked, task, cases, tables).run()
+        for number, count in enumerate(ranks):
+            some = rounds if number == 0 else max(1, rounds // FEWER)
+            parts = 1 if len(ranks) == 1 else 2 * (1 if number == 0 else len(ranks) - 1)
+            tables = tabled(part, found, count, Path(folder)) if tune else {}
+            effort = Asked(PART, count, some, some, seconds / parts, PAIRS)
+            here(draft, part, found, effort, sizes, SAMPLES, cases, tables)
+
+
+def here(
+    draft: Draft[Part],
+    part: Part,
+    found: Sequence[Peer],
+    asked: Asked,
+    sizes: tuple[int, ...],
+    samples: Samples,
+    cases: Callable[[Peer], tuple[str, ...]],
+    tables: dict[str, Path] | None = None,
+) -> None:
+    """The rounds of all libraries on this machine, of sizes that there is room for."""
+    sizes = fitting(part, sizes, asked.ranks)
+    seconds = case_seconds(asked, len(found), len(sizes), max((len(cases(peer)) for peer in found), default=1))
+    task = Task(sizes, (), "", seconds, *samples, 0)
+    Rounds(draft, part, Here(), found, asked, task, cases, tables).run()
 
 
 def fitting(part: Part, sizes: tuple[int, ...], ranks: int) -> tuple[int, ...]:
@@ -105,3 +117,15 @@ def tabled(part: Part, found: Sequence[Peer], ranks: int, folder: Path) -> dict[
             else:
                 tables[peer.name] = table
     return tables
+
+
+command = beside.verb(
+    PART,
+    "Ranks of this machine: ordinary and registered arrays, the libraries, a copy.",
+    measure,
+    options.sizes(SIZES),
+    options.numbers("--ranks", "2,4", "Of this machine."),
+    options.rounds(11, "For the first number of ranks; half as many for others."),
+    options.seconds(SECONDS, "About so long, half of it for the first number of ranks."),
+    click.option("--tune/--no-tune", default=True, show_default=True, help="Make a selection table for auto before."),
+)

@@ -1,29 +1,24 @@
-"""Results: what jobs measured, what is known of the peers, their JSON."""
+"""Results of ours beside the libraries: what jobs measured, what is known of the peers."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from math import nan
-from pathlib import Path
-from typing import Any, Self
 
-import click
+import msgspec
+from msgspec import field
 
-from hpcdist.util import atomic_files, typed_json
+from hpcdist.bench import saved
 from hpcdist.util.sampling import Spread
+from hpcdist.util.sizes import format_bytes
 
-VERSION = 1
 HERE = "here"  # the place of ranks on this machine
 NETWORK, ALGORITHMS = "network", "algorithms"  # the parts of which the report has one for each cluster
-
-
+COMMITS, AGAIN = "commits", "commits again"
 WRONG = Spread(nan, nan, nan, 0)  # stands where results were wrong
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(saved.Row):
     """One size in one job.
 
     Attributes:
@@ -61,9 +56,17 @@ class Row:
     chosen: str = ""
     tuned: bool = False
 
+    def problems(self) -> list[str]:
+        """Cases with wrong elements."""
+        where = f"{self.place}, {self.ranks} ranks, {self.peer}"
+        return [
+            f"{where}, {case}, {format_bytes(self.nbytes)}, round {self.round + 1}: {number} elements"
+            for case, number in self.wrong.items()
+            if number
+        ]
 
-@dataclass(frozen=True)
-class Judgement:
+
+class Judgement(msgspec.Struct):
     """How the price model and the table of a cluster did.
 
     Attributes:
@@ -94,84 +97,29 @@ def near(judgements: Sequence[Judgement]) -> float | None:
     return 1 - sum(len(each.worse) for each in judgements) / sizes if sizes else None
 
 
-@dataclass
-class Part:
-    """How a part of the report came about; `missing` says in words what failed or was left out."""
+class Part(saved.Part):
+    """How a part of the report came about, and its results.
 
-    command: Sequence[str]
-    start_time: str
-    config: dict[str, Any]
-    seconds: float = 0.0
-    machine: dict[str, Any] = field(default_factory=dict)
-    peers: dict[str, str] = field(default_factory=dict)  # name -> versions
-    model: dict[str, float | None] = field(default_factory=dict)  # prices, where they were fitted
-    missing: list[str] = field(default_factory=list)
+    Attributes:
+        rows: One for each size in each job.
+        peers: Library -> versions.
+        model: Prices, where they were fitted.
+        judgement: Of the table of a cluster, where there is one.
+    """
 
-    def miss(self, what: str) -> None:
-        """Note what failed or was left out, and say so."""
-        self.missing.append(what)
-        click.echo(f"Missing: {what}", err=True)
+    rows: list[Row] = field(default_factory=list)
+    peers: dict[str, str] = field(default_factory=dict)
+    model: dict[str, float | None] = field(default_factory=dict)
+    judgement: Judgement | None = None
+
+    def software(self) -> list[str]:
+        """What the head says of each library says it."""
+        return []
+
+
+Report = saved.Report[Part]
 
 
 def part_of(name: str, place: str, ranks: int) -> str:
     """What the report calls a part; that of each cluster stands by itself."""
     return f"{name}, {place}, {ranks} ranks" if name in (NETWORK, ALGORITHMS) and place != HERE else name
-
-
-def label(row: Row) -> str:
-    """The part of the report that a row belongs to."""
-    return part_of(row.part, row.place, row.ranks)
-
-
-@dataclass
-class Report:
-    """All results, growing as they come; a part that is measured again replaces what there was of it.
-
-    Attributes:
-        parts: By `label`.
-        judgements: One for each cluster that has a table.
-        rows: One for each size in each job.
-    """
-
-    parts: dict[str, Part] = field(default_factory=dict)
-    judgements: list[Judgement] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
-
-    def begin(self, name: str, part: Part) -> None:
-        """Forget what there is of a part, and start it anew."""
-        self.parts[name] = part
-        self.rows = [row for row in self.rows if label(row) != name]
-        self.judgements = [each for each in self.judgements if part_of(NETWORK, each.place, each.ranks) != name]
-
-    @property
-    def wrong(self) -> list[tuple[Row, str]]:
-        """Rows and cases with wrong elements."""
-        return [(row, case) for row in self.rows for case, number in row.wrong.items() if number]
-
-    def write_json(self, path: Path) -> None:
-        """Write all of it, a row a line; the file is whole or absent."""
-        head = {
-            "version": VERSION,
-            "parts": {name: asdict(part) for name, part in self.parts.items()},
-            "judgements": [asdict(each) for each in self.judgements],
-        }
-        rows = ",\n".join(f"  {typed_json.text(asdict(row), None)[:-1]}" for row in self.rows)
-        atomic_files.write_text(path, f'{typed_json.text(head)[:-3]},\n "rows": [\n{rows}\n ]\n}}\n')
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """What `write_json` wrote.
-
-        Raises: OSError if it cannot be read; ValueError if it is something else.
-        """
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            if saved["version"] != VERSION:
-                raise ValueError(f"{path} is of another version; this hpcdist reads {VERSION}")
-            return cls(
-                {name: Part(**part) for name, part in saved["parts"].items()},
-                [Judgement(**each) for each in saved["judgements"]],
-                [Row(**row) for row in saved["rows"]],
-            )
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no report of hpcdist.bench ({type(error).__name__}: {error})") from None

@@ -14,15 +14,18 @@ from typing import Any
 import click
 import numpy as np
 
+from hpcdist.bench.draft import Draft
 from hpcdist.bench.peers import Peer
 from hpcdist.bench.ratios import paired
-from hpcdist.bench.record import Part, Report, Row
+from hpcdist.bench.record import Part, Row
 from hpcdist.bench.start import Place, start
 from hpcdist.bench.task import Task
 from hpcdist.util.sampling import order
 
 FAILURES = 2  # in a row, after which a library is left out
 STARTING = 4.0  # seconds that a job takes before it measures
+LEAST_ROUNDS = 5  # of fewer there are no bounds
+AT_LEAST = f"Of a size; fewer of those that take more than their part of the time, but {LEAST_ROUNDS}."
 LONGEST = 1200.0  # seconds after which a job is ended
 
 
@@ -51,9 +54,8 @@ class Rounds:
     """The rounds at one place.
 
     Args:
-        report: To which rows are added.
-        part: Of the report, the one at hand.
-        write: Called after each round.
+        draft: Of the report, which is written after each round.
+        part: The one at hand, to which rows are added.
         place: Where.
         peers: Whose jobs.
         asked: How much.
@@ -64,9 +66,8 @@ class Rounds:
 
     def __init__(
         self,
-        report: Report,
+        draft: Draft[Part],
         part: Part,
-        write: Callable[[], None],
         place: Place,
         peers: Sequence[Peer],
         asked: Asked,
@@ -74,7 +75,7 @@ class Rounds:
         cases: Callable[[Peer], tuple[str, ...]],
         tables: dict[str, Path] | None = None,
     ) -> None:
-        self.report, self.part, self.write = report, part, write
+        self.draft, self.part = draft, part
         self.place, self.asked, self.task = place, asked, task
         self.peers, self.cases, self.tables = list(peers), cases, tables or {}
         self.spent: dict[int, float] = defaultdict(float)  # size -> seconds
@@ -91,7 +92,7 @@ class Rounds:
             click.echo(f"{where}: round {number + 1} of {self.asked.rounds}", err=True)
             for peer in order(self.peers, number):
                 self._job(number, peer, sizes)
-            self.write()
+            self.draft.write()
 
     def sizes(self, number: int) -> tuple[int, ...]:
         """Those that have not had their part of the time."""
@@ -117,13 +118,13 @@ class Rounds:
         self.part.seconds += monotonic() - began
 
     def _take_over(self, number: int, peer: Peer, sizes: tuple[int, ...], out: Path, why: str) -> None:
-        found = json.loads(out.read_text()) if out.exists() else {"machine": {}, "sizes": [], "missing": []}
+        found = json.loads(out.read_text()) if out.exists() else {"machine": {}, "rows": [], "missing": []}
         self.part.machine = self.part.machine or found["machine"]
-        if "model" in found:
+        if found.get("model"):
             self.part.model = self.models[peer.name] = found["model"]
-        rows = [self._row(number, peer, each) for each in found["sizes"]]
-        self.report.rows += rows
-        for each in found["sizes"]:
+        rows = [self._row(number, peer, each) for each in found["rows"]]
+        self.part.rows += rows
+        for each in found["rows"]:
             self.spent[each["nbytes"]] += each["seconds"]
         for what in found["missing"]:
             self.miss(f"{peer.name}, round {number + 1}: {what}")

@@ -20,8 +20,8 @@ from hpcdist.cluster.state import folder
 from hpcdist.tuning.auto import ENVIRONMENT
 
 CLI = ("-c", "from hpcdist.cli.main import main; main()")
-GLOO_PROGRAM = Path(__file__).with_name("gloo.py")
-COMMIT_PROGRAM = Path(__file__).with_name("commit_job.py")
+GLOO_PROGRAM = Path(__file__).parent / "alone" / "gloo.py"
+COMMIT_PROGRAM = Path(__file__).parent / "alone" / "commit_job.py"
 
 # Who waits for a message is to leave the core to others, where there are more ranks than cores. For Open MPI and MPICH
 # `hpcdist run` and `hpcdist cluster run` say so.
@@ -159,7 +159,7 @@ def start(place: Place, peer: Peer, count: int, task: Path, table: Path | None, 
         seconds: After which it is ended.
     """
     if peer.name == GLOO:
-        return call(place.gloo(peer, count, ["-P", "-W", "ignore", str(GLOO_PROGRAM), str(task)]), seconds)
+        return call(place.gloo(peer, count, ["-W", "ignore", str(GLOO_PROGRAM), str(task)]), seconds)
     variables = {ENVIRONMENT: str(table) if table else ""}
-    program = ["-P", str(COMMIT_PROGRAM), str(peer.source)] if peer.source else ["-m", "hpcdist.bench.ranks"]
+    program = [str(COMMIT_PROGRAM), str(peer.source)] if peer.source else ["-m", "hpcdist.bench.ranks"]
     return call(place.ranks(peer, count, [*program, str(task)]), seconds, variables)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 
-from hpcdist.bench import by_algorithm, cells
+from hpcdist.bench import by_algorithm, cells, page
 from hpcdist.bench.cells import Cell, Column
 from hpcdist.bench.compare import LIMIT, SLOWER, Group, Point, groups
 from hpcdist.bench.peers import NEW, OLD
 from hpcdist.bench.ratios import TIE
-from hpcdist.bench.record import ALGORITHMS, HERE, WRONG, Judgement, Part, Report, label, near
+from hpcdist.bench.record import ALGORITHMS, HERE, WRONG, Judgement, Part, Report, near
 from hpcdist.bench.task import ADDRESSES, AUTO, CALL, CHOOSING, COPY, HALVES, NAMES, ORDINARY, REGISTERED
 from hpcdist.sweep.report import prices
 from hpcdist.util.sizes import format_bytes
 
 ERROR = 0.15  # of the price model, at most
 NEAR = 0.95  # of the sizes
+RIGHT = "Every element of every result that was checked was right."
 
 EXPLANATION = f"""\
 - All figures are ratios, for the machine drifts: medians over n rounds, in brackets the range of the middle 80 %. In
@@ -59,7 +58,7 @@ TABLES_OF_THE_NETWORK = "- Tables for `auto` were made by sweeps on Open MPI, th
 
 def text(report: Report, figures: Mapping[str, str] | None = None) -> str:
     """The whole report; `figures` are the files to show, by the name of their group."""
-    lines = [*_head(report), EXPLANATION]
+    lines = [EXPLANATION]
     for group in groups(report.rows, "node"):
         lines += [*_picture(group, figures or {}), *_node(group)]
     algorithms = list(groups(report.rows, ALGORITHMS))
@@ -88,33 +87,20 @@ def text(report: Report, figures: Mapping[str, str] | None = None) -> str:
         lines += ["# Two commits", "", OF_COMMITS]
     for group in commits:
         lines += [*_picture(group, {}), *_commits(group, again)]
-    return "\n".join([*lines, *_judged(report.judgements), *_foot(report)]) + "\n"
-
-
-def _head(report: Report) -> Iterator[str]:
-    yield "# All-reduce beside MPI libraries and Gloo"
-    yield ""
-    for command, parts in groupby(report.parts.items(), key=lambda item: shlex.join(item[1].command)):
-        yield from [f"    {command}", ""]
-        yield from [f"- {name}: {_how(part)}{_tables(report, name)}." for name, part in parts]
-        yield ""
+    judgements = [part.judgement for part in report.parts.values() if part.judgement]
     versions = {peer: words for part in report.parts.values() for peer, words in part.peers.items()}
-    yield from [f"- {peer}: {words}" for peer, words in versions.items()]
-    yield ""
+    body = [*(f"- {peer}: {words}" for peer, words in versions.items()), "", *lines, *_judged(judgements)]
+    return page.page(
+        "All-reduce beside MPI libraries and Gloo", report, body, RIGHT, lambda name: _tables(report.parts[name])
+    )
 
 
-def _how(part: Part) -> str:
-    machine = part.machine
-    where = f", {machine['cores_per_host']} cores of {machine['cpu']}" if machine else ""
-    return f"{part.start_time}, {part.seconds / 60:.0f} minutes{where}"
-
-
-def _tables(report: Report, part: str) -> str:
+def _tables(part: Part) -> str:
     """By what "auto" chose, as the rows of a part say; nothing if it had nothing to choose."""
-    rows = [row for row in report.rows if label(row) == part and not CHOOSING.isdisjoint(row.us)]
+    rows = [row for row in part.rows if not CHOOSING.isdisjoint(row.us)]
     without = dict.fromkeys(f"{row.ranks} ranks of {row.peer}" for row in rows if not row.tuned)
     if any(row.predicted for row in rows):
-        return f"; `auto` by prices fitted in the first job: {prices(report.parts[part].model)}"
+        return f"; `auto` by prices fitted in the first job: {prices(part.model)}"
     if not any(row.tuned for row in rows):
         return "; `auto` by default prices" if rows else ""
     return "; `auto` by tables tuned before the rounds" + (
@@ -125,8 +111,7 @@ def _tables(report: Report, part: str) -> str:
 def _picture(group: Group, figures: Mapping[str, str]) -> Iterator[str]:
     where = "one machine" if group.place == HERE else f"hosts behind links of {group.place}"
     yield from [f"## {group.ranks} ranks, {where}", ""]
-    if group.name in figures:
-        yield from [f"![{group.ranks} ranks, {where}]({figures[group.name]})", ""]
+    yield from page.picture(f"{group.ranks} ranks, {where}", figures.get(group.name))
 
 
 # --- one machine ---
@@ -290,19 +275,4 @@ def _judged(judgements: Sequence[Judgement]) -> Iterator[str]:
     if overall is not None:
         told = cells.bold(f"{overall:.0%}", overall < NEAR)
         rows.append([f"all {sum(each.sizes for each in judgements)} sizes", "", told, ""])
-    yield from cells.rows(["cluster", "model", "table", "over the best elsewhere"], rows)
-
-
-def _foot(report: Report) -> Iterator[str]:
-    missing = [f"- {name}: {what}" for name, part in report.parts.items() for what in part.missing]
-    if missing:
-        yield from ["## Missing", "", *missing, ""]
-    wrong = [
-        f"- {row.part}, {row.place}, {row.ranks} ranks, {row.peer}, {case}, {format_bytes(row.nbytes)}, round "
-        f"{row.round + 1}: {row.wrong[case]} elements"
-        for row, case in report.wrong
-    ]
-    if wrong:
-        yield from ["## WRONG", "", *wrong, ""]
-    elif report.rows:
-        yield "Every element of every result that was checked was right."
+    yield from page.rows(["cluster", "model", "table", "over the best elsewhere"], rows)

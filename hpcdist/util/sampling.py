@@ -10,6 +10,7 @@ from math import comb, inf
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -31,10 +32,15 @@ class Spread:
     count: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def of(cls, values: Sequence[float] | NDArray[np.float64]) -> Spread:
         """Of samples, at least one: from the 10th to the 90th percentile."""
         low, median, high = np.percentile(values, (10, 50, 90)).tolist()
         return cls(median, low, high, len(values))
+
+    @classmethod
+    def paired(cls, limit: Sequence[float], ours: Sequence[float]) -> Spread:
+        """Of the rounds' ratios limit / ours: 1 is as fast as the limit, 0.5 takes twice its time."""
+        return cls.of([a / b for a, b in zip(limit, ours, strict=True)])
 
     @classmethod
     def bounded(cls, values: Sequence[float]) -> Spread:

@@ -20,6 +20,21 @@ def text(document: Any, indent: int | None = 1) -> str:
         return json.dumps(_finite(document), indent=indent, allow_nan=False) + "\n"
 
 
+def lines(document: Any, depth: int) -> str:
+    """A document as `text` writes it, but what is below so many levels in one line."""
+    return _lines(document, depth, "\n") + "\n"
+
+
+def _lines(document: Any, depth: int, end: str) -> str:
+    if not depth or not document or not isinstance(document, dict | list):
+        return text(document, None)[:-1]
+    inner = end + " "
+    if isinstance(document, list):
+        return f"[{inner}{f',{inner}'.join(_lines(each, depth - 1, inner) for each in document)}{end}]"
+    named = (f"{text(name, None)[:-1]}: {_lines(each, depth - 1, inner)}" for name, each in document.items())
+    return f"{{{inner}{f',{inner}'.join(named)}{end}}}"
+
+
 def exact(document: Any, what: str) -> Any:
     """The document as it will be read back, for what must not change on its way.
 

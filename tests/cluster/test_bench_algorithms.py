@@ -12,7 +12,8 @@ from mpi4py import MPI
 from virtual_hosts import missing
 
 from hpcdist.bench.peers import OPEN_MPI
-from hpcdist.bench.record import Report
+from hpcdist.bench.record import Part
+from hpcdist.bench.saved import read
 from hpcdist.bench.task import AUTO, LIBRARY, RAW
 from hpcdist.cluster import state
 from hpcdist.mpi.launcher import maker
@@ -54,12 +55,12 @@ def bench(folder, *words):
     if not (folder / "openmpi").exists():
         (folder / "openmpi").symlink_to(sys.prefix)
     places = ["--environments", str(folder), "--out", str(folder / "out"), "--peers", OPEN_MPI]
-    what = ["algorithms", "--ranks", "0", "--name", NAME, "--seconds", "0", *words]
-    return [sys.executable, "-m", "hpcdist.bench", *places, *what]
+    what = ["--ranks", "0", "--name", NAME, "--seconds", "0", *words]
+    return [*HPCDIST, "bench", "algorithms", *places, *what]
 
 
 def made(folder):
-    return Report.read(folder / "out" / "bench.json")
+    return read(folder / "out" / "bench.json", Part)
 
 
 def test_a_report_is_complete_on_hosts_of_several_rates_and_in_racks(tmp_path):

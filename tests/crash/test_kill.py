@@ -17,8 +17,8 @@ import psutil
 import pytest
 from matrix import WHOLE
 
-from hpcdist.bench.crash import job, program
-from hpcdist.bench.crash.record import Report
+from hpcdist.bench.crash import chain, job
+from hpcdist.bench.crash.record import Part
 from hpcdist.checkpoint import committed, look
 from hpcdist.kernels.jit import SWITCH
 
@@ -135,8 +135,8 @@ def test_a_killed_run_resumes_from_its_newest_checkpoint_as_if_nothing_had_happe
     monkeypatch.setenv(SWITCH, "0")
     memory = tmp_path / "memory"
     memory.mkdir()
-    report = Report([], "", {"trials": TRIALS, "seed": 0, "ranks": RANKS, "writers": RANKS, "every": job.EVERY})
-    program.run(report, job.Job(RANKS, RANKS, tmp_path, memory))
-    assert report.problems() == []
-    assert len(report.trials) == TRIALS
-    assert report.complete
+    part = Part(config={"trials": TRIALS, "seed": 0})
+    chain.run(part, job.Job(RANKS, RANKS, tmp_path, memory))
+    assert part.problems() == []
+    assert len(part.rows) == TRIALS
+    assert part.complete

@@ -12,11 +12,11 @@ from mpi4py import MPI
 
 import hpcdist
 from hpcdist.algorithms import ALLREDUCE, SHARED
+from hpcdist.bench.findings import Findings
 from hpcdist.bench.gpu import bench as bench_module
 from hpcdist.bench.gpu.bench import ALL, ONE, DeviceBench
-from hpcdist.bench.gpu.measurement import Measurement
-from hpcdist.bench.gpu.options import LEAST, Settings
-from hpcdist.bench.gpu.record import Report
+from hpcdist.bench.gpu.measurement import work
+from hpcdist.bench.gpu.report import LEAST, Limit, Part, Record
 from hpcdist.device.paths import AUTO, AWARE, PEER, STAGED
 from hpcdist.errors import AgreedError
 from hpcdist.kernels.reduce import DTYPES, OPS
@@ -25,6 +25,7 @@ from hpcdist.sweep.measure import Bench, Effort, Point
 from hpcdist.sweep.record import LIBRARY
 from hpcdist.sweep.run import Sweep
 from hpcdist.tuning.table import Selection
+from hpcdist.util import typed_json
 
 pytestmark = [pytest.mark.mpi, pytest.mark.long]
 
@@ -285,16 +286,28 @@ def test_all_names_are_measured_on_a_device():
 
 # --- the report on GPUs ---
 
-SETTINGS = Settings((4096, 65536), ("ring", SHARED), ALL_PATHS, LEAST, 0.001)
+OURS = ("ring", SHARED)
+
+
+def measured(out=None):
+    """What the ranks of the report find of two sizes."""
+    found = Findings(WORLD, out, Part(), DEVICE)
+    work(found, (4096, 65536), OURS, ALL_PATHS, LEAST, 0.001)
+    return found.part
+
+
+def limits(part):
+    """The sizes that were measured."""
+    return [row.nbytes for row in part.rows if isinstance(row, Limit)]
 
 
 def test_the_floor_is_the_faster_way_to_copy_all_buffers_once():
     found = paths.find(WORLD, DEVICE, ALL_PATHS)
-    with DeviceBench(WORLD, DEVICE, 4096, SETTINGS, found, sharers=WORLD.size) as made:
+    with DeviceBench(WORLD, DEVICE, 4096, OURS, found, sharers=WORLD.size) as made:
         made.check()
         made.add_copies(DEVICE)
-        assert sum(1 for _ in made.measure(SETTINGS)) == LEAST
-        limit, records = made.results()
+        made.measure(LEAST, 0.001)
+        limit, *records = made.results()
         one, every = (made.seconds(case) / made.row for case in made.cases[:2])
         assert [case.algorithm for case in made.cases[:2]] == [ONE, ALL]
         assert limit.floor_us == pytest.approx(1e6 * np.median(np.minimum(WORLD.size * one, every)))
@@ -307,11 +320,11 @@ def test_the_floor_is_the_faster_way_to_copy_all_buffers_once():
             assert (record.share is None) == (WORLD.size == 1)
             assert (record.to_staged is None) == (record.path == STAGED or record.algorithm == SHARED)
             assert (record.to_library is None) == ((record.algorithm, record.path) == (LIBRARY, STAGED))
-            assert (record.rounds, record.wrong) == (LEAST, 0)
+            assert (record.us.count, record.wrong) == (LEAST, 0)
 
 
 def test_copies_move_the_whole_buffer():
-    with DeviceBench(WORLD, DEVICE, 4096, SETTINGS, paths.find(WORLD, DEVICE, (STAGED,))) as made:
+    with DeviceBench(WORLD, DEVICE, 4096, OURS, paths.find(WORLD, DEVICE, (STAGED,))) as made:
         made.add_copies(DEVICE)
         made.buffers.fill(made.source, 7)
         made.buffers.fill(made.target, 8)
@@ -333,7 +346,7 @@ def test_large_buffers_are_copied_in_turn_and_small_ones_once(monkeypatch):
         stream, "copy", lambda self, target, source: copied.append(target.address) or real(self, target, source)
     )
     for nbytes, row, turn in ((4096, 1, 1), (65536, 3, 4)):
-        with DeviceBench(WORLD, DEVICE, nbytes, SETTINGS, paths.find(WORLD, DEVICE, (STAGED,))) as made:
+        with DeviceBench(WORLD, DEVICE, nbytes, OURS, paths.find(WORLD, DEVICE, (STAGED,))) as made:
             made.add_copies(DEVICE)
             copied.clear()
             for _ in range(turn):
@@ -342,19 +355,16 @@ def test_large_buffers_are_copied_in_turn_and_small_ones_once(monkeypatch):
             assert copied[turn:] == copied[:-turn] or turn == 1
 
 
-def test_a_report_is_written_and_says_what_was_left_out(folder, capsys):
-    measurement = Measurement(WORLD, DEVICE, SETTINGS, folder / "a.json")
-    assert measurement.run() == 0
+def test_what_was_found_is_written_and_says_what_was_left_out(folder):
+    part = measured(folder / "a.json")
     WORLD.Barrier()
-    found = Report.read(folder / "a.json")
-    assert [limit.nbytes for limit in found.limits] == [4096, 65536]
-    assert not found.wrong
-    assert found.machine["devices"]["ranks_per_device"] == [WORLD.size]
-    missing = "\n".join(found.missing)
+    assert typed_json.decode((folder / "a.json").read_bytes(), Part, "a.json") == part
+    assert limits(part) == [4096, 65536]
+    assert not part.problems()
+    assert part.machine["devices"]["ranks_per_device"] == [WORLD.size]
+    missing = "\n".join(part.missing)
     assert "NCCL left out: " in missing
     assert ("path aware left out: " in missing) == (not guarded.AWARE)
-    if WORLD.rank == 0:
-        assert "Every element of every result was right." in capsys.readouterr().out
 
 
 def test_a_size_without_room_is_missing_and_the_others_are_measured(monkeypatch):
@@ -366,19 +376,15 @@ def test_a_size_without_room_is_missing_and_the_others_are_measured(monkeypatch)
         return real(self, count, dtype)
 
     monkeypatch.setattr(type(DEVICE), "empty", no_room)
-    measurement = Measurement(WORLD, DEVICE, SETTINGS, None)
-    assert measurement.run() == 0
-    assert [limit.nbytes for limit in measurement.report.limits] == [4096]
-    assert any("64 KiB left out: " in text and "no room" in text for text in measurement.report.missing)
+    part = measured()
+    assert limits(part) == [4096]
+    assert any("64 KiB left out: " in text and "no room" in text for text in part.missing)
 
 
-def test_a_wrong_element_fails_the_report(monkeypatch, capsys):
+def test_a_wrong_element_is_found_in_every_row_and_said(monkeypatch, capsys):
     real = inputs.expected
     monkeypatch.setattr(inputs, "expected", lambda *arguments: real(*arguments) + 1)
-    measurement = Measurement(WORLD, DEVICE, SETTINGS, None)
-    assert measurement.run() == 1
-    assert len(measurement.report.wrong) == len(measurement.report.results)
+    part = measured()
+    assert len(part.problems()) == sum(isinstance(row, Record) for row in part.rows) > 0
     if WORLD.rank == 0:
-        shown = capsys.readouterr()
-        assert "## WRONG" in shown.out
-        assert "ring, 4 KiB float32 sum, path peer: " in shown.err
+        assert "ring, 4 KiB float32 sum, path peer: " in capsys.readouterr().err

@@ -14,7 +14,8 @@ from mpi4py import MPI
 import hpcdist
 from hpcdist.bench.node import OURS
 from hpcdist.bench.peers import FOLDERS, NEW, OLD
-from hpcdist.bench.record import Report
+from hpcdist.bench.record import Part
+from hpcdist.bench.saved import read
 from hpcdist.bench.start import CLI
 from hpcdist.bench.task import ADDRESSED, AUTO, CALL, COPY, KINDS, LIBRARY, NAMES, REGISTERED, Task
 from hpcdist.mpi.launcher import maker
@@ -22,7 +23,7 @@ from hpcdist.mpi.launcher import maker
 pytestmark = pytest.mark.long
 
 NAME = maker(MPI.Get_library_version())
-BENCH = [sys.executable, "-m", "hpcdist.bench"]
+BENCH = [sys.executable, "-m", "hpcdist", "bench"]
 
 
 @pytest.fixture
@@ -33,13 +34,13 @@ def places(tmp_path):
 
 
 def node(*words):
-    return ["node", "--ranks", "2", "--no-tune", "--seconds", "0", *words]
+    return ["--ranks", "2", "--no-tune", "--seconds", "0", *words]
 
 
 def test_all_cases_are_measured_and_right(tmp_path, places):
-    command = [*BENCH, *places, *node("--sizes", "8,300KiB", "--rounds", "2")]
+    command = [*BENCH, "node", *places, *node("--sizes", "8,300KiB", "--rounds", "2")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    report = Report.read(tmp_path / "out" / "bench.json")
+    report = read(tmp_path / "out" / "bench.json", Part)
     missing = [what for what in report.parts["node"].missing if "not asked for" not in what]
     assert missing == [], done.stderr
     assert report.wrong == []
@@ -62,9 +63,9 @@ def test_all_cases_are_measured_and_right(tmp_path, places):
     [("algorithms", (LIBRARY, *NAMES)), ("halves", tuple(KINDS)), ("addresses", tuple(ADDRESSED))],
 )
 def test_every_algorithm_half_type_and_address_is_measured_and_right(tmp_path, places, part, cases):
-    command = [*BENCH, *places, part, "--sizes", "4KiB", "--rounds", "1", "--seconds", "0"]
+    command = [*BENCH, part, *places, "--sizes", "4KiB", "--rounds", "1", "--seconds", "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    report = Report.read(tmp_path / "out" / "bench.json")
+    report = read(tmp_path / "out" / "bench.json", Part)
     missing = [what for what in report.parts[part].missing if "not asked for" not in what]
     assert missing == [], done.stderr
     assert report.wrong == []
@@ -81,7 +82,7 @@ def test_prices_are_fitted_and_racks_taken_for_nodes(tmp_path):
         [sys.executable, *CLI, "run", "-n", "3", "--", *ranks], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    for each in json.loads(out.read_text())["sizes"]:
+    for each in json.loads(out.read_text())["rows"]:
         assert set(each["predicted"]) == set(cases) - {LIBRARY}
         assert all(us > 0 for us in each["predicted"].values())
         assert not any(each["wrong"].values())
@@ -96,10 +97,10 @@ def test_two_commits_are_measured_and_right(tmp_path, monkeypatch):
     git = ["git", "-C", str(root), "-c", "user.name=n", "-c", "user.email=e"]
     for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "all"]):
         subprocess.run([*git, *words], check=True)
-    what = ["commits", "--old", "HEAD", "--sizes", "8,300KiB", "--ranks", "2", "--hosts", "0", "--rounds", "1"]
-    command = [sys.executable, "-c", "from hpcdist.bench.command import main; main()", "--out", str(tmp_path), *what]
+    what = ["--old", "HEAD", "--sizes", "8,300KiB", "--ranks", "2", "--hosts", "0", "--rounds", "1"]
+    command = [sys.executable, *CLI, "bench", "commits", "--out", str(tmp_path), *what]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    report = Report.read(tmp_path / "bench.json")
+    report = read(tmp_path / "bench.json", Part)
     assert report.parts["commits"].missing == [], done.stderr
     assert report.wrong == []
     assert [(row.peer, row.nbytes) for row in report.rows] == [(peer, n) for peer in (OLD, NEW) for n in (8, 300 << 10)]
@@ -114,13 +115,13 @@ def test_a_size_without_room_leaves_the_others(tmp_path):
     done = subprocess.run(start, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    assert [each["nbytes"] for each in found["sizes"]] == [8, 64]
+    assert [each["nbytes"] for each in found["rows"]] == [8, 64]
     (missing,) = found["missing"]
     assert missing.startswith("1 TiB left out: ")
 
 
 def test_what_was_measured_before_an_interrupt_is_kept(tmp_path, places):
-    command = [*BENCH, *places, *node("--sizes", "8", "--rounds", "1000")]
+    command = [*BENCH, "node", *places, *node("--sizes", "8", "--rounds", "1000")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 100
     while not (tmp_path / "out" / "bench.json").exists():
@@ -130,7 +131,7 @@ def test_what_was_measured_before_an_interrupt_is_kept(tmp_path, places):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 1, said
-    report = Report.read(tmp_path / "out" / "bench.json")
+    report = read(tmp_path / "out" / "bench.json", Part)
     assert {row.round for row in report.rows} >= {0}
     assert report.parts["node"].missing[-1] == "interrupted: what comes after was not measured"
     assert "- node: interrupted" in (tmp_path / "out" / "bench.md").read_text()

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,19 +27,22 @@ from hpcdist.bench import (
     tuning,
     values,
 )
+from hpcdist.bench.alone import harness
+from hpcdist.bench.beside import KIND
 from hpcdist.bench.cases import Size
-from hpcdist.bench.command import SECONDS, main
-from hpcdist.bench.compare import groups
-from hpcdist.bench.links import Links
+from hpcdist.bench.compare import groups, slower
+from hpcdist.bench.draft import Draft
 from hpcdist.bench.peers import GLOO, INTEL, MPICH, MPIS, NAMES, NEW, OLD, OPEN_MPI, Peer
 from hpcdist.bench.ratios import Side, best, link_bytes, name_of, paired, ratio, share
-from hpcdist.bench.record import HERE, WRONG, Judgement, Part, Report, Row, part_of
+from hpcdist.bench.record import AGAIN, HERE, WRONG, Judgement, Part, Report, Row, part_of
 from hpcdist.bench.rounds import Asked, Rounds, case_seconds
+from hpcdist.bench.saved import read
 from hpcdist.bench.task import ADDRESSED, AUTO, COPY, KINDS, LIBRARY, RAW, REGISTERED, Link, Task, addressed
 from hpcdist.bench.task import NAMES as ALGORITHMS
+from hpcdist.cli.main import main
 from hpcdist.cluster import plan
 from hpcdist.tuning.table import Bracket, Rule, Selection
-from hpcdist.util.sampling import Spread
+from hpcdist.util.sampling import Spread, order
 
 SIZES = (8, 65536, 1 << 24)
 
@@ -52,6 +56,14 @@ def row(peer=OPEN_MPI, nbytes=SIZES[0], round=0, part="node", place=HERE, ranks=
 def timed(peer, round, **us):
     """A row with so many microseconds of each case."""
     return row(peer, round=round, us={name.replace("_", " "): value for name, value in us.items()})
+
+
+def of(rows):
+    """A report of these rows."""
+    found = Report({})
+    for each in rows:
+        found.parts.setdefault(part_of(each.part, each.place, each.ranks), Part()).rows.append(each)
+    return found
 
 
 # --- ratios ---
@@ -160,7 +172,7 @@ def test_ours_stands_beside_the_best_library_at_the_same_address():
 @pytest.mark.parametrize(("nbytes", "missed"), [(1024, False), (4096, True)])
 def test_addresses_are_missed_by_the_upper_bound(nbytes, missed):
     rows = [at(MPICH, i, nbytes, a=10.0, b=12.0, c=10.0 if i else 9.0, d=12.0) for i in range(5)]
-    line, *_ = lines_with(f"| {nbytes // 1024} KiB |", table.text(Report(rows=rows)))
+    line, *_ = lines_with(f"| {nbytes // 1024} KiB |", table.text(of(rows)))
     told = "1.00 (1.00-1.11, n=5)"
     assert line.split(" | ")[1:3] == [f"**{told}**" if missed else told, "1.00 (1.00-1.00, n=5)"]
     assert line.endswith("| **1.20 (1.20-1.20, n=5)** | 5 |")
@@ -175,23 +187,23 @@ def two(us, part=commits.PART, rounds=5):
 
 
 @pytest.mark.parametrize(
-    ("rows", "slower"),
+    ("rows", "behind"),
     [
         (two(10.4), False),
         (two(10.6), True),
         (two(10.6, rounds=4), False),
-        ([*two(10.6), *two(9.0, commits.AGAIN)], False),
-        ([*two(10.6), *two(10.7, commits.AGAIN)], True),
+        ([*two(10.6), *two(9.0, AGAIN)], False),
+        ([*two(10.6), *two(10.7, AGAIN)], True),
     ],
 )
-def test_a_commit_is_slower_by_the_lower_bound_and_what_is_measured_once_more_counts(rows, slower):
-    assert commits.slower(Report(rows=rows)) == slower
+def test_a_commit_is_slower_by_the_lower_bound_and_what_is_measured_once_more_counts(rows, behind):
+    assert slower(of(rows)) == behind
 
 
 def test_both_measurements_of_a_commit_are_told():
-    text = table.text(Report(rows=[*two(10.6), *two(9.0, commits.AGAIN)]))
+    text = table.text(of([*two(10.6), *two(9.0, AGAIN)]))
     assert "| 8 B | **1.06 (1.06-1.06, n=5)** | 0.90 (0.90-0.90, n=5) | ring/4MiB | ring/4MiB | 5 |" in text
-    assert commits.AGAIN not in [group.part for group in groups(two(10.6), commits.PART)]
+    assert AGAIN not in [group.part for group in groups(two(10.6), commits.PART)]
 
 
 def test_sizes_at_which_a_commit_is_slower_are_measured_once_more(tmp_path, monkeypatch):
@@ -203,7 +215,7 @@ def test_sizes_at_which_a_commit_is_slower_are_measured_once_more(tmp_path, monk
             out = Path(json.loads(Path(program[-1]).read_text())["out"])
             found = json.loads(out.read_text())
             found["machine"] = {}
-            for each in found["sizes"]:
+            for each in found["rows"]:
                 each["times"][AUTO] = [2.0 if peer.name == NEW and each["nbytes"] == 8 else 1.0]
             out.write_text(json.dumps(found))
             return processes
@@ -214,9 +226,9 @@ def test_sizes_at_which_a_commit_is_slower_are_measured_once_more(tmp_path, monk
         tmp_path, "commits", "--old", "HEAD", "--sizes", "8,64", "--ranks", "2", "--hosts", "0", "--rounds", "5"
     )
     assert done.exit_code == 1, done.output
-    rows = Report.read(tmp_path / "bench.json").rows
+    rows = read(tmp_path / "bench.json", Part).rows
     assert {row.nbytes for row in rows if row.part == commits.PART} == {8, 64}
-    assert {row.nbytes for row in rows if row.part == commits.AGAIN} == {8}
+    assert {row.nbytes for row in rows if row.part == AGAIN} == {8}
 
 
 # --- rounds ---
@@ -247,7 +259,7 @@ class Nowhere:
             }
             for nbytes in task["sizes"]
         ]
-        found = {"machine": {"cpu": "a processor"}, "sizes": found, "missing": self.missing}
+        found = {"machine": {"cpu": "a processor"}, "rows": found, "missing": self.missing}
         Path(task["out"]).write_text(json.dumps(found))
         code = f"print('no such luck'); raise SystemExit({int(peer.name in self.failing)})"
         return [processes.Process([sys.executable, "-c", code])]
@@ -256,12 +268,11 @@ class Nowhere:
 
 
 def rounds(place, asked, names=NAMES, sizes=(1, 100), tables=None):
-    report = Report()
-    report.begin("node", Part([], "", {}))
+    part = Part()
     task = Task(sizes, (), "", 0.1, 1, 1, 1, 1, 0)
     there = [Peer(name, Path("python"), "") for name in names]
-    Rounds(report, report.parts["node"], lambda: None, place, there, asked, task, node.cases, tables).run()
-    return report
+    Rounds(SimpleNamespace(write=lambda: None), part, place, there, asked, task, node.cases, tables).run()
+    return part
 
 
 def test_libraries_take_turns_in_an_order_that_is_rotated_and_reversed():
@@ -269,7 +280,7 @@ def test_libraries_take_turns_in_an_order_that_is_rotated_and_reversed():
     report = rounds(place, Asked("node", 2, 3, 3, 0.0, ()))
     assert place.started == [*NAMES, *NAMES[::-1], *NAMES[1:], NAMES[0]]
     assert len(report.rows) == 3 * len(NAMES) * 2
-    assert report.parts["node"].machine == {"cpu": "a processor"}
+    assert report.machine == {"cpu": "a processor"}
 
 
 def test_sizes_that_have_had_their_part_of_the_time_get_the_least_rounds():
@@ -290,14 +301,14 @@ def test_a_library_that_fails_twice_is_left_out_and_named():
     report = rounds(place, Asked("node", 2, 4, 4, 0.0, ()), [OPEN_MPI, MPICH])
     assert place.started.count(MPICH) == 2
     assert place.started.count(OPEN_MPI) == 4
-    first, _, last = report.parts["node"].missing
+    first, _, last = report.missing
     assert first.startswith("2 ranks: MPICH, round 1: the job exited with 1: no such luck")
     assert "MPICH: left out of the rounds after 2" in last
 
 
 def test_a_size_without_room_is_named_and_costs_no_other():
     report = rounds(Nowhere(missing=["1 TiB left out: no room"]), Asked("node", 2, 3, 3, 0.0, ()), [OPEN_MPI])
-    first, *_ = missing = report.parts["node"].missing
+    first, *_ = missing = report.missing
     assert first == "2 ranks: Open MPI, round 1: 1 TiB left out: no room"
     assert len(missing) == 3
     assert len(report.rows) == 3 * 2
@@ -327,14 +338,14 @@ def test_one_process_that_fails_ends_the_others():
 
 
 def test_sizes_that_do_not_fit_into_memory_are_left_out_and_named():
-    part = Part([], "", {})
+    part = Part()
     assert node.fitting(part, (8, 1 << 40), 2) == (8,)
     assert part.missing[0].startswith("2 ranks: 1 TiB left out: it takes about 12 TiB")
 
 
 def test_registered_arrays_must_fit_into_shared_memory(monkeypatch):
     monkeypatch.setattr(node, "SHARED_MEMORY", Path("/proc"))  # where nothing is free
-    part = Part([], "", {})
+    part = Part()
     assert node.fitting(part, (1 << 20,), 2) == ()
     assert part.missing == [
         "2 ranks: 1 MiB left out: its registered arrays take 2 MiB, and /proc has 0 B free",
@@ -374,9 +385,22 @@ def test_cases_of_addresses_begin_where_they_say_and_are_right():
 
 
 def test_buckets_refill_at_the_rate_of_the_link_until_they_are_full():
-    links = Links(MPI.COMM_SELF, None, Link(8 * 10**6, 1000))
-    assert links.refill([100e-6, 900e-6, 200e-6]) == pytest.approx(200)
-    assert links.refill([1.0]) == 1000
+    turns = harness.Turns(harness.OfMpi(MPI.COMM_SELF), 8, SimpleNamespace(link=Link(8 * 10**6, 1000)))
+    assert turns.refill([100e-6, 900e-6, 200e-6]) == pytest.approx(200)
+    assert turns.refill([1.0]) == 1000
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 200])
+def test_numbers_of_programs_without_this_package_have_exact_sums(size):
+    found = [harness.float32s(rank, size) for rank in range(size)]
+    assert np.sum([each.own.astype(float) for each in found], axis=0).tolist() == found[0].sum.astype(float).tolist()
+    assert all(each.own.min() > 0 for each in found)
+    assert np.log2(found[0].small.max()) + found[0].calls * np.log2(size) <= harness.LARGEST
+
+
+def test_all_take_turns_in_the_same_order():
+    for number in range(7):
+        assert harness.order([*"abc"], number) == order([*"abc"], number)
 
 
 # --- starting ---
@@ -419,28 +443,28 @@ def test_a_python_that_cannot_use_it_is_missing_with_its_last_words(tmp_path):
 @pytest.mark.parametrize("dtype", values.SMALL)
 @pytest.mark.parametrize("size", [2, 4, 7])
 def test_small_numbers_bear_as_many_sums_as_they_say_and_are_never_zero(dtype, size):
-    numbers = values.Numbers(0, size, dtype)
+    numbers = values.numbers_of(0, size, dtype)
     largest, least = (float(pick(np.abs(numbers.small.astype(float)))) for pick in (np.max, np.min))
     assert least >= float(2.0 ** (1 - values.LARGEST[dtype]))  # no subnormal number
     assert largest * float(size) ** numbers.calls <= 2.0 ** values.LARGEST[dtype]
-    assert numbers.calls >= halves.ITERATIONS if dtype == "float16" and size == 2 else numbers.calls >= 6
+    assert numbers.calls >= halves.SAMPLES.iterations if dtype == "float16" and size == 2 else numbers.calls >= 6
 
 
-@pytest.mark.parametrize("count", [1, values.TILE - 1, values.TILE, 3 * values.TILE + 5])
+@pytest.mark.parametrize("count", [1, harness.TILE - 1, harness.TILE, 3 * harness.TILE + 5])
 def test_buffers_are_filled_and_what_is_wrong_is_counted(count):
-    buffer, tile = np.zeros(count, "f4"), np.arange(1, values.TILE + 1, dtype="f4")
-    values.fill(buffer, tile)
-    assert values.wrong(buffer, tile) == 0
+    buffer, tile = np.zeros(count, "f4"), np.arange(1, harness.TILE + 1, dtype="f4")
+    harness.fill(buffer, tile)
+    assert harness.wrong(buffer, tile) == 0
     np.testing.assert_array_equal(buffer, np.resize(tile, count))
     buffer[-1] += 1
-    assert values.wrong(buffer, tile) == 1
+    assert harness.wrong(buffer, tile) == 1
 
 
 def test_a_chunk_that_comes_to_a_wrong_place_is_wrong():
-    buffer, tile = np.zeros(1 << 20, "f4"), values.Numbers(1, 4, "float32").sum
-    values.fill(buffer, tile)
+    buffer, tile = np.zeros(1 << 20, "f4"), values.numbers_of(1, 4, "float32").sum
+    harness.fill(buffer, tile)
     half = buffer.size // 2
-    assert values.wrong(np.concatenate([buffer[half:], buffer[:half]]), tile) > 0.9 * buffer.size
+    assert harness.wrong(np.concatenate([buffer[half:], buffer[:half]]), tile) > 0.9 * buffer.size
 
 
 # --- files ---
@@ -450,67 +474,62 @@ CLUSTER = "200mbit"
 
 
 def report(parts=("node", "algorithms", "halves", "network")):
-    found = Report()
     machine = {"cores_per_host": 2, "cpu": "a processor"}
-    for name in parts:
-        part = Part(["python", "-m", "hpcdist.bench", name], "2026-01-01", {}, 60.0, machine)
-        part.peers = {OPEN_MPI: "Open MPI v5"}
-        found.begin(part_of("network", CLUSTER, 5) if name == "network" else name, part)
+    rows = []
     for number in range(3):
         for nbytes in SIZES:
             for peer in NAMES:
                 pairs = {name_of(*pair): 0.9 for pair in node.PAIRS}
                 us = {case: float(nbytes + number) for case in node.cases(Peer(peer, Path(), ""))}
-                found.rows.append(row(peer, nbytes, number, us=us, ratios=pairs))
+                rows.append(row(peer, nbytes, number, us=us, ratios=pairs))
                 us = {LIBRARY: 4.0 * nbytes, AUTO: 2.0 * nbytes, RAW: 1.0 * nbytes}
-                found.rows.append(row(peer, nbytes, number, "network", CLUSTER, 5, us=us, cores={RAW: 0.5}, tuned=True))
+                rows.append(row(peer, nbytes, number, "network", CLUSTER, 5, us=us, cores={RAW: 0.5}, tuned=True))
             for peer in MPIS:
                 pairs = {name_of(*pair): 1.5 for pair in halves.PAIRS}
-                found.rows.append(row(peer, nbytes, number, "halves", us=dict.fromkeys(KINDS, 1.0), ratios=pairs))
+                rows.append(row(peer, nbytes, number, "halves", us=dict.fromkeys(KINDS, 1.0), ratios=pairs))
                 pairs = {name_of(name, LIBRARY): 2.5 for name in ALGORITHMS}
-                found.rows.append(row(peer, nbytes, number, "algorithms", ratios=pairs))
-    found.judgements.append(Judgement(CLUSTER, 5, {"alpha": 1e-6}, 0.2, 10, {"4096": 1.2}))
-    found.rows = [each for each in found.rows if each.part in parts]
+                rows.append(row(peer, nbytes, number, "algorithms", ratios=pairs))
+    found = of([each for name in parts for each in rows if each.part == name])
+    for name, part in found.parts.items():
+        part.command, part.start_time, part.seconds = ["hpcdist", "bench", name], "2026-01-01", 60.0
+        part.machine, part.peers = machine, {OPEN_MPI: "Open MPI v5"}
+    if "network" in parts:
+        judgement = Judgement(CLUSTER, 5, {"alpha": 1e-6}, 0.2, 10, {"4096": 1.2})
+        found.parts[part_of("network", CLUSTER, 5)].judgement = judgement
     return found
 
 
 def test_a_report_is_read_as_it_was_written(tmp_path):
     made = report()
-    made.write_json(tmp_path / "bench.json")
-    assert Report.read(tmp_path / "bench.json") == made
-    assert json.loads((tmp_path / "bench.json").read_text())["version"] == 1
+    made.write(tmp_path / "bench.json")
+    assert read(tmp_path / "bench.json", Part) == made
+    assert json.loads((tmp_path / "bench.json").read_text())["version"] == 2
 
 
 def test_an_empty_report_is_one_too(tmp_path):
-    Report().write_json(tmp_path / "bench.json")
-    assert Report.read(tmp_path / "bench.json") == Report()
+    Report({}).write(tmp_path / "bench.json")
+    assert read(tmp_path / "bench.json", Part) == Report({})
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"version": 2}', '{"version": 1, "parts": {}}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"version": 1}', '{"version": 2, "parts": {"node": {"rows": [{}]}}}'])
 def test_what_is_no_report_is_refused(tmp_path, text):
     (tmp_path / "bench.json").write_text(text)
-    with pytest.raises(ValueError, match=r"bench\.json is "):
-        Report.read(tmp_path / "bench.json")
+    with pytest.raises(ValueError, match=r"bench\.json: "):
+        read(tmp_path / "bench.json", Part)
 
 
-def test_a_part_that_is_measured_again_replaces_what_there_was_of_it():
+def test_a_part_that_is_measured_again_replaces_what_there_was_of_it(tmp_path):
     made = report()
-    made.begin("node", Part([], "", {}))
-    assert {each.part for each in made.rows} == {"algorithms", "halves", "network"}
-    assert made.judgements
-    made.begin(part_of("network", CLUSTER, 5), Part([], "", {}))
-    assert {each.part for each in made.rows} == {"algorithms", "halves"}
-    assert not made.judgements
-    assert list(made.parts) == ["node", "algorithms", "halves", f"network, {CLUSTER}, 5 ranks"]
-
-
-def test_a_cluster_that_is_measured_leaves_the_others():
-    made = report()
-    for place, ranks in ((CLUSTER, 6), ("1gbit", 5)):
-        made.begin(part_of("network", place, ranks), Part([], "", {}))
-    assert {each.place for each in made.rows if each.part == "network"} == {CLUSTER}
-    assert made.judgements
-    assert len(made.parts) == 6
+    made.write(tmp_path / "bench.json")
+    draft = Draft(KIND, tmp_path)
+    draft.start("node")
+    assert {each.part for each in draft.report.rows} == {"algorithms", "halves", "network"}
+    draft.start(part_of("network", CLUSTER, 6))
+    draft.start(part_of("network", CLUSTER, 5))
+    assert {each.part for each in draft.report.rows} == {"algorithms", "halves"}
+    names = ["node", "algorithms", "halves", *(f"network, {CLUSTER}, {ranks} ranks" for ranks in (5, 6))]
+    assert list(draft.report.parts) == names
+    assert not any(part.judgement for part in draft.report.parts.values())
 
 
 def test_a_task_is_read_as_it_was_written(tmp_path):
@@ -544,7 +563,7 @@ def test_the_text_has_all_parts_and_bold_is_what_was_missed():
 
 def test_a_ratio_above_a_tie_is_bold():
     rows = [timed(OPEN_MPI, 0, library=10.0, auto=10.6, registered=10.4)]
-    text = table.text(Report(rows=rows))
+    text = table.text(of(rows))
     assert "**1.06 (1.06-1.06, n=1)**" in text
     assert "| 1.04 (1.04-1.04, n=1)" in text
     assert "ours / best: at most 1.05 at 0 of 1 sizes (faster at 0, a tie at 0)" in text
@@ -554,13 +573,13 @@ def test_a_ratio_above_a_tie_is_bold():
 @pytest.mark.parametrize(("us", "told"), [(9.4, "faster at 1, a tie at 0"), (9.6, "faster at 0, a tie at 1")])
 def test_a_little_faster_is_a_tie_too(us, told):
     assert f"- ours / best: at most 1.05 at 1 of 1 sizes ({told})" in table.text(
-        Report(rows=[timed(OPEN_MPI, 0, library=10.0, auto=us)])
+        of([timed(OPEN_MPI, 0, library=10.0, auto=us)])
     )
 
 
 def test_a_size_without_a_ratio_is_one_of_all_sizes():
     rows = [timed(OPEN_MPI, 0, library=10.0, auto=5.0), row(OPEN_MPI, 64, us={AUTO: 5.0})]
-    text = table.text(Report(rows=rows))
+    text = table.text(of(rows))
     assert "at most 1.05 at 1 of 2 sizes (faster at 1, a tie at 0, no ratio at 1), from 0.50 to 0.50." in text
     assert lines_with("| 64 B | - |", text)
 
@@ -568,7 +587,7 @@ def test_a_size_without_a_ratio_is_one_of_all_sizes():
 def test_a_wrong_result_of_ours_stands_in_the_place_of_its_ratio():
     rows = [timed(peer, i, library=10.0, auto=5.0) for peer in (OPEN_MPI, MPICH) for i in range(3)]
     rows[1] = row(OPEN_MPI, round=1, us=rows[1].us, wrong={AUTO: 1})
-    text = table.text(Report(rows=rows))
+    text = table.text(of(rows))
     assert "- ours / best: at most 1.05 at 0 of 1 sizes (faster at 0, a tie at 0, WRONG at 1)." in text
     assert lines_with("| 8 B | **WRONG** |", text)
     assert "| 8 B | **WRONG** | ring/4MiB | 0.50 (0.50-0.50, n=3) | ring/4MiB | 10 | 10 |" in text
@@ -577,16 +596,15 @@ def test_a_wrong_result_of_ours_stands_in_the_place_of_its_ratio():
 @pytest.mark.parametrize(
     ("tuned", "said"),
     [
-        ({OPEN_MPI, MPICH}, "0 minutes; `auto` by tables tuned before the rounds."),
-        ({OPEN_MPI}, "0 minutes; `auto` by tables tuned before the rounds, but by default prices on 2 ranks of MPICH."),
-        ((), "0 minutes; `auto` by default prices."),
+        ({OPEN_MPI, MPICH}, "; `auto` by tables tuned before the rounds."),
+        ({OPEN_MPI}, "; `auto` by tables tuned before the rounds, but by default prices on 2 ranks of MPICH."),
+        ((), "; `auto` by default prices."),
     ],
 )
 def test_the_text_says_by_which_tables_auto_went(tuned, said):
-    made = Report({"node": Part([], "then", {"tune": True})})
-    made.rows = [row(peer, round=i, tuned=peer in tuned) for peer in (OPEN_MPI, MPICH) for i in range(2)]
-    made.rows.append(timed(GLOO, 0, library=1.0))
-    assert f"node: then, {said}" in table.text(made)
+    rows = [row(peer, round=i, tuned=peer in tuned) for peer in (OPEN_MPI, MPICH) for i in range(2)]
+    made = Report({"node": Part(["hpcdist"], "then", rows=[*rows, timed(GLOO, 0, library=1.0)])})
+    assert f"node: then{said}" in table.text(made)
 
 
 def test_parts_without_tables_do_not_speak_of_them():
@@ -595,15 +613,14 @@ def test_parts_without_tables_do_not_speak_of_them():
     text = table.text(report(["algorithms", "halves"]))
     assert lines_with("- algorithms: 2026-01-01, 1 minutes, 2 cores of a processor", text)
     assert lines_with("- halves: 2026-01-01, 1 minutes, 2 cores of a processor; `auto` by default prices.", text)
-    made.rows = [row(part="network", place=CLUSTER)]
-    assert table.TABLES_OF_THE_NETWORK not in table.text(made)
+    assert table.TABLES_OF_THE_NETWORK not in table.text(of([row(part="network", place=CLUSTER)]))
 
 
 def test_shares_are_those_of_the_limit():
     nbytes = 1 << 24
     seconds = 2 * 4 / 5 * nbytes * 8 / 200e6
     us = {LIBRARY: 2e6 * seconds, AUTO: 1e6 * seconds}
-    text = table.text(Report(rows=[row(OPEN_MPI, nbytes, 0, "network", "200mbit", 5, us=us)]))
+    text = table.text(of([row(OPEN_MPI, nbytes, 0, "network", "200mbit", 5, us=us)]))
     (line,) = lines_with("| 16 MiB |", text)
     assert "| 100% (100%-100%, n=1) | - | 50% (50%-50%, n=1) |" in line
 
@@ -611,7 +628,7 @@ def test_shares_are_those_of_the_limit():
 def test_refills_are_parts_of_what_links_carry():
     refill = {AUTO: 4096.0, LIBRARY: 65536.0}
     rows = [row(OPEN_MPI, nbytes, 0, "network", "1gbit", 2, refill=refill) for nbytes in (8, 1 << 18)]
-    small, large = (lines_with(f"| {size} |", table.text(Report(rows=rows)))[0] for size in ("8 B", "256 KiB"))
+    small, large = (lines_with(f"| {size} |", table.text(of(rows)))[0] for size in ("8 B", "256 KiB"))
     assert small.endswith("| >100% | >100% | 1 |")
     assert large.endswith("| 2% | 25% | 1 |")
 
@@ -619,16 +636,16 @@ def test_refills_are_parts_of_what_links_carry():
 def test_what_is_missing_or_wrong_is_in_the_text():
     made = report(["node"])
     made.parts["node"].missing.append("Gloo: there is none")
-    made.rows.append(row(wrong={AUTO: 3}))
+    made.parts["node"].rows.append(row(wrong={AUTO: 3}))
     text = table.text(made)
     assert "- node: Gloo: there is none" in text
-    assert "- node, here, 2 ranks, Open MPI, auto, 8 B, round 1: 3 elements" in text
+    assert "- node: here, 2 ranks, Open MPI, auto, 8 B, round 1: 3 elements" in text
     assert "**WRONG**" in text
     assert "was right." not in text
 
 
 def test_a_library_without_results_leaves_no_hole_in_silence():
-    text = table.text(Report(rows=[timed(GLOO, 0, library=3.0)]))
+    text = table.text(of([timed(GLOO, 0, library=3.0)]))
     assert "| 8 B | - | - | Gloo |" in text
 
 
@@ -636,8 +653,8 @@ def test_figures_are_drawn_of_all_groups_also_with_little_in_them(tmp_path):
     files = figure.write(tmp_path, report())
     assert {file.name for file in files} == {"node-2.png", "network-200mbit-5.png"}
     assert all(file.stat().st_size > 10_000 for file in files)
-    assert figure.write(tmp_path, Report(rows=[timed(GLOO, 0, library=3.0)]))
-    assert figure.write(tmp_path, Report(rows=[row(wrong={AUTO: 1, LIBRARY: 1})]))
+    assert figure.write(tmp_path, of([timed(GLOO, 0, library=3.0)]))
+    assert figure.write(tmp_path, of([row(wrong={AUTO: 1, LIBRARY: 1})]))
 
 
 # --- tables for auto ---
@@ -686,12 +703,15 @@ def test_the_error_of_the_model_is_relative_to_what_was_measured():
 # --- command line ---
 
 
-def called(tmp_path, *words):
-    return CliRunner().invoke(main, ["--out", str(tmp_path), "--environments", str(tmp_path), *words])
+def called(tmp_path, verb, *words):
+    places = ["--out", str(tmp_path)]
+    if verb not in ("table", "commits"):
+        places += ["--environments", str(tmp_path)]
+    return CliRunner().invoke(main, ["bench", verb, *places, *words])
 
 
 def test_text_and_figures_are_made_anew_from_the_numbers(tmp_path):
-    report().write_json(tmp_path / "bench.json")
+    report().write(tmp_path / "bench.json")
     done = called(tmp_path, "table")
     assert done.exit_code == 0, done.output
     assert "![2 ranks, one machine](node-2.png)" in (tmp_path / "bench.md").read_text()
@@ -702,7 +722,7 @@ def test_without_numbers_there_is_no_text(tmp_path):
 
 
 def test_without_any_library_the_report_says_so_and_the_command_fails(tmp_path):
-    done = called(tmp_path, "--torch", str(tmp_path / "none"), "node", "--no-tune")
+    done = called(tmp_path, "node", "--torch", str(tmp_path / "none"), "--no-tune")
     assert done.exit_code == 1
     text = (tmp_path / "bench.md").read_text()
     assert all(f"- node: {name}: there is no " in text for name in NAMES)
@@ -713,7 +733,7 @@ def test_without_any_library_the_report_says_so_and_the_command_fails(tmp_path):
     [
         (["node", "--sizes", "6"], "no whole number of float32"),
         (["node", "--ranks", "1"], "no number of ranks"),
-        (["--peers", "NCCL", "node"], "no library 'NCCL'"),
+        (["node", "--peers", "NCCL"], "no library 'NCCL'"),
         (["network", "--rates", "fast"], "no rate"),
         (["commits"], "Missing option '--old'"),
         (["commits", "--old", "HEAD", "--hosts", "1"], "no number of ranks"),
@@ -728,11 +748,14 @@ def test_what_cannot_be_measured_is_refused(tmp_path, words, said):
 def test_all_shares_its_seconds_out(tmp_path, monkeypatch):
     given = {}
     for part in (node, algorithms, halves, addresses, network):
-        monkeypatch.setattr(part, "measure", lambda draft, options, name=part.PART: given.update({name: options}))
+        monkeypatch.setattr(
+            part, "measure", lambda draft, beside, part_name=part.PART, **asked: given.update({part_name: asked})
+        )
     called(tmp_path, "all", "--seconds", "780")
-    points = len(given["network"].rates) * len(given["network"].numbers)
-    assert sum(each.seconds for each in given.values()) + (points - 1) * given["network"].seconds == pytest.approx(780)
-    assert given["node"].seconds / given["network"].seconds == pytest.approx(SECONDS["node"] / SECONDS["network"])
+    seconds = {name: each["seconds"] for name, each in given.items()}
+    points = len(given["network"]["rates"]) * len(given["network"]["ranks"])
+    assert sum(seconds.values()) + (points - 1) * seconds["network"] == pytest.approx(780)
+    assert seconds["node"] / seconds["network"] == pytest.approx(node.SECONDS / network.SECONDS)
 
 
 def test_a_commit_that_git_does_not_have_is_refused(tmp_path):

@@ -1,15 +1,17 @@
 """Each algorithm on virtual hosts, as the report tells of it: who wins, what prices foresaw, what auto was worth."""
 
+from types import SimpleNamespace
+
 import pytest
 from click.testing import CliRunner
 
 from hpcdist.bench import algorithms, by_algorithm, figure, table
-from hpcdist.bench.command import main
 from hpcdist.bench.compare import groups
 from hpcdist.bench.peers import OPEN_MPI
-from hpcdist.bench.record import ALGORITHMS, Part, Report, Row, label, part_of
+from hpcdist.bench.record import ALGORITHMS, Part, Report, Row, part_of
 from hpcdist.bench.start import place_of
 from hpcdist.bench.task import AUTO, LIBRARY, RAW
+from hpcdist.cli.main import main
 from hpcdist.cluster import plan
 
 MIB = 1 << 20
@@ -29,10 +31,10 @@ def row(nbytes=MIB, round=0, place="200mbit", predicted=1000.0, wrong=None, **ti
 
 
 def report(*rows):
-    found = Report()
+    found = Report({})
     for each in rows:
-        found.parts.setdefault(label(each), Part(["python"], "2026-01-31", {}, 1.0, MACHINE, model=MODEL))
-        found.rows.append(each)
+        part = Part(["python"], "2026-01-31", seconds=1.0, machine=MACHINE, model=MODEL)
+        found.parts.setdefault(part_of(each.part, each.place, each.ranks), part).rows.append(each)
     return found
 
 
@@ -97,14 +99,16 @@ def test_shares_are_those_of_the_links_rate_also_in_racks():
 
 def test_a_wrong_result_is_said_and_does_not_count():
     text, cells = told(row(wrong={"circulant": 3}))
-    assert f"- algorithms, 200mbit, 6 ranks, {OPEN_MPI}, circulant, 1 MiB, round 1: 3 elements" in text
+    assert (
+        f"- algorithms, 200mbit, 6 ranks: 200mbit, 6 ranks, {OPEN_MPI}, circulant, 1 MiB, round 1: 3 elements" in text
+    )
     assert text.count("**WRONG**") == 2  # its share and its time
     assert cells["auto / fastest of ours"] == "1.33 of binary_blocks"
 
 
 def test_each_cluster_is_a_part_by_itself_and_has_a_figure(tmp_path):
-    assert label(row()) == "algorithms, 200mbit, 6 ranks"
     found = report(row(), row(place=RACKS))
+    assert list(found.parts) == ["algorithms, 200mbit, 6 ranks", f"algorithms, {RACKS}, 6 ranks"]
     text = table.text(found, {"algorithms-200mbit-2-racks-100mbit-to-each-6": "racks.png"})
     assert f"## 6 ranks, hosts behind links of {RACKS}" in text
     assert text.count("# Each algorithm on virtual hosts") == 1
@@ -115,8 +119,6 @@ def test_each_cluster_is_a_part_by_itself_and_has_a_figure(tmp_path):
         "algorithms-200mbit-2-racks-100mbit-to-each-6.png",
     ]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in files)
-    found.begin(part_of(ALGORITHMS, RACKS, 6), Part([], "", {}))
-    assert {each.place for each in found.rows} == {"200mbit"}
 
 
 def test_a_figure_has_a_line_for_each_case_and_raw_tcp_is_dashed_in_black():
@@ -141,35 +143,26 @@ def test_the_place_says_the_racks():
     ],
 )
 def test_what_makes_no_measurement_is_refused(tmp_path, words, said):
-    done = CliRunner().invoke(main, ["--out", str(tmp_path / "out"), "algorithms", *words])
+    done = CliRunner().invoke(main, ["bench", "algorithms", "--out", str(tmp_path / "out"), *words])
     assert done.exit_code == 2
     assert said in " ".join(done.output.replace("│", "").split())
     assert not (tmp_path / "out").exists()
 
 
-def test_hierarchical_is_measured_only_in_racks_and_shared_never_on_hosts(monkeypatch, tmp_path):
+def test_hierarchical_is_measured_only_in_racks_and_shared_never_on_hosts(monkeypatch):
     asked = []
 
-    class Draft:
-        report = None
-        write = None
+    draft = SimpleNamespace(on_hosts=lambda part, network, name, measure: measure(network))
+    beside = SimpleNamespace(begin=lambda draft, name, names: (Part(), names))
 
-        def begin(self, name, names, config):
-            return Part([], "", {}), names
-
-        def on_hosts(self, part, network, name, measure):
-            measure(network)
-
-    def rounds(report, part, write, place, peers, asked_, task, cases):
+    def rounds(draft, part, place, peers, effort, task, cases):
         asked.append((cases(OPEN_MPI), task.racks))
-        return Draft()
+        return SimpleNamespace(run=lambda: None)
 
     monkeypatch.setattr(algorithms, "Rounds", rounds)
-    monkeypatch.setattr(Draft, "run", lambda self: None, raising=False)
     names = ("ring", "hierarchical", "shared")
     for racks, rate in ((1, None), (2, 10**6)):
-        options = algorithms.Options((8,), names, (0,), (3,), (10**6,), racks, rate, 1, 1.0, "x")
-        algorithms.measure(Draft(), options)
+        algorithms.measure(draft, beside, (8,), names, (0,), (3,), (10**6,), racks, rate, 1, 1.0, "x")
     assert asked == [
         ((RAW, LIBRARY, "ring", AUTO), ()),
         ((RAW, LIBRARY, "ring", "hierarchical", AUTO), (1, 1, 2)),

@@ -6,15 +6,30 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from hpcdist.bench import overhead
-from hpcdist.bench.checkpoints import cache, figure, raw, room, table
-from hpcdist.bench.checkpoints.options import Settings
-from hpcdist.bench.checkpoints.record import Load, Report, Save, paired
+from hpcdist.bench import saved
+from hpcdist.bench.checkpoints import cache, raw, room
+from hpcdist.bench.checkpoints.report import (
+    BACKGROUND,
+    MEANING,
+    PLAIN,
+    RAW,
+    SHARDS,
+    UNIT,
+    Load,
+    Part,
+    Report,
+    Save,
+    draw,
+    text,
+)
 from hpcdist.bench.checkpoints.rounds import Saves
-from hpcdist.bench.checkpoints.state import UNIT, State
-from hpcdist.bench.checkpoints.ways import BACKGROUND, MEANING, PLAIN, RAW, SHARDS, ways
+from hpcdist.bench.checkpoints.state import State
+from hpcdist.bench.checkpoints.ways import ways
+from hpcdist.bench.overhead import ranks as overhead
+from hpcdist.bench.overhead import report as costs
 from hpcdist.checkpoint.unchanged import HEAD
 from hpcdist.models.mlp import MLP
+from hpcdist.sweep.figure import save as save_figure
 from hpcdist.util.sampling import Spread
 
 MIB = 1 << 20
@@ -40,7 +55,7 @@ def report(**fields):
         "versions": {"hpcdist": "1.0", "torch": "2.9"},
     }
     saves = [save(way, nbytes=nbytes) for nbytes in (MIB, 64 * MIB) for way in (BACKGROUND, SHARDS, PLAIN, RAW)]
-    return Report(["python", "-m", "x"], "2025-01-01T00:00:00+00:00", {}, machine, saves, [load()], **fields)
+    return Report({"4 ranks": Part(["hpcdist", "x"], "then", machine=machine, rows=[*saves, load()], **fields)})
 
 
 # --- numbers ---
@@ -48,13 +63,13 @@ def report(**fields):
 
 def test_shares_are_paired_by_round_before_the_median_is_taken():
     limit, ours = [1.0, 2.0, 9.0], [2.0, 20.0, 10.0]
-    assert paired(limit, ours).median == 0.5
+    assert Spread.paired(limit, ours).median == 0.5
     assert np.median(limit) / np.median(ours) != 0.5
 
 
 def test_rounds_that_do_not_fit_together_are_refused():
     with pytest.raises(ValueError, match="shorter"):
-        paired([1.0, 2.0], [1.0])
+        Spread.paired([1.0, 2.0], [1.0])
 
 
 def test_bandwidth_is_that_of_the_median():
@@ -119,63 +134,61 @@ def test_what_does_not_fit_is_said_with_numbers(tmp_path):
     assert room.too_large(MPI.COMM_SELF, 1 << 50, (0, 0)) == ""
 
 
-def test_flags_say_the_same_settings_again(tmp_path):
-    asked = Settings((MIB, 4 * MIB), 5, 1.5, tmp_path, None)
-    assert asked.flags() == [
-        "--sizes",
-        "1048576,4194304",
-        "--rounds",
-        "5",
-        "--seconds",
-        "1.5",
-        "--scratch",
-        str(tmp_path),
-    ]
-
-
 # --- the report ---
 
 
 def test_a_report_comes_back_from_its_file(tmp_path):
     one = report(missing=["8 ranks: left out"])
-    one.write_json(tmp_path / "report.json")
-    assert Report.read(tmp_path / "report.json") == one
+    one.write(tmp_path / "report.json")
+    assert saved.read(tmp_path / "report.json", Part) == one
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 99}', '{"version": 1, "saves": [{}], "loads": []}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"version": 99}', '{"version": 2, "parts": {"4 ranks": {"rows": [{"type": "save"}]}}}']
+)
 def test_what_is_no_report_is_refused(tmp_path, text):
     (tmp_path / "file").write_text(text)
     with pytest.raises(ValueError, match=str(tmp_path)):
-        Report.read(tmp_path / "file")
+        saved.read(tmp_path / "file", Part)
 
 
 def test_the_text_says_command_machine_ways_numbers_and_what_is_missing():
-    text = table.text(report(missing=["8 ranks: no room"]), "benchmark.png")
-    for words in ("python -m x", "a processor", "ext4", "torch 2.9", "benchmark.png", "- 8 ranks: no room"):
-        assert words in text
-    assert all(MEANING[way] in text for way in (BACKGROUND, SHARDS, PLAIN, RAW))
-    assert "| 64 MiB | 4 | 7 | 50 % (25-100) | 50 % (25-100) | 50 % (25-100) | 50 % (25-100) |" in text
-    assert "| 4 | 2 | 64 MiB | shards | 5 | 250 (200-300) | 268 | 90 % (80-100) | 3 % |" in text
-    assert "bit for bit" in text
+    told = text(report(missing=["no room"]), {"checkpoints": "checkpoints.png"})
+    for words in ("hpcdist x", "a processor", "ext4", "torch 2.9", "checkpoints.png", "- 4 ranks: no room"):
+        assert words in told
+    assert all(MEANING[way] in told for way in (BACKGROUND, SHARDS, PLAIN, RAW))
+    half = "50 % (25 to 100)"
+    assert f"| 64 MiB | 4 | 7 | {half} | {half} | {half} | {half} |" in told
+    assert "| 4 | 2 | 64 MiB | shards | 5 | 250 (200-300) | 268 | 90 % (80 to 100) | 3 % |" in told
+    assert "bit for bit" in told
 
 
 def test_what_was_wrong_is_not_called_right():
-    text = table.text(report(wrong=["4 ranks, 1 MiB: torch restored something else"]))
-    assert "WRONG" in text
-    assert "torch restored something else" in text
-    assert "bit for bit" not in text
+    one = report()
+    one.rows[-1].wrong = True
+    told = text(one, {})
+    assert "## WRONG\n\n- 4 ranks: 64 MiB: shards restored something else\n" in told
+    assert "bit for bit" not in told
 
 
 def test_a_way_that_was_left_out_at_one_size_has_a_dash_there():
     one = report()
-    one.saves = [each for each in one.saves if (each.way, each.nbytes) != (PLAIN, MIB)]
-    assert "| 1 MiB | 4 | 7 | 50 % (25-100) | 50 % (25-100) | - | 50 % (25-100) |" in table.text(one)
+    part = one.parts["4 ranks"]
+    part.rows = [each for each in part.rows if (each.way, each.nbytes) != (PLAIN, MIB)]
+    half = "50 % (25 to 100)"
+    assert f"| 1 MiB | 4 | 7 | {half} | {half} | - | {half} |" in text(one, {})
 
 
-def test_the_figure_has_two_panels_for_each_number_of_ranks(tmp_path):
+def test_the_figure_has_two_panels_for_each_number_of_ranks(tmp_path, monkeypatch):
     saves = [save(way, ranks) for ranks in (1, 4, 8) for way in (SHARDS, PLAIN, RAW)]
-    assert len(figure.draw(saves).axes) == 6
-    assert figure.write(tmp_path / "figure.png", saves).stat().st_size
+    drawn = []
+    monkeypatch.setattr(
+        "hpcdist.sweep.figure.save", lambda figure, files: drawn.append(figure) or save_figure(figure, files)
+    )
+    (file,) = draw(tmp_path, Report({"many": Part(rows=saves)}))
+    assert len(drawn[0].axes) == 6
+    assert file.stat().st_size
+    assert draw(tmp_path, Report({})) == []
 
 
 # --- the cost in a run ---
@@ -206,18 +219,19 @@ def test_checkpoints_are_evenly_spread_and_leave_time_at_the_end(steps, count):
 
 
 def test_costs_are_ratios_within_a_round():
-    def round_of(slowness):
-        return {
-            overhead.NONE: overhead.Period(overhead.NONE, 10 * slowness, []),
-            overhead.BACKGROUND: overhead.Period(overhead.BACKGROUND, 11 * slowness, [0.1 * slowness, 0.12 * slowness]),
-            overhead.SINGLE: overhead.Period(overhead.SINGLE, 15 * slowness, [2 * slowness, 2 * slowness]),
-        }
-
-    background, single = overhead.costs([round_of(1), round_of(4), round_of(2)])
-    assert background.longer.median == pytest.approx(0.1)
-    assert background.blocking_share.median == pytest.approx(0.02)
-    assert single.longer.median == pytest.approx(0.5)
-    assert single.blocking.median == 4
-    config = {"state": 8 * MIB, "seconds_per_step": 0.5, "rounds": 3, "steps": 20, "saves": 2}
-    words = overhead.text("command", {"ranks": 4, "mpi": "m", "cores_per_host": 2, "cpu": "c"}, config, [background])
-    assert "| 2.00 % (2.00 to 2.00) | 10.00 % (10.00 to 10.00) |" in words
+    rows = []
+    for slowness in (1, 4, 2):
+        rows += [
+            costs.Period(costs.SINGLE, 15 * slowness, [2 * slowness, 2 * slowness]),
+            costs.Period(costs.NONE, 10 * slowness, []),
+            costs.Period(costs.BACKGROUND, 11 * slowness, [0.1 * slowness, 0.12 * slowness]),
+        ]
+    background, single = costs.costs(rows)
+    assert background[2:] == ["2.00 % (2.00 to 2.00)", "10.00 % (10.00 to 10.00)"]
+    assert single[1:] == ["4000 (2000-8000)", "26.67 % (26.67 to 26.67)", "50.00 % (50.00 to 50.00)"]
+    part = costs.Part(["hpcdist"], "now", rows=rows, state=8 * MIB, steps=20, saves=2, seconds_per_step=0.5)
+    words = costs.text(saved.Report({"4 ranks": part}), {})
+    assert f"| {' | '.join(background)} |" in words
+    assert (
+        "8 MiB of parameters and momentum, 0.50 s a step; 3 rounds of periods of 20 steps with 2 checkpoints" in words
+    )

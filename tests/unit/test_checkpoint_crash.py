@@ -1,6 +1,5 @@
 """The crash report: which stage a kill has interrupted, what counts as a problem, what the tables say."""
 
-import json
 import random
 import subprocess
 import sys
@@ -13,9 +12,10 @@ from mpi4py import MPI
 
 from hpcdist.bench.crash import victims
 from hpcdist.bench.crash.job import Reference, resumed_from
-from hpcdist.bench.crash.record import Report, Trial, text
+from hpcdist.bench.crash.record import Part, Trial, text
 from hpcdist.bench.crash.stage import COMMIT, IDLE, PARTS, PRUNE, leftovers, stage
 from hpcdist.bench.crash.trial import DRAFT, Choice, examine
+from hpcdist.bench.saved import Report, read
 from hpcdist.checkpoint import Store
 from hpcdist.checkpoint.layout import digest
 
@@ -134,7 +134,8 @@ def test_a_row_of_the_log_that_is_not_as_it_was_is_found(killed):
 
 def report(*trials, **fields):
     config = {"trials": 3, "ranks": 4, "writers": 4, "every": 8}
-    return Report(["python", "-m", "x"], "2025-01-01T00:00:00+00:00", config, trials=list(trials), **fields)
+    part = Part(["hpcdist", "x"], "2025-01-01T00:00:00+00:00", config, rows=list(trials), **fields)
+    return Report({"crash": part})
 
 
 def test_the_table_counts_stages_by_victim(tmp_path):
@@ -144,23 +145,22 @@ def test_the_table_counts_stages_by_victim(tmp_path):
         trial(victim=victims.WRITER, stage=COMMIT),
         complete=2,
     )
-    words = text(one)
+    words = text(one, {})
     assert "| one rank | 2 | 1 | 1 | 0 | 0 | 0 | 2 of 2 | 0 | 3 (5) |" in words
     assert "| the writer | 1 | 0 | 0 | 1 | 0 | 0 | 0 of 0 | 0 | - |" in words
     assert "| all | 3 | 1 | 1 | 1 | 0 | 0 | 2 of 2 | 0 | 3 (5) |" in words
     assert "2 runs were complete" in words
     assert "Nothing went wrong." in words
     assert "It ended after" not in words
-    one.write(tmp_path)
-    assert json.loads((tmp_path / "crash.json").read_text())["problems"] == []
-    assert (tmp_path / "crash.md").read_text() == words
+    one.write(tmp_path / "crash.json")
+    assert read(tmp_path / "crash.json", Part) == one
 
 
 def test_problems_are_said_in_the_report():
-    words = text(report(trial(resumed=32, unreadable=["torn"]), wrong=["ranks outlived their launcher"]))
+    words = text(report(trial(resumed=32, unreadable=["torn"]), wrong=["ranks outlived their launcher"]), {})
     assert "| one rank | 1 | 0 | 1 | 0 | 0 | 1 | 0 of 1 | 0 | 13 (13) |" in words
-    assert "- WRONG: trial 3, one rank: unreadable: torn" in words
-    assert "- WRONG: ranks outlived their launcher" in words
+    assert "## WRONG\n\n- crash: trial 3, one rank: unreadable: torn" in words
+    assert "- crash: ranks outlived their launcher" in words
     assert "Nothing went wrong." not in words
     assert "It ended after 1 of 3 trials." in words
 

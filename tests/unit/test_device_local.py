@@ -137,12 +137,12 @@ def test_ranks_of_the_report_choose_before_mpi_starts():
     program = """
 import sys
 from hpcdist.device.kinds import KINDS
-from hpcdist.bench.gpu.program import main
+from hpcdist.bench.gpu.ranks import main
 def choose():
     print("mpi4py.MPI" in sys.modules, flush=True)
     raise SystemExit
 KINDS["cuda"] = choose
-main([])
+main()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout.strip() == "False"

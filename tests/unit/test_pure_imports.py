@@ -6,20 +6,32 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
 import hpcdist
+from hpcdist.cli.main import main
 
 NEED_MPI = (
+    "bench.alone.commit_job",  # it finds `harness` beside it
+    "bench.alone.gloo",  # it needs torch
     "bench.cases",
-    "bench.checkpoints",
-    "bench.commit_job",
-    "bench.crash.__main__",
-    "bench.crash.program",
-    "bench.gloo",  # it needs torch
-    "bench.gpu",
+    "bench.checkpoints.dcp",  # it needs torch
+    "bench.checkpoints.peer",
+    "bench.checkpoints.ranks",
+    "bench.checkpoints.room",
+    "bench.checkpoints.rounds",
+    "bench.checkpoints.state",
+    "bench.checkpoints.ways",
+    "bench.findings",
+    "bench.gpu.bench",
+    "bench.gpu.measurement",
+    "bench.gpu.nccl",
     "bench.links",
-    "bench.overhead",
-    "bench.overlap",
+    "bench.overhead.ranks",
+    "bench.overlap.ranks",
     "bench.ranks",
+    "bench.sampling",
     "checkpoint",
     "collectives",
     "doctor",
@@ -108,6 +120,33 @@ for verb in (["show", "ring", "-n", "4"], ["predict", "-n", "4"], ["verify", "-n
     assert done.exit_code == 0, (verb, done.output)
 """
     run(WITHOUT_MPI + program)
+
+
+def test_the_help_of_what_measures_needs_no_mpi():
+    program = """
+from click.testing import CliRunner
+from hpcdist.bench.command import VERBS
+from hpcdist.cli.main import main
+for verb in VERBS:
+    done = CliRunner().invoke(main, ["bench", verb, "--help"])
+    assert done.exit_code == 0 and "--out" in done.output, (verb, done.output, done.exception)
+print(len(VERBS))
+"""
+    assert int(run(WITHOUT_MPI + program)) == 13
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["swep"], "there is no verb 'swep'; did you mean 'sweep'?"),
+        (["bench", "overhed"], "there is no verb 'overhed'; did you mean 'overhead'?"),
+        (["bench", "xyz"], "there is no verb 'xyz'; choose from node, network, "),
+    ],
+)
+def test_a_verb_that_is_misspelt_is_refused_with_the_one_that_is_near(words, said):
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2
+    assert said in done.output
 
 
 def test_importing_hpcdist_does_not_import_mpi():

@@ -4,25 +4,32 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
 
-import click
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
-from hpcdist.bench.gpu import mps, nccl, table
-from hpcdist.bench.gpu.__main__ import Measurement, main
-from hpcdist.bench.gpu.options import Settings, settings
-from hpcdist.bench.gpu.record import Limit, Record, Report
+from hpcdist.bench.draft import Draft
+from hpcdist.bench.gpu import mps, nccl
+from hpcdist.bench.gpu.report import KIND, Limit, Part, Record, Report
+from hpcdist.bench.gpu.report import text as with_figures
+from hpcdist.bench.jobs import everywhere
+from hpcdist.bench.saved import read
+from hpcdist.cli.main import main
+from hpcdist.util.sampling import Spread
 
 MIB = 1 << 20
 TESTS = Path(__file__).parents[1]
-SETTINGS = Settings((4096, MIB), ("ring", "shared"), ("staged", "aware", "peer"), 5, 0.01)
+ASKED = {
+    "sizes": (4096, MIB),
+    "algorithms": ("ring", "shared"),
+    "paths": ("staged", "aware", "peer"),
+    "rounds": 5,
+    "seconds": 0.01,
+}
 
 # What every rank runs, with a device that is simulated.
 PROGRAM = f"""
@@ -30,10 +37,17 @@ import sys
 sys.path.insert(0, {str(TESTS)!r})
 import guarded
 from hpcdist.device.kinds import KINDS
-from hpcdist.bench.gpu.program import main
+from hpcdist.bench.gpu.ranks import main
 KINDS["cuda"] = guarded.install
 main()
 """
+
+
+def text(made):
+    return with_figures(made, {})
+
+
+SHARE = Spread(0.25, 0.2, 0.5, 9)
 
 
 def record(algorithm="ring", path="peer", nbytes=MIB, us=100.0, ranks=4, **fields):
@@ -43,14 +57,9 @@ def record(algorithm="ring", path="peer", nbytes=MIB, us=100.0, ranks=4, **field
         "algorithm": algorithm,
         "path": path,
         "segment_nbytes": 4 * MIB,
-        "rounds": 9,
-        "time_us_p50": us,
-        "time_us_p10": us / 2,
-        "time_us_p90": us * 2,
+        "us": Spread(us, us / 2, us * 2, 9),
         "busbw": 1.5,
-        "share": 0.25,
-        "share_p10": 0.2,
-        "share_p90": 0.5,
+        "share": SHARE,
         "to_staged": None if path == "staged" else 3.0,
         "to_library": 4.0,
         "wrong": 0,
@@ -68,9 +77,11 @@ def report(*records, **fields):
         "devices": {"kind": "cuda", "names": {"A GPU": 1}, "ranks_per_device": [4], "versions": {"driver": "550.1"}},
         "mps": "does not run: ranks that share a GPU take turns on it",
     }
-    keys = dict.fromkeys((each.ranks, each.nbytes) for each in records)
-    limits = [Limit(ranks, nbytes, 1500.0, 1200.0, 25.0) for ranks, nbytes in keys]
-    return Report(["python", "-m", "x"], "2026-01-02T12:00:00+00:00", {}, machine, limits, list(records), **fields)
+    limits = [
+        Limit(records[0].ranks, nbytes, 1500.0, 1200.0, 25.0) for nbytes in dict.fromkeys(r.nbytes for r in records)
+    ]
+    part = Part(["hpcdist", "x"], "2026-01-02T12:00:00+00:00", machine=machine, rows=[*limits, *records], **fields)
+    return Report({"1 rank" if records[0].ranks == 1 else f"{records[0].ranks} ranks": part})
 
 
 def rows(text, title):
@@ -81,11 +92,6 @@ def rows(text, title):
 
 
 # --- numbers ---
-
-
-def test_a_copy_counts_the_bytes_that_it_reads_and_writes_of_all_ranks():
-    limit = Limit.of(4, 10**9, np.array([0.5]), np.array([2.0]), np.array([2.0]))
-    assert (limit.one_GBps, limit.all_GBps, limit.floor_us) == (4.0, 4.0, 2e6)
 
 
 def test_nccl_wants_a_gpu_for_each_rank():
@@ -130,24 +136,18 @@ def test_a_daemon_runs_if_its_pipe_is_where_ranks_look_for_it(tmp_path, daemon):
 
 
 def test_a_report_is_read_as_it_was_written(tmp_path):
-    written = report(record(), record(path="staged"), record(share=None, share_p10=None, share_p90=None))
-    written.write_json(tmp_path / "a.json")
-    assert Report.read(tmp_path / "a.json") == written
+    written = report(record(), record(path="staged"), record(share=None))
+    written.write(tmp_path / "a.json")
+    assert read(tmp_path / "a.json", Part) == written
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"version": 2}', '{"version": 1, "limits": [], "results": [{}]}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"version": 1, "parts": {}}', '{"version": 2, "parts": {"a": {"rows": [{}]}}}']
+)
 def test_what_is_no_report_is_refused_by_name(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=r"a\.json: "):
-        Report.read(tmp_path / "a.json")
-
-
-def test_flags_say_the_same_settings_again():
-    found = []
-    command = settings(lambda **options: found.append(Settings(**options)))
-    result = CliRunner().invoke(click.command()(command), SETTINGS.flags())
-    assert result.exit_code == 0, result.output
-    assert found == [SETTINGS]
+        read(tmp_path / "a.json", Part)
 
 
 @pytest.mark.parametrize(
@@ -156,12 +156,12 @@ def test_flags_say_the_same_settings_again():
         (["--paths", "auto"], "there is no path 'auto'; choose from staged, aware, peer"),
         (["--algorithms", "rign"], "choose from"),
         (["--sizes", "6"], "no whole number of float32"),
-        (["--ranks", "0"], "'0' is no number of ranks"),
-        (["--rounds", "4"], "4 is not in the range x>=5"),
+        (["--ranks", "0"], "'0' is no number of ranks from 1"),
+        (["--rounds", "4"], "4 is not in the range 5<=x<=1000"),
     ],
 )
 def test_bad_arguments_exit_with_2_and_say_what_is_allowed(flags, message):
-    result = CliRunner().invoke(main, flags)
+    result = CliRunner().invoke(main, ["bench", "gpu", *flags])
     assert result.exit_code == 2
     assert message in result.output
 
@@ -170,21 +170,22 @@ def test_bad_arguments_exit_with_2_and_say_what_is_allowed(flags, message):
 
 
 def test_the_machine_its_driver_and_the_multi_process_service_are_told():
-    text = table.text(report(record()))
-    assert "n1: 1 x A GPU (driver 550.1); 2 cores of a processor; Open MPI v5.0.0; hpcdist 1.0." in text
-    assert "CUDA's Multi-Process Service does not run" in text
-    assert "    python -m x\n" in text
+    told = text(report(record()))
+    assert "1 x A GPU, driver 550.1, 2 cores of a processor, CUDA's Multi-Process Service does not run" in told
+    assert "take turns on it, Open MPI v5.0.0, hpcdist 1.0." in told
+    assert "    hpcdist x\n" in told
 
 
 def test_every_row_has_its_share_of_the_floor():
-    text = table.text(report(record(), record("tree", share=0.5), record(nbytes=4 * MIB)))
-    assert "| floor [us] | 25 | 25 |" in text
-    found = rows(text, "4 ranks: share of the floor")
-    assert found == {("ring", "peer"): ["25% (20%-50%)"] * 2, ("tree", "peer"): ["50% (20%-50%)", "-"]}
+    tree = record("tree", share=Spread(0.5, 0.2, 0.5, 9))
+    told = text(report(record(), tree, record(nbytes=4 * MIB)))
+    assert "| floor [us] | 25 | 25 |" in told
+    found = rows(told, "4 ranks: share of the floor")
+    assert found == {("ring", "peer"): ["25 % (20 to 50)"] * 2, ("tree", "peer"): ["50 % (20 to 50)", "-"]}
 
 
 def test_peer_stands_beside_staged_by_algorithm_and_at_its_best():
-    text = table.text(
+    told = text(
         report(
             record("ring", "staged", us=300.0),
             record("tree", "staged", us=200.0),
@@ -194,32 +195,30 @@ def test_peer_stands_beside_staged_by_algorithm_and_at_its_best():
             record("MPI_Allreduce", "aware", us=5.0),
         )
     )
-    found = rows(text, "4 ranks: how many times as fast as the same algorithm staged")
+    found = rows(told, "4 ranks: how many times as fast as the same algorithm staged")
     assert found == {("ring", "peer"): ["3.00"], ("fastest", "peer"): ["4.00"]}
-    beside = rows(text, "4 ranks: how many times as fast as the staged MPI_Allreduce")
+    beside = rows(told, "4 ranks: how many times as fast as the staged MPI_Allreduce")
     assert ("MPI_Allreduce", "staged") not in beside
     assert beside["MPI_Allreduce", "aware"] == ["4.00"]
 
 
 def test_without_the_path_peer_there_is_no_fastest_one():
-    found = rows(
-        table.text(report(record(path="staged"))), "4 ranks: how many times as fast as the same algorithm staged"
-    )
+    found = rows(text(report(record(path="staged"))), "4 ranks: how many times as fast as the same algorithm staged")
     assert found == {("fastest", "peer"): ["-"]}
 
 
 def test_a_lone_rank_has_its_times_and_no_shares():
-    text = table.text(report(record(ranks=1, share=None, share_p10=None, share_p90=None)))
-    assert "## 1 rank: time [us]" in text
-    assert "1 rank: share" not in text
+    told = text(report(record(ranks=1, share=None)))
+    assert "## 1 rank: time [us]" in told
+    assert "1 rank: share" not in told
 
 
 def test_what_is_wrong_or_missing_is_said():
-    text = table.text(report(record(), replace(record(), wrong=7), missing={"path aware left out": [1, 2, 4]}))
-    assert "- 4 ranks, ring peer, 1 MiB: 7 elements" in text
-    assert "- 1, 2 and 4 ranks: path aware left out" in text
-    assert "was right" not in text
-    assert "Every element of every result was right." in table.text(report(record()))
+    told = text(report(record(), replace(record(), wrong=7), missing=["path aware left out"]))
+    assert "- 4 ranks: ring peer, 1 MiB: 7 elements" in told
+    assert "- 4 ranks: path aware left out" in told
+    assert "was right" not in told
+    assert "Every element of every result was right." in text(report(record()))
 
 
 # --- the command ---
@@ -227,39 +226,40 @@ def test_what_is_wrong_or_missing_is_said():
 
 @pytest.mark.skipif(find_spec("cupy") is not None, reason="there is a CuPy here, and maybe a GPU")
 def test_without_a_gpu_nothing_is_measured_and_the_reason_said(tmp_path):
-    result = CliRunner().invoke(main, ["--out", str(tmp_path / "a")])
+    result = CliRunner().invoke(main, ["bench", "gpu", "--out", str(tmp_path / "a")])
     assert result.exit_code == 1
     assert "nothing was measured: " in result.output
     assert "CuPy" in result.output
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def program(tmp_path):
-    (tmp_path / "program.py").write_text(PROGRAM)
-    return [sys.executable, str(tmp_path / "program.py")]
+def draft(tmp_path, program, monkeypatch):
+    """A report whose ranks run `simulated`, this program."""
+    (tmp_path / "simulated.py").write_text(program)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return Draft(KIND, tmp_path / "out")
 
 
 @pytest.mark.limit(300)
-def test_all_numbers_of_ranks_are_measured_by_real_ranks_and_are_one_report(tmp_path, program, monkeypatch):
+def test_all_numbers_of_ranks_are_measured_by_real_ranks_and_are_one_report(tmp_path, monkeypatch):
     monkeypatch.setenv("HPCDIST_CUDA_AWARE", "0")
-    measurement = Measurement(Report(["python", "-m", "x"], "now", {}), SETTINGS, tmp_path / "new" / "v1.2", program)
-    measurement.run([1, 2])
-    assert not measurement.failed
-    found = Report.read(tmp_path / "new" / "v1.2.json")
-    assert found == measurement.report
-    assert {(limit.ranks, limit.nbytes) for limit in found.limits} == {(1, 4096), (1, MIB), (2, 4096), (2, MIB)}
+    made = draft(tmp_path, PROGRAM, monkeypatch)
+    everywhere(made, "simulated", ASKED, [1, 2])
+    assert not made.failed
+    found = read(tmp_path / "out" / "gpu.json", Part)
+    assert found == made.report
+    assert list(found.parts) == ["1 rank", "2 ranks"]
+    for ranks, part in zip((1, 2), found.parts.values(), strict=True):
+        assert [(row.ranks, row.nbytes) for row in part.rows if isinstance(row, Limit)] == [(ranks, 4096), (ranks, MIB)]
+        assert any("path aware left out" in what for what in part.missing)
+        assert part.machine["devices"]["ranks_per_device"] == [ranks]
     assert not found.wrong
-    assert [1, 2] in found.missing.values(), "the path aware is possible on neither"
-    assert found.machine["ranks_per_device"] == {"1": [1], "2": [2]}
-    assert "## 2 ranks: share of the floor" in (tmp_path / "new" / "v1.2.md").read_text()
+    assert "## 2 ranks: share of the floor" in (tmp_path / "out" / "gpu.md").read_text()
 
 
-def test_a_run_that_fails_is_missing_and_does_not_end_the_report(tmp_path):
-    measurement = Measurement(
-        Report([], "now", {}), SETTINGS, tmp_path / "a", [sys.executable, "-c", "raise SystemExit(3)"]
-    )
-    measurement.run([1])
-    assert measurement.failed
-    missing = {"the run exited with 3; not measured: 4 KiB, 1 MiB": [1]}
-    assert json.loads((tmp_path / "a.json").read_text())["missing"] == missing
+def test_a_run_that_fails_is_missing_and_does_not_end_the_report(tmp_path, monkeypatch):
+    made = draft(tmp_path, "raise SystemExit(3)", monkeypatch)
+    everywhere(made, "simulated", ASKED, [1])
+    assert made.failed
+    (missing,) = json.loads((tmp_path / "out" / "gpu.json").read_text())["parts"]["1 rank"]["missing"]
+    assert missing.startswith("the job exited with 3")

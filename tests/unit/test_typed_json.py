@@ -32,3 +32,15 @@ def test_what_must_not_change_is_refused(value):
 
 def test_what_json_can_hold_comes_back_as_it_will_be_read():
     assert typed_json.exact({"a": (1, 2), "b": None}, "the facts") == {"a": [1, 2], "b": None}
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 9])
+def test_lines_are_the_same_document_with_a_line_for_each_member_down_to_a_depth(depth):
+    document = {"a": [{"b": [1, 2.5]}, {}], "ä\n": [], "c": None}
+    told = typed_json.lines(document, depth)
+    assert json.loads(told) == document
+    assert len(told.splitlines()) == {0: 1, 1: 5, 2: 8, 9: 13}[depth]
+
+
+def test_lines_hold_no_number_that_json_does_not():
+    assert typed_json.lines({"a": [math.inf, [math.nan, 1.0]]}, 1) == '{\n "a": [null, [null, 1.0]]\n}\n'

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mpi4py import MPI
 
+from hpcdist.bench.checkpoints.report import BACKGROUND, TORCH_ASYNC
 from hpcdist.bench.checkpoints.state import MEMORY
-from hpcdist.bench.checkpoints.ways import BACKGROUND, TORCH_ASYNC
 from hpcdist.util.cgroups import available_memory
 from hpcdist.util.sizes import format_bytes
 

@@ -6,7 +6,8 @@ import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,35 +15,17 @@ from mpi4py import MPI
 
 from hpcdist.bench.checkpoints import cache, raw
 from hpcdist.bench.checkpoints.peer import Torch
-from hpcdist.bench.checkpoints.record import Load, Save, paired
+from hpcdist.bench.checkpoints.report import LEAST, RAW, SHARDS, TORCH, Load, Save
 from hpcdist.bench.checkpoints.state import State
-from hpcdist.bench.checkpoints.ways import RAW, SHARDS, TORCH, Times, Way, writers
+from hpcdist.bench.checkpoints.ways import Times, Way, writers
+from hpcdist.bench.sampling import rounds, slowest, until
 from hpcdist.checkpoint.fence import LOCK, OWNER
 from hpcdist.checkpoint.reader import committed, look
 from hpcdist.checkpoint.restoring import restore
 from hpcdist.mpi.collective_errors import on_root
-from hpcdist.mpi.world import sleeping_barrier
-from hpcdist.util.sampling import Spread, order
+from hpcdist.util.sampling import Spread
 
-LEAST = 3  # rounds, however long they take
 RESTORED = (SHARDS, TORCH, RAW)  # ways of which a save is kept, to be restored
-
-
-def until(comm: MPI.Intracomm, most: int, seconds: float) -> Iterator[int]:
-    """Numbers of rounds, for about so many seconds by rank 0's clock; some always. Collective."""
-    end = time.monotonic() + seconds
-    for number in range(most):
-        yield number
-        if comm.bcast(number + 1 >= LEAST and time.monotonic() > end):
-            return
-
-
-def slowest(comm: MPI.Intracomm, *seconds: float) -> list[float]:
-    """Times of the slowest rank. Collective."""
-    sleeping_barrier(comm)
-    times = np.array(seconds)
-    comm.Allreduce(MPI.IN_PLACE, times, MPI.MAX)
-    return times.tolist()
 
 
 class Saves:
@@ -50,16 +33,14 @@ class Saves:
 
     def __init__(self, comm: MPI.Intracomm, state: State, ways: dict[str, Way], scratch: Path) -> None:
         self.comm, self.state, self.ways, self.scratch = comm, state, ways, scratch
-        self.times: dict[str, list[Times]] = defaultdict(list)
+        self.times: dict[str, list[Times]] = {}
         self.sizes: dict[str, tuple[int, int]] = {}
 
     def sample(self, most: int, seconds: float) -> None:
         """Take the samples, after a save by each way that is not counted: a run's first save takes new memory."""
-        for name in self.ways:
-            self._once(name)
-        for number in until(self.comm, most, seconds):
-            for name in order(list(self.ways), number):
-                self.times[name].append(self._once(name))
+        calls = {name: partial(self._once, name) for name in self.ways}
+        rounds(calls, [0])
+        self.times = rounds(calls, until(self.comm, LEAST, most, seconds))
 
     def _once(self, name: str) -> Times:
         folder = self._folder(name)
@@ -99,8 +80,10 @@ class Saves:
                 rounds=len(times),
                 blocking=Spread.of([each.blocking for each in times]),
                 total=Spread.of([each.total for each in times]),
-                share=paired(limit, [each.total for each in times]),
-                writing=paired(limit, [each.total - each.blocking for each in times]) if _behind(times) else None,
+                share=Spread.paired(limit, [each.total for each in times]),
+                writing=Spread.paired(limit, [each.total - each.blocking for each in times])
+                if _behind(times)
+                else None,
                 files=self.sizes[name][0],
                 written=self.sizes[name][1],
             )
@@ -133,8 +116,8 @@ class Loads:
 
     def __init__(self, comm: MPI.Intracomm, count: int, state: State, torch: Torch | None, scratch: Path) -> None:
         self.comm, self.count, self.state, self.torch, self.scratch = comm, count, state, torch, scratch
-        self.seconds: dict[str, list[float]] = defaultdict(list)
-        self.cached: dict[str, list[float]] = defaultdict(list)
+        self.seconds: dict[str, list[float]] = {}
+        self.cached: dict[str, float] = defaultdict(float)
         self.wrong: set[str] = set()
         together = range(count) if comm.rank < count else range(count, comm.size)
         self._readers = comm.Create_group(comm.group.Incl(together))
@@ -144,16 +127,17 @@ class Loads:
         ways: dict[str, Callable[[Path], float]] = {SHARDS: self._ours, RAW: self._raw}
         if self.torch:
             ways[TORCH] = self._torch
-        for number in until(self.comm, most, seconds):
-            for name in order(list(ways), number):
-                self._once(name, ways[name])
+        calls = {name: partial(self._once, name, way) for name, way in ways.items()}
+        self.seconds = rounds(calls, until(self.comm, LEAST, most, seconds))
+        self.wrong.update(*self.comm.allgather(self.wrong))
 
-    def _once(self, name: str, way: Callable[[Path], float]) -> None:
+    def _once(self, name: str, way: Callable[[Path], float]) -> float:
         folder = self.scratch / name.replace(" ", "-")
         cache.drop(folder)  # on every node, and no harm if more than one rank does it
         self.comm.Barrier()
-        self.cached[name].append(self.comm.allreduce(cache.cached(folder), MPI.MAX))
-        self.seconds[name] += slowest(self.comm, way(folder))
+        self.cached[name] = max(self.cached[name], self.comm.allreduce(cache.cached(folder), MPI.MAX))
+        (seconds,) = slowest(self.comm, way(folder))
+        return seconds
 
     def _ours(self, folder: Path) -> float:
         if self.comm.rank >= self.count:
@@ -196,15 +180,12 @@ class Loads:
                 way=name,
                 rounds=len(seconds),
                 seconds=Spread.of(seconds),
-                share=paired(self.seconds[RAW], seconds),
-                cached=max(self.cached[name]),
+                share=Spread.paired(self.seconds[RAW], seconds),
+                cached=self.cached[name],
+                wrong=name in self.wrong,
             )
             for name, seconds in self.seconds.items()
         ]
-
-    def wrong_anywhere(self) -> list[str]:
-        """Ways that were wrong on any rank."""
-        return sorted(set().union(*self.comm.allgather(self.wrong)))
 
     def close(self) -> None:
         """Free the communicator."""

@@ -13,12 +13,11 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from hpcdist.bench.checkpoints.report import ARRAYS, UNIT
 from hpcdist.checkpoint.unchanged import HEAD
 
 MEMORY = Path("/dev/shm")  # where files are memory
-ARRAYS = 16  # of equal size, so that writers that do not cut arrays can share them out evenly
 PAGE = mmap.PAGESIZE // 8  # elements
-UNIT = 8 * ARRAYS  # bytes: the state is a multiple of it
 
 
 class State:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,31 +15,12 @@ from mpi4py import MPI
 
 from hpcdist.bench.checkpoints import raw
 from hpcdist.bench.checkpoints.peer import Torch
-from hpcdist.bench.checkpoints.record import Save
+from hpcdist.bench.checkpoints.report import BACKGROUND, COLLECTIVE, PLAIN, RAW, SHARDS, SINGLE, TORCH, TORCH_ASYNC
 from hpcdist.bench.checkpoints.state import State
 from hpcdist.checkpoint.shares import PER_NODE, spread, writers_of
 from hpcdist.checkpoint.store import Store
 from hpcdist.mpi.world import topology_of
 from hpcdist.util.atomic_files import fsync
-
-BACKGROUND, SHARDS, SINGLE, COLLECTIVE = "background", "shards", "single", "collective"
-PLAIN, TORCH, TORCH_ASYNC, RAW = "plain h5py", "torch", "torch async", "raw files"
-MEANING = {
-    BACKGROUND: "hpcdist, shards, in the background: `Store.save`, then `Store.wait`",
-    SHARDS: "hpcdist, shards, in the foreground",
-    SINGLE: "hpcdist, one writer, in the foreground",
-    COLLECTIVE: "hpcdist, one file by all ranks through parallel HDF5",
-    PLAIN: "rank 0 writes one file with h5py, then fsync; no digests, no commit",
-    TORCH: "torch.distributed.checkpoint.save, gloo, FileSystemWriter, which calls fsync",
-    TORCH_ASYNC: "torch.distributed.checkpoint.async_save, until its future is done",
-    RAW: "plain files of equal size, one by each writer, os.write and fsync at the same time",
-}
-
-
-def present(saves: Iterable[Save]) -> list[str]:
-    """The ways that there are results of, in the order of MEANING."""
-    found = {save.way for save in saves}
-    return [way for way in MEANING if way in found]
 
 
 @dataclass(frozen=True)

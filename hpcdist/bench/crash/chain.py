@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 
 from hpcdist.bench.crash import victims
 from hpcdist.bench.crash.job import KEEP, STEPS, Job, Reference, digests, log, resumed_from, said
-from hpcdist.bench.crash.record import Report, Trial
+from hpcdist.bench.crash.record import Part, Trial
 from hpcdist.bench.crash.trial import FARTHEST, Attempt, Choice, Missed, examine
 from hpcdist.checkpoint.reader import DamagedCheckpoint, committed, look
 
 
 class Chain:
-    """A run in the directory `out`; its trials are added to the report."""
+    """A run in the directory `out`; its trials are added to the part."""
 
-    def __init__(self, job: Job, reference: Reference, out: Path, report: Report) -> None:
-        self.job, self.reference, self.out, self.report = job, reference, out, report
+    def __init__(self, job: Job, reference: Reference, out: Path, part: Part) -> None:
+        self.job, self.reference, self.out, self.part = job, reference, out, part
         self._orphans: list[Attempt] = []
 
     def run(self, numbers: range, seed: int) -> int:
@@ -49,7 +51,7 @@ class Chain:
             self._end(attempt, choice)
             words = said(self.out)[before:]
             self._note_resumed(words, started="parameters on" in words)
-        self.report.trials.append(examine(number, choice, attempt, self.reference))
+        self.part.rows.append(examine(number, choice, attempt, self.reference))
 
     def _end(self, attempt: Attempt, choice: Choice) -> None:
         """Wait for the ranks to end; those without a launcher may still be at work when the next start comes."""
@@ -57,11 +59,11 @@ class Chain:
         if choice.victim == victims.LAUNCHER:
             self._orphans.append(attempt)
         elif attempt.wait_for_end():
-            self.report.wrong.append(f"ranks were still there long after their job: {choice.victim} was killed")
+            self.part.wrong.append(f"ranks were still there long after their job: {choice.victim} was killed")
 
     def _note_resumed(self, words: str, started: bool) -> None:
         """Note for the trial before where this start went on, if it came so far that it said so."""
-        before: Trial | None = self.report.trials[-1] if self.report.trials else None
+        before: Trial | None = self.part.rows[-1] if self.part.rows else None
         if before and before.resumed is None:
             step = resumed_from(words)
             before.resumed = 0 if step is None and started else step
@@ -74,8 +76,8 @@ class Chain:
         if log(self.out) != self.reference.log:
             wrong.append("the log of a complete run is not that of the uninterrupted one")
         wrong += self._wrong_checkpoints()
-        self.report.wrong += wrong
-        self.report.complete += not wrong
+        self.part.wrong += wrong
+        self.part.complete += not wrong
         shutil.rmtree(self.out)
 
     def _wrong_checkpoints(self) -> list[str]:
@@ -92,3 +94,28 @@ class Chain:
         if [int(path.name.removeprefix("step-")) for path in found] != last:
             wrong.append(f"checkpoints {[path.name for path in found]} of a complete run are not {last}")
         return wrong
+
+
+def run(part: Part, job: Job, written: Callable[[], None] = lambda: None) -> None:
+    """Carry out the trials that the config of a part asks for.
+
+    Args:
+        part: Where they are added.
+        job: What to kill.
+        written: Called after each run that was brought to its end.
+
+    Raises:
+        JobError: a run failed that nobody had killed.
+    """
+    began = monotonic()
+    trials, number = part.config["trials"], 0
+    try:
+        reference = Reference.of(job, job.folder / "uninterrupted")
+        while len(part.rows) < trials:
+            chain = Chain(job, reference, job.folder / f"run-{number}", part)
+            chain.run(range(len(part.rows), trials), part.config["seed"])
+            number += 1
+            part.seconds = monotonic() - began
+            written()
+    finally:
+        part.seconds = monotonic() - began

@@ -6,13 +6,14 @@ import csv
 import os
 import re
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcdist.bench.jobs import HPCDIST
 from hpcdist.checkpoint.layout import digest
 from hpcdist.checkpoint.reader import Checkpoint, committed, look, read
 
+HPCDIST = (sys.executable, "-m", "hpcdist")
 TRAIN = ("train", "--epochs", "40", "--batch", "128", "--seed", "5", "--model", "mlp")
 STEPS, EVERY = 480, 8
 KEEP = 3

@@ -1,24 +1,19 @@
-"""Results of trials: what was killed and found, its JSON and its Markdown."""
+"""Results of trials: what was killed and found, and the report as Markdown."""
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 
-import msgspec
 import numpy as np
 from msgspec import field
 
-from hpcdist.bench import saved
-from hpcdist.bench.cells import rows
+from hpcdist.bench import page, saved
 from hpcdist.bench.crash.stage import STAGES
 from hpcdist.bench.crash.victims import LAUNCHER, VICTIMS
-from hpcdist.util import atomic_files
 
 
-class Trial(msgspec.Struct):
+class Trial(saved.Row):
     """One kill.
 
     Attributes:
@@ -70,65 +65,47 @@ class Trial(msgspec.Struct):
         return [f"trial {self.number}, {self.victim}: {what}" for what in found]
 
 
-class Report(saved.Report):
+class Part(saved.Part):
     """All trials.
 
     Attributes:
+        rows: The trials.
         complete: Runs that were brought to their end, with the log and the checkpoints of the uninterrupted run.
-        wrong: What went wrong with whole runs.
     """
 
-    trials: list[Trial] = field(default_factory=list)
+    rows: list[Trial] = field(default_factory=list)
     complete: int = 0
-    wrong: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def problems(self) -> list[str]:
-        """Everything that must not be."""
-        return [problem for trial in self.trials for problem in trial.problems()] + self.wrong
-
-    def write(self, folder: Path) -> None:
-        """Write crash.json and crash.md; each is whole or absent."""
-        self.write_json(folder / "crash.json", problems=self.problems())
-        atomic_files.write_text(folder / "crash.md", text(self))
 
 
 HEAD = ("killed", "trials", *STAGES, "unreadable", "resumed from the newest", "other bits", "steps lost, median (most)")
 
 
-def text(report: Report) -> str:
+def text(report: saved.Report[Part], figures: Mapping[str, str]) -> str:
     """The report as Markdown."""
-    return "\n".join(_lines(report)) + "\n"
+    body = [line for part in report.parts.values() for line in _lines(part)]
+    return page.page("Killed at random, and resumed", report, body, "Nothing went wrong.")
 
 
-def _lines(report: Report) -> Iterator[str]:
-    config = report.config
-    yield from ["# Killed at random, and resumed", "", f"    {shlex.join(report.command)}", ""]
-    if report.machine:
-        machine = report.machine
-        yield from [
-            f"{report.start_time}, {report.seconds:.0f} s. {', '.join(machine['hosts'])}: {machine['cores_per_host']} "
-            f"cores of {machine['cpu']}, {machine['mpi']}.",
-            "",
-        ]
-    yield from [
+def _lines(part: Part) -> Iterator[str]:
+    config, trials = part.config, part.rows
+    yield (
         f"{config['ranks']} ranks train with a checkpoint every {config['every']} steps, which {config['writers']} of "
         "them write in the background. They are killed with SIGKILL, resumed, and killed again. After each kill all "
-        "committed checkpoints are read and compared with those of a run that nobody killed.",
-        "",
-    ]
-    names = (*VICTIMS, "all")
-    yield from rows(HEAD, [_row(name, [t for t in report.trials if name in (t.victim, "all")]) for name in names])
+        "committed checkpoints are read and compared with those of a run that nobody killed."
+    )
+    yield ""
+    yield from page.rows(
+        HEAD, [_row(name, [t for t in trials if name in (t.victim, "all")]) for name in (*VICTIMS, "all")]
+    )
     yield (
-        f"{report.complete} runs were complete in the end, with the log of the uninterrupted run in every row and its "
+        f"{part.complete} runs were complete in the end, with the log of the uninterrupted run in every row and its "
         "checkpoints in every bit."
     )
-    if len(report.trials) < report.config["trials"]:
-        yield f"It ended after {len(report.trials)} of {report.config['trials']} trials."
-    orphans = sum(trial.orphans for trial in report.trials if trial.victim == LAUNCHER)
+    if len(trials) < config["trials"]:
+        yield f"It ended after {len(trials)} of {config['trials']} trials."
+    orphans = sum(trial.orphans for trial in trials if trial.victim == LAUNCHER)
     yield f"In {orphans} trials the ranks of a killed launcher were still at work when the next start took over."
     yield ""
-    yield from [f"- WRONG: {problem}" for problem in report.problems()] or ["Nothing went wrong."]
 
 
 def _row(name: str, trials: Sequence[Trial]) -> list[str]:

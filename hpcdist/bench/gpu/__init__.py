@@ -1,7 +1,5 @@
-"""All-reduce of device buffers on one machine's GPUs, beside what the GPU itself, MPI and NCCL do, as a report.
+"""All-reduce of device buffers on one machine's GPUs, beside what the GPU itself, MPI and NCCL do.
 
-    python -m hpcdist.bench.gpu --out results/gpu/NAME
-
-`__main__` starts the ranks and puts the report together; `program` is what each of them runs. `bench` holds the cases,
-`nccl` and `mps` ask what else there is, `record` keeps results, `table` shows them.
+`report` is the command and its tables, `ranks` what the ranks of its jobs do, which take their device before MPI
+starts: `measurement` goes through the sizes, `bench` holds the cases, `nccl` and `mps` ask what else there is.
 """

@@ -19,19 +19,16 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcdist.bench.gpu.nccl import NAME, Nccl
-from hpcdist.bench.gpu.options import LEAST, Settings
-from hpcdist.bench.gpu.record import Limit, Record
+from hpcdist.bench.gpu.report import LARGE, LEAST, ROW, TURN, Limit, Record
 from hpcdist.device import Accelerator
 from hpcdist.device.paths import STAGED
 from hpcdist.mpi.collective_errors import on_all
 from hpcdist.sweep.measure import Bench, Case, Effort, Point
 from hpcdist.sweep.paths import Paths
 from hpcdist.sweep.record import LIBRARY, bandwidths
+from hpcdist.util.sampling import Spread
 
 ONE, ALL = "copy by one rank", "copy by all ranks"
-ROW = 10  # copies in a row of large buffers
-LARGE = 1 << 20  # bytes from which buffers are
-TURN = 256 << 20  # bytes read and written before a buffer's turn comes again, several times what a cache holds
 
 Times = dict[tuple[str, str], NDArray[np.float64]]  # (algorithm, path) -> seconds of each round
 
@@ -43,7 +40,7 @@ class DeviceBench(Bench):
         comm: ranks of one machine.
         accelerator: this rank's device.
         nbytes: of the buffer.
-        asked: what to measure.
+        algorithms: ours.
         paths: those of our algorithms.
         nccl: NCCL, where there is one.
         sharers: ranks on the GPU that most share.
@@ -54,13 +51,13 @@ class DeviceBench(Bench):
         comm: MPI.Intracomm,
         accelerator: Accelerator,
         nbytes: int,
-        asked: Settings,
+        algorithms: Sequence[str],
         paths: Paths,
         nccl: Nccl | None = None,
         sharers: int = 1,
     ) -> None:
         point = Point(nbytes // 4, np.dtype(np.float32), "sum")
-        names = [LIBRARY, *asked.algorithms]
+        names = [LIBRARY, *algorithms]
         self.row = ROW if nbytes >= LARGE else 1  # copies in a row
         more = math.ceil(TURN / (2 * nbytes)) - 1 if nbytes >= LARGE else 0
         self._more = on_all(
@@ -79,40 +76,37 @@ class DeviceBench(Bench):
         self.copies = [Case(ONE, "in_place", alone, path=""), Case(ALL, "in_place", copy, path="")]
         self.cases[:0] = self.copies
 
-    def measure(self, asked: Settings) -> Iterator[int]:
-        """As many rounds of all cases as the slowest has time for; yields after each."""
-        self.warm_up(Effort(samples=asked.rounds, iterations=20, seconds=asked.seconds))
-        rounds = max(LEAST, min(case.samples for case in self.cases))
+    def measure(self, rounds: int, seconds: float) -> None:
+        """As many rounds of all cases as the slowest has time for, about so many seconds for each."""
+        self.warm_up(Effort(samples=rounds, iterations=20, seconds=seconds))
+        number = max(LEAST, min(case.samples for case in self.cases))
         for case in self.cases:
-            case.samples = rounds
-        yield from self.rounds()
+            case.samples = number
+        for _ in self.rounds():
+            pass
 
-    def results(self) -> tuple[Limit, list[Record]]:
+    def results(self) -> Iterator[Limit | Record]:
         """The limit and the records of all other cases; collective."""
         times = {(case.algorithm, case.path): self.seconds(case) for case in self.cases}
         one, every = times[ONE, ""] / self.row, times[ALL, ""] / self.row
         floor = np.minimum(self.sharers * one, every)
-        found = [self._record(case, floor, times) for case in self.cases[len(self.copies) :]]
-        return Limit.of(self.comm.size, self.point.nbytes, one, every, floor), found
+        moved = 2e-9 * self.point.nbytes
+        alone, together = float(np.median(moved / one)), self.comm.size * float(np.median(moved / every))
+        yield Limit(self.comm.size, self.point.nbytes, alone, together, 1e6 * float(np.median(floor)))
+        yield from (self._record(case, floor, times) for case in self.cases[len(self.copies) :])
 
     def _record(self, case: Case, floor: NDArray[np.float64], times: Times) -> Record:
         ours = times[case.algorithm, case.path]
-        p10, p50, p90 = np.percentile(ours, (10, 50, 90)).tolist()
-        low, share, high = np.percentile(floor / ours, (10, 50, 90)).tolist() if self.comm.size > 1 else [None] * 3
+        us = Spread.of(1e6 * ours)
         return Record(
             ranks=self.comm.size,
             nbytes=self.point.nbytes,
             algorithm=case.algorithm,
             path=case.path,
             segment_nbytes=case.segment_nbytes,
-            rounds=len(ours),
-            time_us_p50=p50 * 1e6,
-            time_us_p10=p10 * 1e6,
-            time_us_p90=p90 * 1e6,
-            busbw=bandwidths(self.point.nbytes, p50, self.comm.size)[1],
-            share=share,
-            share_p10=low,
-            share_p90=high,
+            us=us,
+            busbw=bandwidths(self.point.nbytes, 1e-6 * us.median, self.comm.size)[1],
+            share=Spread.of(floor / ours) if self.comm.size > 1 else None,
             to_staged=_ratio(times, (case.algorithm, STAGED), (case.algorithm, case.path)),
             to_library=_ratio(times, (LIBRARY, STAGED), (case.algorithm, case.path)),
             wrong=case.bad.wrong if case.bad else 0,
